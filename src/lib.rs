@@ -1,0 +1,2 @@
+//! Sidekey.
+pub mod model;

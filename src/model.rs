@@ -1,0 +1,3 @@
+//! The vocabulary: plain types, no I/O.
+
+pub mod origin;
