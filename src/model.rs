@@ -1,3 +1,14 @@
 //! The vocabulary: plain types, no I/O.
 
+pub mod auth;
+pub mod base_url;
+pub mod connection;
+pub mod credential;
+pub mod document;
+pub mod field;
+pub mod header;
+pub mod id;
+pub mod integration;
+pub mod name;
 pub mod origin;
+pub mod template;

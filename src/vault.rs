@@ -1,0 +1,3 @@
+//! The encrypted store.
+
+pub mod revision;

@@ -1,0 +1,117 @@
+//! Revisions: how a cache knows that what it holds is still true.
+//!
+//! Every stored object has a cell with a number that moves when the object changes. Whoever caches something takes a
+//! [`Stamp`] of all it will read *before* reading it; the cached thing is used only while each cell still shows the
+//! stamped number. So a load that began before a change can never bring the old state back, and a change cools
+//! nothing but what was read from the changed object.
+//!
+//! Cells live while somebody holds them: an object that nobody has cached costs nothing.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::model::id::{ConnectionId, OrganizationId};
+use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
+
+/// What can change on its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// Which connection a key names: moves when one is created, renamed or deleted.
+    Name(OrganizationId, Option<CustomerName>, Key),
+    /// The facts of a connection.
+    Connection(ConnectionId),
+    /// What a slug means to an organization.
+    Integration(OrganizationId, Key),
+    /// The credential of a connection in one environment.
+    Credential(ConnectionId, EnvironmentName),
+    /// The value of a secret in one environment.
+    Secret(OrganizationId, SecretKey, EnvironmentName),
+}
+
+const SHARDS: usize = 16;
+
+type Cells = HashMap<Subject, Weak<AtomicU64>>;
+
+/// The cells of everything that somebody has cached.
+#[derive(Debug, Default)]
+pub struct Revisions {
+    shards: [Mutex<Cells>; SHARDS],
+    hasher: RandomState,
+}
+
+impl Revisions {
+    fn shard(&self, subject: &Subject) -> &Mutex<Cells> {
+        let hash = self.hasher.hash_one(subject) as usize;
+        &self.shards[hash % SHARDS]
+    }
+
+    fn cell(&self, subject: Subject) -> Arc<AtomicU64> {
+        let mut cells = self.shard(&subject).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cell) = cells.get(&subject).and_then(Weak::upgrade) {
+            return cell;
+        }
+        // Dead cells are swept when the table would grow, so its size follows what is cached.
+        if cells.len() == cells.capacity() {
+            cells.retain(|_, cell| cell.strong_count() > 0);
+        }
+        let cell = Arc::new(AtomicU64::new(0));
+        cells.insert(subject, Arc::downgrade(&cell));
+        cell
+    }
+
+    /// Says that an object has changed. Call it after the change is durable and before it is acknowledged.
+    pub fn advance(&self, subject: &Subject) {
+        let cells = self.shard(subject).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cell) = cells.get(subject).and_then(Weak::upgrade) {
+            cell.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
+/// The revisions that something was read at.
+#[derive(Clone, Debug, Default)]
+pub struct Stamp(Vec<(Arc<AtomicU64>, u64)>);
+
+impl Stamp {
+    /// Adds an object that is about to be read.
+    pub fn take(&mut self, revisions: &Revisions, subject: Subject) {
+        let cell = revisions.cell(subject);
+        let revision = cell.load(Ordering::Acquire);
+        self.0.push((cell, revision));
+    }
+
+    /// Whether nothing that was read has changed since.
+    pub fn is_current(&self) -> bool {
+        self.0.iter().all(|(cell, revision)| cell.load(Ordering::Acquire) == *revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_moves_only_what_it_touches() {
+        let revisions = Revisions::default();
+        let (one, other) =
+            (Subject::Connection(ConnectionId::generate()), Subject::Connection(ConnectionId::generate()));
+        let mut stamp = Stamp::default();
+        stamp.take(&revisions, one.clone());
+        revisions.advance(&other);
+        assert!(stamp.is_current());
+        revisions.advance(&one);
+        assert!(!stamp.is_current());
+    }
+
+    #[test]
+    fn the_table_follows_what_is_cached() {
+        let revisions = Revisions::default();
+        for _ in 0..100_000 {
+            Stamp::default().take(&revisions, Subject::Connection(ConnectionId::generate()));
+        }
+        let cells: usize = revisions.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
+        assert!(cells < 1_000, "{cells} cells kept for nobody");
+    }
+}
