@@ -1,3 +1,4 @@
 //! The encrypted store.
 
+pub mod declared;
 pub mod revision;
