@@ -1,3 +1,6 @@
 //! Sidekey.
+pub mod credentials;
+pub mod directory;
 pub mod model;
+pub mod telemetry;
 pub mod vault;

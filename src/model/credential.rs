@@ -8,6 +8,7 @@ use secrecy::SecretString;
 use super::name::{FieldName, SecretKey};
 
 /// The fields of a credential. It can be neither cloned nor serialized, and its `Debug` shows names only.
+#[derive(Default)]
 pub struct Credential {
     fields: BTreeMap<FieldName, SecretString>,
 }

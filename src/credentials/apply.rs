@@ -1,0 +1,209 @@
+//! Putting an injection into a request's head, so that it stands there exactly once.
+//!
+//! Whatever the caller sent in the same place goes first: headers compared without case and with `_` as `-`, query
+//! pairs and cookies by their decoded names. Everything else passes byte for byte.
+
+use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode;
+use zeroize::Zeroizing;
+
+use super::Injection;
+use super::injection::Pair;
+use crate::directory::Permit;
+use crate::model::header;
+use crate::model::origin::Origin;
+
+/// Where a request goes, credential included: path and query may hold one, so it has no `Debug`.
+pub struct Destination {
+    /// Scheme, host and port.
+    pub origin: Origin,
+    /// Path and query as they go on the wire.
+    pub path: Zeroizing<String>,
+}
+
+impl Injection {
+    /// Spends a permit: fills its target and the headers of its request.
+    pub fn apply(&self, permit: Permit, headers: &mut HeaderMap) -> Destination {
+        let route = permit.route();
+        for (name, _) in &self.headers {
+            remove_folded(headers, name);
+        }
+        for (name, value) in &route.headers {
+            if !self.headers.iter().any(|(injected, _)| same_header(injected, name)) && !has_folded(headers, name) {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+        for (name, value) in &self.headers {
+            headers.insert(name.clone(), value.clone());
+        }
+        if !self.cookies.is_empty() {
+            replace_cookies(headers, &self.cookies);
+        }
+        let target = permit.target();
+        let joined =
+            if target.below_base { self.fill_path(route.base.path(), &target.rest) } else { rooted(&target.rest) };
+        let path = if self.query.is_empty() { joined } else { replace_query(&joined, &self.query) };
+        Destination { origin: target.origin.clone(), path }
+    }
+
+    /// The base path with its placeholders filled, followed by the request's own path.
+    fn fill_path(&self, base: &str, rest: &str) -> Zeroizing<String> {
+        let mut path = Zeroizing::new(base.to_owned());
+        for pair in &self.path {
+            path = Zeroizing::new(path.replace(&format!("{{{}}}", pair.name), &pair.value));
+        }
+        if path.is_empty() && !rest.starts_with('/') {
+            path.push('/');
+        }
+        path.push_str(rest);
+        path
+    }
+
+    /// Takes every injected secret out of a text that an upstream sent; `None` where none is in it.
+    pub fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let mut redacted: Option<Vec<u8>> = None;
+        for spelling in &self.spellings {
+            let current = redacted.as_deref().unwrap_or(text);
+            if let Some(shorter) = without(current, spelling.as_bytes()) {
+                redacted = Some(shorter);
+            }
+        }
+        redacted
+    }
+}
+
+fn rooted(rest: &str) -> Zeroizing<String> {
+    Zeroizing::new(if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") })
+}
+
+/// A text without any occurrence of another; `None` where there is none.
+fn without(text: &[u8], needle: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    let mut rest = text;
+    let mut found = false;
+    while let Some(at) = rest.windows(needle.len()).position(|window| window == needle) {
+        out.extend_from_slice(&rest[..at]);
+        rest = &rest[at + needle.len()..];
+        found = true;
+    }
+    out.extend_from_slice(rest);
+    found.then_some(out)
+}
+
+fn same_header(a: &HeaderName, b: &HeaderName) -> bool {
+    a == b || fold(a) == fold(b)
+}
+
+fn fold(name: &HeaderName) -> std::borrow::Cow<'_, str> {
+    header::folded(name.as_str()).map_or(name.as_str().into(), Into::into)
+}
+
+fn has_folded(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.contains_key(name) || headers.keys().any(|key| key.as_str().contains('_') && same_header(key, name))
+}
+
+/// Removes a header in every spelling that a server might read as it.
+fn remove_folded(headers: &mut HeaderMap, name: &HeaderName) {
+    headers.remove(name);
+    while let Some(alias) = headers.keys().find(|key| same_header(key, name)).cloned() {
+        headers.remove(alias);
+    }
+}
+
+/// One `Cookie` line: the caller's cookies without those of an injected name, then the injected ones.
+fn replace_cookies(headers: &mut HeaderMap, injected: &[Pair]) {
+    let mut line = Zeroizing::new(Vec::new());
+    for value in headers.get_all(COOKIE) {
+        for cookie in value.as_bytes().split(|b| *b == b';').map(<[u8]>::trim_ascii) {
+            let name = cookie.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
+            let name: Vec<u8> = percent_decode(name.strip_prefix(b"\"").unwrap_or(name)).collect();
+            if !cookie.is_empty() && !injected.iter().any(|pair| pair.name.as_bytes() == name) {
+                line.extend_from_slice(cookie);
+                line.extend_from_slice(b"; ");
+            }
+        }
+    }
+    for (index, pair) in injected.iter().enumerate() {
+        line.extend_from_slice(if index == 0 { b"" } else { b"; " });
+        line.extend_from_slice(pair.value.as_bytes());
+    }
+    // The caller's part was a header value and the injected part was checked when it was rendered.
+    if let Ok(mut value) = HeaderValue::from_bytes(&line) {
+        value.set_sensitive(true);
+        headers.insert(COOKIE, value);
+    }
+}
+
+/// The caller's pairs byte for byte without those of an injected name, then the injected ones.
+fn replace_query(path_and_query: &str, injected: &[Pair]) -> Zeroizing<String> {
+    let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+    let mut out = Zeroizing::new(path.to_owned());
+    let mut separator = '?';
+    let mut push = |text: &str| {
+        out.push(separator);
+        out.push_str(text);
+        separator = '&';
+    };
+    for pair in query.split('&').filter(|pair| !pair.is_empty() && !names_injected(pair.as_bytes(), injected)) {
+        push(pair);
+    }
+    for pair in injected {
+        push(&pair.value);
+    }
+    out
+}
+
+/// Whether a `name=value` pair has an injected name once it is decoded as a form is (`+` is a space).
+pub(super) fn names_injected(pair: &[u8], injected: &[Pair]) -> bool {
+    let name = pair.split(|b| *b == b'=').next().unwrap_or_default();
+    let spaced: Vec<u8> = name.iter().map(|b| if *b == b'+' { b' ' } else { *b }).collect();
+    let decoded: Vec<u8> = percent_decode(&spaced).collect();
+    injected.iter().any(|pair| pair.name.as_bytes() == decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(name: &str, value: &str) -> Pair {
+        Pair { name: name.into(), value: Zeroizing::new(value.to_owned()) }
+    }
+
+    #[test]
+    fn the_injected_query_pair_stands_once_and_others_are_untouched() {
+        let replaced = replace_query(
+            "/p?a=1&api_key=evil&api%5Fkey=e2&api_key=e3&b=%2F+x&api_key",
+            &[pair("api_key", "api_key=k")],
+        );
+        assert_eq!(*replaced, "/p?a=1&b=%2F+x&api_key=k");
+        assert_eq!(*replace_query("/p", &[pair("k", "k=v")]), "/p?k=v");
+        assert_eq!(*replace_query("/p?", &[pair("k", "k=v")]), "/p?k=v");
+    }
+
+    #[test]
+    fn the_injected_cookie_stands_once_on_one_line() {
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, HeaderValue::from_static("session=evil; a=1"));
+        headers.append(COOKIE, HeaderValue::from_static("sess%69on=e2;b=\"x;\""));
+        replace_cookies(&mut headers, &[pair("session", "session=s")]);
+        assert_eq!(headers.get_all(COOKIE).iter().count(), 1);
+        assert_eq!(headers[COOKIE], "a=1; b=\"x; \"; session=s");
+    }
+
+    #[test]
+    fn every_spelling_of_a_header_goes() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-api-key", "x_api_key", "x-api_key"] {
+            headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_static("evil"));
+        }
+        remove_folded(&mut headers, &HeaderName::from_static("x-api-key"));
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn what_was_injected_is_taken_out() {
+        let injection = Injection { spellings: vec![Zeroizing::new("canary".into())], ..Injection::default() };
+        assert_eq!(injection.redact(b"https://x/?k=canary&l=canary").unwrap(), b"https://x/?k=&l=");
+        assert!(injection.redact(b"https://x/").is_none());
+    }
+}

@@ -1,0 +1,320 @@
+//! A cache that can be stale, never wrong.
+//!
+//! Three steps: a table of the worker's own (no lock at all), a shared cache (bounded in number and time), a load (one
+//! at a time for each key, on the control runtime, finished even if whoever asked has gone). Each cached thing carries
+//! the [`Stamp`] of all that was read for it and is used only while that is current.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use moka::ops::compute::Op;
+
+use crate::vault::revision::Stamp;
+
+/// How much is kept and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How many entries, in the shared cache and in each worker's table.
+    pub entries: u64,
+    /// How long an entry is used after it was loaded.
+    pub time_to_live: Duration,
+    /// How long an entry is kept that nobody uses.
+    pub time_to_idle: Duration,
+}
+
+/// Something that knows what it was read from.
+pub trait Stamped {
+    /// The revisions it was read at, taken before reading.
+    fn stamp(&self) -> &Stamp;
+}
+
+/// Why a load gave nothing.
+#[derive(Debug)]
+pub enum LoadFailed<E> {
+    /// The load itself failed.
+    Refused(Arc<E>),
+    /// The runtime that loads has stopped, or the load panicked.
+    Lost,
+}
+
+/// The shared part.
+pub struct Cache<K, V> {
+    shared: moka::future::Cache<K, Entry<V>>,
+    control: tokio::runtime::Handle,
+    limits: Limits,
+}
+
+struct Entry<V> {
+    value: Arc<V>,
+    loaded: Instant,
+}
+
+impl<V> Clone for Entry<V> {
+    fn clone(&self) -> Self {
+        Entry { value: Arc::clone(&self.value), loaded: self.loaded }
+    }
+}
+
+/// The part of one worker. Not shared, so it needs no lock.
+pub struct Local<K, V> {
+    table: RefCell<HashMap<K, LocalEntry<V>>>,
+    limits: Limits,
+}
+
+struct LocalEntry<V> {
+    value: Arc<V>,
+    loaded: Instant,
+    used: Cell<bool>,
+}
+
+impl<K, V> Cache<K, V>
+where
+    K: Clone + Hash + Eq + Send + Sync + 'static,
+    V: Stamped + Send + Sync + 'static,
+{
+    /// An empty cache whose loads run on `control`.
+    pub fn new(limits: Limits, control: tokio::runtime::Handle) -> Self {
+        let shared = moka::future::Cache::builder()
+            .max_capacity(limits.entries)
+            .time_to_live(limits.time_to_live)
+            .time_to_idle(limits.time_to_idle)
+            .build();
+        Cache { shared, control, limits }
+    }
+
+    /// A table for one worker.
+    pub fn local(&self) -> Local<K, V> {
+        Local { table: RefCell::default(), limits: self.limits }
+    }
+
+    /// What is cached and current. Waits for nothing but the shared cache's own housekeeping.
+    pub async fn get(&self, local: &Local<K, V>, key: &K) -> Option<Arc<V>> {
+        if let Some(value) = local.get(key) {
+            return Some(value);
+        }
+        let entry = self.shared.get(key).await?;
+        if !entry.value.stamp().is_current() {
+            return None;
+        }
+        local.insert(key.clone(), &entry);
+        Some(entry.value)
+    }
+
+    /// Loads what is not cached; everybody who asks meanwhile shares the load. A load that a change overtook is done
+    /// again; the second time around this caller's own load began after it asked, so its result is true enough for it.
+    pub async fn load<E, F>(&self, local: &Local<K, V>, key: &K, load: impl Fn() -> F) -> Result<Arc<V>, LoadFailed<E>>
+    where
+        E: Send + Sync + 'static,
+        F: Future<Output = Result<V, E>> + Send + 'static,
+    {
+        for _overtaken in 0..3 {
+            let entry =
+                self.shared.try_get_with_by_ref(key, self.begin(load())).await.map_err(|error| match &*error {
+                    LoadFailed::Refused(error) => LoadFailed::Refused(Arc::clone(error)),
+                    LoadFailed::Lost => LoadFailed::Lost,
+                })?;
+            if entry.value.stamp().is_current() {
+                local.insert(key.clone(), &entry);
+                return Ok(entry.value);
+            }
+            self.discard(key, &entry).await;
+        }
+        Ok(self.begin(load()).await?.value)
+    }
+
+    /// Starts a load on the control runtime.
+    async fn begin<E, F>(&self, load: F) -> Result<Entry<V>, LoadFailed<E>>
+    where
+        E: Send + Sync + 'static,
+        F: Future<Output = Result<V, E>> + Send + 'static,
+    {
+        let value = self.control.spawn(load).await.map_err(|_| LoadFailed::Lost)?;
+        let value = value.map_err(|error| LoadFailed::Refused(Arc::new(error)))?;
+        Ok(Entry { value: Arc::new(value), loaded: Instant::now() })
+    }
+
+    /// Forgets a stale entry, unless somebody has replaced it already.
+    async fn discard(&self, key: &K, stale: &Entry<V>) {
+        let is_stale = |entry: Option<moka::Entry<K, Entry<V>>>| {
+            let same = entry.is_some_and(|entry| Arc::ptr_eq(&entry.value().value, &stale.value));
+            std::future::ready(if same { Op::Remove } else { Op::Nop })
+        };
+        self.shared.entry_by_ref(key).and_compute_with(is_stale).await;
+    }
+}
+
+impl<K: Hash + Eq, V: Stamped> Local<K, V> {
+    /// What this worker holds and is current.
+    fn get(&self, key: &K) -> Option<Arc<V>> {
+        let table = self.table.borrow();
+        let entry = table.get(key)?;
+        if !entry.value.stamp().is_current() || entry.loaded.elapsed() >= self.limits.time_to_live {
+            return None;
+        }
+        entry.used.set(true);
+        Some(Arc::clone(&entry.value))
+    }
+
+    fn insert(&self, key: K, entry: &Entry<V>) {
+        let mut table = self.table.borrow_mut();
+        if table.len() as u64 >= self.limits.entries {
+            table.retain(|_, entry| entry.used.take());
+            if table.len() as u64 >= self.limits.entries {
+                table.clear();
+            }
+        }
+        table.insert(key, LocalEntry { value: Arc::clone(&entry.value), loaded: entry.loaded, used: Cell::new(true) });
+    }
+
+    /// Forgets what was not used since the last sweep, is too old or has changed. A worker calls it as often as
+    /// [`Limits::time_to_idle`], so nothing decrypted stays for longer than twice that unused.
+    pub fn sweep(&self) {
+        let fresh = |entry: &LocalEntry<V>| {
+            entry.value.stamp().is_current() && entry.loaded.elapsed() < self.limits.time_to_live
+        };
+        self.table.borrow_mut().retain(|_, entry| entry.used.take() && fresh(entry));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::model::id::ConnectionId;
+    use crate::vault::revision::{Revisions, Subject};
+
+    struct Read {
+        value: u64,
+        stamp: Stamp,
+    }
+
+    impl Stamped for Read {
+        fn stamp(&self) -> &Stamp {
+            &self.stamp
+        }
+    }
+
+    #[derive(Default)]
+    struct Store {
+        revisions: Revisions,
+        value: AtomicU64,
+        loads: AtomicU64,
+        pause: tokio::sync::Mutex<()>,
+    }
+
+    impl Store {
+        async fn read(self: Arc<Self>, subject: Subject) -> Result<Read, ()> {
+            let mut stamp = Stamp::default();
+            stamp.take(&self.revisions, subject);
+            self.loads.fetch_add(1, Ordering::SeqCst);
+            let value = self.value.load(Ordering::SeqCst);
+            let _paused = self.pause.lock().await;
+            Ok(Read { value, stamp })
+        }
+
+        fn change(&self, value: u64, subject: &Subject) {
+            self.value.store(value, Ordering::SeqCst);
+            self.revisions.advance(subject);
+        }
+    }
+
+    fn cache() -> Cache<u8, Read> {
+        let limits =
+            Limits { entries: 4, time_to_live: Duration::from_secs(60), time_to_idle: Duration::from_secs(60) };
+        Cache::new(limits, tokio::runtime::Handle::current())
+    }
+
+    async fn read(cache: &Cache<u8, Read>, local: &Local<u8, Read>, store: &Arc<Store>, subject: &Subject) -> u64 {
+        match cache.get(local, &1).await {
+            Some(read) => read.value,
+            None => {
+                cache
+                    .load(local, &1, || Arc::clone(store).read(subject.clone()))
+                    .await
+                    .unwrap_or_else(|_| panic!())
+                    .value
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hit_loads_nothing_and_a_change_holds_for_the_next_read() {
+        let (store, cache) = (Arc::new(Store::default()), cache());
+        let (local, subject) = (cache.local(), Subject::Connection(ConnectionId::generate()));
+        assert_eq!(read(&cache, &local, &store, &subject).await, 0);
+        assert_eq!(read(&cache, &local, &store, &subject).await, 0);
+        assert_eq!(store.loads.load(Ordering::SeqCst), 1);
+        store.change(7, &subject);
+        assert_eq!(read(&cache, &local, &store, &subject).await, 7);
+        assert_eq!(read(&cache, &cache.local(), &store, &subject).await, 7, "another worker sees it too");
+        assert_eq!(store.loads.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn many_who_ask_at_once_share_one_load() {
+        let (store, cache) = (Arc::new(Store::default()), cache());
+        let (local, subject) = (cache.local(), Subject::Connection(ConnectionId::generate()));
+        let reads = (0..500).map(|_| read(&cache, &local, &store, &subject));
+        let all = reads.map(Box::pin).collect::<Vec<_>>();
+        for value in futures_join(all).await {
+            assert_eq!(value, 0);
+        }
+        assert_eq!(store.loads.load(Ordering::SeqCst), 1);
+    }
+
+    /// Polls all futures together until each is done.
+    async fn futures_join<F: Future<Output = u64> + Unpin>(mut futures: Vec<F>) -> Vec<u64> {
+        let mut results = vec![None; futures.len()];
+        std::future::poll_fn(move |cx| {
+            for (future, result) in futures.iter_mut().zip(&mut results) {
+                if result.is_none()
+                    && let std::task::Poll::Ready(value) = std::pin::Pin::new(future).poll(cx)
+                {
+                    *result = Some(value);
+                }
+            }
+            if results.iter().all(Option::is_some) {
+                std::task::Poll::Ready(results.iter().map(|value| value.unwrap()).collect())
+            } else {
+                std::task::Poll::Pending
+            }
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_load_that_began_before_a_change_never_brings_the_old_state_back() {
+        let (store, cache) = (Arc::new(Store::default()), Arc::new(cache()));
+        let subject = Subject::Connection(ConnectionId::generate());
+        let paused = store.pause.lock().await;
+        let slow = tokio::spawn({
+            let (store, cache, subject) = (Arc::clone(&store), Arc::clone(&cache), subject.clone());
+            async move {
+                let entry = cache.begin(Arc::clone(&store).read(subject)).await.unwrap_or_else(|_| panic!());
+                cache.shared.insert(1, entry).await;
+            }
+        });
+        while store.loads.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        store.change(7, &subject);
+        drop(paused);
+        slow.await.unwrap();
+        assert_eq!(read(&cache, &cache.local(), &store, &subject).await, 7);
+    }
+
+    #[tokio::test]
+    async fn what_is_unused_is_forgotten() {
+        let (store, cache) = (Arc::new(Store::default()), cache());
+        let (local, subject) = (cache.local(), Subject::Connection(ConnectionId::generate()));
+        read(&cache, &local, &store, &subject).await;
+        local.sweep();
+        assert_eq!(local.table.borrow().len(), 1);
+        local.sweep();
+        assert_eq!(local.table.borrow().len(), 0);
+    }
+}
