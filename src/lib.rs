@@ -2,5 +2,6 @@
 pub mod credentials;
 pub mod directory;
 pub mod model;
+pub mod proxy;
 pub mod telemetry;
 pub mod vault;

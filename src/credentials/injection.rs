@@ -149,6 +149,11 @@ impl Injection {
         !self.form.is_empty() || !self.json.is_empty()
     }
 
+    /// The headers it sets.
+    pub fn header_names(&self) -> impl Iterator<Item = HeaderName> {
+        self.headers.iter().map(|(name, _)| name.clone())
+    }
+
     /// Where something is injected, in words: `header authorization`.
     pub fn places(&self) -> Vec<String> {
         let named =

@@ -1,0 +1,183 @@
+//! The record of a request: what the access log and the counters are told when it is over.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+
+use super::body::BrokenOff;
+use crate::directory::Permit;
+use crate::model::id::{ConnectionId, ConnectionRef};
+use crate::model::name::{CustomerName, EnvironmentName, Key};
+use crate::telemetry::access_log::{AccessBuffer, Entry};
+use crate::telemetry::metrics::{Metrics, RequestCounters};
+use crate::upstream::{Exchange, UpstreamError};
+
+/// What one worker tells about its requests.
+pub struct Reporter {
+    /// Lines on their way to the log.
+    pub access: AccessBuffer,
+    /// The process's counters.
+    pub metrics: std::sync::Arc<Metrics>,
+    /// Handles of those that every request touches.
+    pub counters: RequestCounters,
+}
+
+/// One request. When it is dropped, its line is written and it is counted.
+pub struct Record {
+    reporter: Rc<Reporter>,
+    request_id: String,
+    method: Method,
+    started: Instant,
+    asked: Option<ConnectionRef>,
+    admitted: Option<Admitted>,
+    workflow: Option<String>,
+    status: Option<StatusCode>,
+    reason: Option<&'static str>,
+    sent: Option<Instant>,
+    answered: Option<Instant>,
+    head_passed: Option<Instant>,
+    request_bytes: Rc<Cell<u64>>,
+    response_bytes: u64,
+    reused: bool,
+    complete: bool,
+}
+
+struct Admitted {
+    id: ConnectionId,
+    key: Key,
+    environment: EnvironmentName,
+    customer: Option<CustomerName>,
+    upstream: String,
+}
+
+impl Record {
+    /// Begins the record of a request whose head has just been read.
+    pub fn begin(reporter: Rc<Reporter>, method: Method) -> Self {
+        Record {
+            reporter,
+            request_id: format!("req_{}", ulid::Ulid::generate().to_string().to_ascii_lowercase()),
+            method,
+            started: Instant::now(),
+            asked: None,
+            admitted: None,
+            workflow: None,
+            status: None,
+            reason: None,
+            sent: None,
+            answered: None,
+            head_passed: None,
+            request_bytes: Rc::default(),
+            response_bytes: 0,
+            reused: false,
+            complete: false,
+        }
+    }
+
+    /// The request's id.
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// Where the bytes of its body are counted.
+    pub fn request_bytes(&self) -> &Rc<Cell<u64>> {
+        &self.request_bytes
+    }
+
+    /// It named this connection.
+    pub fn asked(&mut self, connection: &ConnectionRef, workflow: Option<String>) {
+        self.asked = Some(connection.clone());
+        self.workflow = workflow;
+    }
+
+    /// It was admitted.
+    pub fn admitted(&mut self, permit: &Permit) {
+        let connection = &permit.route().connection;
+        self.admitted = Some(Admitted {
+            id: connection.id,
+            key: connection.key.clone(),
+            environment: permit.environment().clone(),
+            customer: connection.customer.clone(),
+            upstream: permit.target().origin.authority(),
+        });
+    }
+
+    /// It goes to the upstream now.
+    pub fn sent(&mut self) {
+        self.sent = Some(Instant::now());
+    }
+
+    /// The upstream has answered, or has failed to.
+    pub fn returned(&mut self, exchange: &Exchange) {
+        self.answered = Some(Instant::now());
+        self.reused = exchange.reused;
+    }
+
+    /// An answer is on its way.
+    pub fn answered(&mut self, status: StatusCode, reason: Option<&'static str>) {
+        self.status = Some(status);
+        self.reason = reason;
+        self.head_passed = Some(Instant::now());
+        if let Some(code) = reason {
+            self.reporter.metrics.refused(code);
+        }
+    }
+
+    /// Bytes of the answer's body were passed on.
+    pub fn passed_on(&mut self, bytes: usize) {
+        self.response_bytes += bytes as u64;
+    }
+
+    /// The upstream's body ended too early.
+    pub fn cut_off(&mut self, error: UpstreamError) -> BrokenOff {
+        self.complete = true;
+        self.reason = Some(match error {
+            UpstreamError::IdleTimeout => "upstream_idle",
+            _ => "upstream_truncated",
+        });
+        self.reporter.metrics.upstream_truncated.inc();
+        BrokenOff(error)
+    }
+
+    /// The answer went out to its end.
+    pub fn completed(&mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        if !self.complete && self.reason.is_none() {
+            self.reason = Some("client_gone");
+            self.reporter.metrics.request_aborted.inc();
+        }
+        let between = |from: Option<Instant>, to: Option<Instant>| from.zip(to).map(|(from, to)| to.duration_since(from)).unwrap_or_default();
+        let upstream_wait = between(self.sent, self.answered);
+        let until_head = self.head_passed.unwrap_or(now).duration_since(self.started);
+        self.reporter.counters.count(self.status.map(|status| status.as_u16()));
+        let id = self.admitted.as_ref().map(|admitted| admitted.id.to_string());
+        let asked = self.asked.as_ref().map(ToString::to_string);
+        let admitted = self.admitted.as_ref();
+        self.reporter.access.write(&Entry {
+            request_id: &self.request_id,
+            caller: "local",
+            connection: admitted.map(|admitted| admitted.key.as_str()).or(asked.as_deref()),
+            connection_id: id.as_deref(),
+            environment: admitted.map(|admitted| admitted.environment.as_str()),
+            customer: admitted.and_then(|admitted| admitted.customer.as_ref()).map(CustomerName::as_str),
+            workflow: self.workflow.as_deref(),
+            method: self.method.as_str(),
+            upstream: admitted.map(|admitted| admitted.upstream.as_str()),
+            status: self.status.map(|status| status.as_u16()),
+            reason: self.reason,
+            total: now.duration_since(self.started),
+            upstream_wait,
+            added: until_head.checked_sub(upstream_wait).unwrap_or(Duration::ZERO),
+            request_bytes: self.request_bytes.get(),
+            response_bytes: self.response_bytes,
+            reused: self.reused,
+        });
+    }
+}
