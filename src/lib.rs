@@ -1,2 +1,3 @@
 //! Sidekey.
 pub mod model;
+pub mod tls;
