@@ -1,3 +1,4 @@
 //! Sidekey.
 pub mod model;
 pub mod tls;
+pub mod upstream;

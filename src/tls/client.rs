@@ -69,8 +69,7 @@ pub fn client_config<P: AsRef<Path>>(ca_files: &[P]) -> Result<ClientTls, TlsErr
     let verifier: Arc<dyn ServerCertVerifier> = match platform_verifier(Vec::new(), &provider) {
         Ok(verifier) if certificates.is_empty() => Arc::new(verifier),
         Ok(_) => Arc::new(
-            platform_verifier(certificates, &provider)
-                .map_err(|error| TlsError::Configuration(error.to_string()))?,
+            platform_verifier(certificates, &provider).map_err(|error| TlsError::Configuration(error.to_string()))?,
         ),
         Err(_) => {
             extra.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
@@ -128,10 +127,7 @@ impl ClientTls {
         Ok((stream, agreed))
     }
 
-    fn with_verifier(
-        verifier: Arc<dyn ServerCertVerifier>,
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Self, TlsError> {
+    fn with_verifier(verifier: Arc<dyn ServerCertVerifier>, provider: &Arc<CryptoProvider>) -> Result<Self, TlsError> {
         let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
             .map_err(|error| TlsError::Configuration(error.to_string()))?

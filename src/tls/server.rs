@@ -57,8 +57,7 @@ impl std::fmt::Debug for ServerTls {
 
 /// Loads the TLS of a listener. With `client_ca`, only clients with a certificate from that CA get a connection.
 pub fn server_config(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<ServerTls, TlsError> {
-    let files =
-        Files { certificate: certificate.into(), key: key.into(), client_ca: client_ca.map(Path::to_path_buf) };
+    let files = Files { certificate: certificate.into(), key: key.into(), client_ca: client_ca.map(Path::to_path_buf) };
     // Stamped before reading: a file that changes in between is found by the next look.
     let stamps = files.stamps()?;
     let config = files.load()?;
