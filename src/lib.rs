@@ -4,4 +4,6 @@ pub mod directory;
 pub mod model;
 pub mod proxy;
 pub mod telemetry;
+pub mod tls;
+pub mod upstream;
 pub mod vault;

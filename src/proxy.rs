@@ -59,6 +59,8 @@ pub struct Settings {
     pub body_buffer: u64,
     /// How long a client's body may stand still.
     pub body_idle_timeout: Duration,
+    /// How long a WebSocket may be quiet in both directions.
+    pub tunnel_idle_timeout: Duration,
     /// The deadlines of a request where its integration has none.
     pub deadlines: Deadlines,
 }
@@ -77,7 +79,6 @@ struct Relayed {
     response: Response<crate::upstream::UpstreamBody>,
     injection: Arc<Injection>,
     client: Option<OnUpgrade>,
-    idle: Duration,
 }
 
 impl Proxy {
@@ -102,7 +103,7 @@ impl Proxy {
         let asked = if is_absolute { Asked::AsProxy } else { Asked::Directly };
         let outcome = caught(self.relay(gate, request, &mut record)).await.unwrap_or(Err(ProxyError::Internal));
         match outcome {
-            Ok(relayed) => answer(relayed, record),
+            Ok(relayed) => answer(relayed, self.shared.settings.tunnel_idle_timeout, record),
             Err(error) => refuse(&error, asked, version, record),
         }
     }
@@ -127,7 +128,7 @@ impl Proxy {
         let mut exchange = Exchange::default();
         let sent = self.send(destination, parts, body, &deadlines, &mut exchange, client.is_some()).await;
         record.returned(&exchange);
-        Ok(Relayed { response: sent?, injection, client, idle: deadlines.idle })
+        Ok(Relayed { response: sent?, injection, client })
     }
 
     /// Everything that can refuse the request, in the order that CONTRACT gives, before a credential is opened.
@@ -245,8 +246,8 @@ fn unavailable(error: &crate::vault::VaultError) -> ProxyError {
 }
 
 /// Passes an upstream's answer on.
-fn answer(relayed: Relayed, mut record: Record) -> Response<AnswerBody> {
-    let Relayed { response, injection, client, idle } = relayed;
+fn answer(relayed: Relayed, tunnel_idle: Duration, mut record: Record) -> Response<AnswerBody> {
+    let Relayed { response, injection, client } = relayed;
     let (mut parts, body) = response.into_parts();
     head::clean_answer(&mut parts.headers, &injection);
     record.answered(parts.status, None);
@@ -257,7 +258,7 @@ fn answer(relayed: Relayed, mut record: Record) -> Response<AnswerBody> {
     if let (Some(client), Some(upstream), http::StatusCode::SWITCHING_PROTOCOLS) = (client, upstream, parts.status) {
         tunnel::accept(&mut parts.headers);
         record.completed();
-        tunnel::start(client, upstream, idle, record);
+        tunnel::start(client, upstream, tunnel_idle, record);
         return Response::from_parts(parts, AnswerBody::empty());
     }
     Response::from_parts(parts, AnswerBody::upstream(body, record))

@@ -149,20 +149,26 @@ fn strip_scheme<'v>(value: &'v [u8], scheme: &[u8]) -> Option<&'v [u8]> {
 
 /// Takes every API key out of the head. Two that differ are a conflict.
 fn take_keys(headers: &mut HeaderMap, password: Option<Vec<u8>>) -> Result<bool, ProxyError> {
-    let is_key = |value: &[u8]| value.starts_with(KEY_PREFIX);
-    let mut keys: Vec<Vec<u8>> = password.into_iter().filter(|password| is_key(password)).collect();
-    keys.extend(headers.get_all(SIDEKEY_KEY).iter().map(|v| v.as_bytes().to_vec()).filter(|v| is_key(v)));
-    keys.extend(take_lines(headers, &X_API_KEY, |value| Some(value).filter(|value| is_key(value))));
-    let bearer = |value| strip_scheme(value, b"bearer").filter(|token| is_key(token));
-    keys.extend(take_lines(headers, &AUTHORIZATION, bearer));
+    let mut keys: Vec<Vec<u8>> = password.into_iter().filter(|password| bare_key(password).is_some()).collect();
+    keys.extend(headers.get_all(SIDEKEY_KEY).iter().map(|v| v.as_bytes().to_vec()).filter(|v| bare_key(v).is_some()));
+    keys.extend(take_lines(headers, &X_API_KEY, bare_key));
+    keys.extend(take_lines(headers, &AUTHORIZATION, bearer_key));
     if keys.iter().any(|key| *key != keys[0]) {
         return Err(ProxyError::TagConflict("the request shows two different API keys"));
     }
     Ok(!keys.is_empty())
 }
 
+fn bare_key(value: &[u8]) -> Option<&[u8]> {
+    Some(value).filter(|value| value.starts_with(KEY_PREFIX))
+}
+
+fn bearer_key(value: &[u8]) -> Option<&[u8]> {
+    strip_scheme(value, b"bearer").and_then(bare_key)
+}
+
 /// Removes the lines of a header that hold a key, and gives the keys; other lines stay.
-fn take_lines<'a>(headers: &'a mut HeaderMap, name: &HeaderName, key: fn(&[u8]) -> Option<&[u8]>) -> Vec<Vec<u8>> {
+fn take_lines(headers: &mut HeaderMap, name: &HeaderName, key: fn(&[u8]) -> Option<&[u8]>) -> Vec<Vec<u8>> {
     let keys: Vec<Vec<u8>> = headers.get_all(name).iter().filter_map(|v| key(v.as_bytes()).map(<[u8]>::to_vec)).collect();
     if !keys.is_empty() {
         let kept: Vec<HeaderValue> = headers.get_all(name).iter().filter(|v| key(v.as_bytes()).is_none()).cloned().collect();

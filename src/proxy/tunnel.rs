@@ -1,5 +1,6 @@
 //! WebSockets: two upgraded connections, joined until one ends.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -7,6 +8,7 @@ use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
 
 use super::record::Record;
 
@@ -23,35 +25,41 @@ pub(super) fn accept(headers: &mut HeaderMap) {
     ask(headers);
 }
 
-/// Joins the two ends in a task of its own. It ends when either side does, or when nothing moves in either direction
-/// for as long as a client may stand still; then both are closed.
+/// Joins the two ends in a task of its own. It ends when either side does, or when nothing has moved in either
+/// direction for `idle`; then both are closed.
 pub(super) fn start(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, mut record: Record) {
     tokio::task::spawn_local(async move {
         let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
-        let (client, upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-        let (from_client, to_client) = tokio::io::split(client);
-        let (from_upstream, to_upstream) = tokio::io::split(upstream);
+        let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
+        let (from_upstream, to_upstream) = tokio::io::split(TokioIo::new(upstream));
         let sent = record.request_bytes().clone();
-        let up = copy(from_client, to_upstream, idle, |bytes| sent.set(sent.get() + bytes as u64));
-        let down = copy(from_upstream, to_client, idle, |bytes| record.passed_on(bytes));
+        let last_moved = Cell::new(Instant::now());
+        let up = copy(from_client, to_upstream, idle, &last_moved, |bytes| sent.set(sent.get() + bytes as u64));
+        let down = copy(from_upstream, to_client, idle, &last_moved, |bytes| record.passed_on(bytes));
         let (_up, _down) = tokio::join!(up, down);
     });
 }
 
-/// Copies until the end, an error or a standstill, then closes the direction.
+/// Copies until the end, an error or a standstill of both directions, then closes this one.
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     idle: Duration,
+    last_moved: &Cell<Instant>,
     mut moved: impl FnMut(usize),
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let read = tokio::time::timeout(idle, from.read(&mut buffer)).await.unwrap_or(Ok(0))?;
+        let read = match timeout_at(last_moved.get() + idle, from.read(&mut buffer)).await {
+            Ok(read) => read?,
+            Err(_) if last_moved.get().elapsed() < idle => continue,
+            Err(_) => 0,
+        };
         if read == 0 {
             return to.shutdown().await;
         }
         to.write_all(&buffer[..read]).await?;
+        last_moved.set(Instant::now());
         moved(read);
     }
 }

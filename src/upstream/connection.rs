@@ -1,0 +1,241 @@
+//! Established connections: HTTP/1.1, one request at a time, and HTTP/2, shared by streams.
+//!
+//! Each is driven by a local task. Who drops an HTTP/1.1 connection in the middle of a message ends its task and with
+//! it the socket, whatever the peer does.
+
+use std::cell::{Cell, OnceCell};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::TokioIo;
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::Instant;
+
+use super::error::UpstreamError;
+use super::upload::WireBody;
+use super::wire::{Counted, Traffic, Wire};
+
+/// The largest response head, in bytes. Trailers are held to the same.
+const MAX_HEAD: usize = 64 * 1024;
+/// The most fields in a response head.
+const MAX_FIELDS: usize = 200;
+/// The most streams of ours on one HTTP/2 connection, however many the peer would take: they share one TCP window.
+const MAX_STREAMS: usize = 100;
+/// What hyper reports as the peer's stream limit until its SETTINGS arrive; no SETTINGS can say this number.
+const NOT_SETTLED: usize = usize::MAX - 1;
+
+/// An HTTP/1.1 connection. Dropping it closes the socket at once.
+pub(super) struct Http1 {
+    pub(super) sender: http1::SendRequest<WireBody>,
+    pub(super) traffic: Rc<Traffic>,
+    pub(super) born: Instant,
+    driver: AbortOnDrop,
+}
+
+struct AbortOnDrop(Option<AbortHandle>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.abort();
+        }
+    }
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_headers(MAX_FIELDS).max_header_size(MAX_HEAD).max_buf_size(2 * MAX_HEAD);
+    builder
+}
+
+impl Http1 {
+    pub(super) async fn start(wire: Wire) -> Result<Self, UpstreamError> {
+        let traffic = Rc::new(Traffic::default());
+        let io = TokioIo::new(Counted::new(wire, Rc::clone(&traffic)));
+        let (sender, connection) = http1_builder().handshake(io).await.map_err(closed)?;
+        let driver = spawn_local(async move {
+            // How it ended is told to whoever uses the connection.
+            let _ = connection.await;
+        });
+        Ok(Http1 { sender, traffic, born: Instant::now(), driver: AbortOnDrop(Some(driver.abort_handle())) })
+    }
+
+    /// Starts a connection that may be upgraded. Its traffic is not counted: it serves one request and no second try.
+    pub(super) async fn start_upgradable(wire: Wire) -> Result<Self, UpstreamError> {
+        let (sender, connection) = http1_builder().handshake(TokioIo::new(wire)).await.map_err(closed)?;
+        let driver = spawn_local(async move {
+            let _ = connection.with_upgrades().await;
+        });
+        let traffic = Rc::new(Traffic::default());
+        Ok(Http1 { sender, traffic, born: Instant::now(), driver: AbortOnDrop(Some(driver.abort_handle())) })
+    }
+
+    /// Leaves the task to itself: the stream now belongs to whoever takes the upgrade.
+    pub(super) fn release(mut self) {
+        self.driver.0 = None;
+    }
+}
+
+/// An HTTP/2 connection, shared through `Rc` by the pool and the streams on it.
+pub(super) struct Http2 {
+    pub(super) sender: http2::SendRequest<WireBody>,
+    pub(super) traffic: Rc<Traffic>,
+    pub(super) born: Instant,
+    state: Rc<Shared>,
+    in_flight: Cell<usize>,
+    idle_since: Cell<Instant>,
+    drained: Cell<bool>,
+    /// An upload was cut while the peer took nothing: the orderly end of the connection would wait for that peer.
+    stuck: Cell<bool>,
+    socket: Option<AbortHandle>,
+}
+
+/// What the driver of an HTTP/2 connection knows.
+#[derive(Default)]
+struct Shared {
+    /// The peer's limit of concurrent streams.
+    limit: Cell<usize>,
+    settled: Cell<bool>,
+    settling: Notify,
+}
+
+impl Http2 {
+    pub(super) async fn start(wire: Wire) -> Result<Rc<Self>, UpstreamError> {
+        let traffic = Rc::new(Traffic::default());
+        let io = TokioIo::new(Counted::new(wire, Rc::clone(&traffic)));
+        let executor = LocalExecutor::default();
+        let (sender, mut connection) = http2::Builder::new(executor.clone())
+            .initial_max_send_streams(NOT_SETTLED)
+            .max_header_list_size(MAX_HEAD as u32)
+            .handshake(io)
+            .await
+            .map_err(closed)?;
+        let state = Rc::new(Shared::default());
+        let (seen, watched) = (Rc::clone(&state), Rc::clone(&traffic));
+        spawn_local(poll_fn(move |cx| {
+            let ended = Pin::new(&mut connection).poll(cx);
+            let limit = connection.current_max_send_streams();
+            seen.limit.set(limit);
+            if limit == NOT_SETTLED && ended.is_pending() {
+                watched.wake_on_read(cx.waker());
+            } else if !seen.settled.replace(true) {
+                seen.settling.notify_waiters();
+            }
+            ended.map(drop)
+        }));
+        let now = Instant::now();
+        Ok(Rc::new(Http2 {
+            sender,
+            traffic,
+            born: now,
+            state,
+            in_flight: Cell::new(0),
+            idle_since: Cell::new(now),
+            drained: Cell::new(false),
+            stuck: Cell::new(false),
+            socket: executor.first.get().cloned(),
+        }))
+    }
+
+    /// Waits until the peer has said how many streams it takes.
+    pub(super) async fn settle(&self) {
+        let settling = self.state.settling.notified();
+        if !self.state.settled.get() {
+            settling.await;
+        }
+    }
+
+    /// Offers streams to everybody although the peer never said how many it takes.
+    pub(super) fn assume_settled(&self) {
+        self.state.settled.set(true);
+    }
+
+    /// Takes one more stream if the peer takes one more.
+    pub(super) fn slot(self: &Rc<Self>) -> Option<Slot> {
+        let free = self.state.settled.get() && self.in_flight.get() < self.state.limit.get().min(MAX_STREAMS);
+        free.then(|| self.first_slot())
+    }
+
+    /// The stream of whoever opened the connection: one is always taken.
+    pub(super) fn first_slot(self: &Rc<Self>) -> Slot {
+        self.in_flight.set(self.in_flight.get() + 1);
+        Slot(Rc::clone(self))
+    }
+
+    /// No new streams from now on.
+    pub(super) fn drain(&self) {
+        self.drained.set(true);
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.drained.get() && !self.sender.is_closed()
+    }
+
+    /// Since when no stream is open; `None` while one is.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        (self.in_flight.get() == 0).then(|| self.idle_since.get())
+    }
+
+    pub(super) fn mark_stuck(&self) {
+        self.stuck.set(true);
+    }
+}
+
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        if let (true, Some(socket)) = (self.stuck.get(), &self.socket) {
+            socket.abort();
+        }
+    }
+}
+
+/// One stream on an HTTP/2 connection.
+pub(super) struct Slot(Rc<Http2>);
+
+impl Slot {
+    pub(super) fn connection(&self) -> &Http2 {
+        &self.0
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+        self.0.idle_since.set(Instant::now());
+    }
+}
+
+/// Runs hyper's tasks on this thread. Its first task is the one that owns the socket: hyper starts it before the
+/// handshake returns.
+#[derive(Clone, Default)]
+struct LocalExecutor {
+    first: Rc<OnceCell<AbortHandle>>,
+}
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, task: F) {
+        let handle = spawn_local(task).abort_handle();
+        self.first.get_or_init(|| handle);
+    }
+}
+
+fn closed(error: hyper::Error) -> UpstreamError {
+    UpstreamError::Closed(error.to_string())
+}
+
+/// Waits until an HTTP/1.1 connection can take the next request, or knows that it cannot.
+pub(super) async fn ready(connection: &mut Http1) -> bool {
+    poll_fn(|cx| match connection.sender.poll_ready(cx) {
+        Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}

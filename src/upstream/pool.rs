@@ -1,0 +1,235 @@
+//! Connections kept for the next request, per origin.
+//!
+//! A pool belongs to one `Upstream`, and an `Upstream` has exactly one TLS identity, so two requests share a connection
+//! only if origin and TLS identity are equal. HTTP/1.1: the connection used last is used next, so that those not needed
+//! grow old. HTTP/2: streams go to the first connection with room, one more is opened when all are full.
+//!
+//! While an origin's protocol is unknown or HTTP/2, one dial at a time: the others of a burst wait and find its streams.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::uri::{Authority, Scheme as UriScheme};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::Settings;
+use super::connect::{DialDeadlines, dial};
+use super::connection::{Http1, Http2, Slot};
+use super::error::UpstreamError;
+use crate::model::origin::{Origin, Scheme};
+use crate::tls::{Negotiated, Offer};
+
+/// All destinations that have connections or had some a moment ago.
+#[derive(Default)]
+pub(super) struct Pool {
+    destinations: RefCell<HashMap<Origin, Rc<Destination>>>,
+}
+
+impl Pool {
+    pub(super) fn destination(
+        &self,
+        origin: &Origin,
+        settings: &Arc<Settings>,
+    ) -> Result<Rc<Destination>, UpstreamError> {
+        if let Some(known) = self.destinations.borrow().get(origin) {
+            return Ok(Rc::clone(known));
+        }
+        let new = Rc::new(Destination::new(origin, settings)?);
+        self.destinations.borrow_mut().insert(origin.clone(), Rc::clone(&new));
+        Ok(new)
+    }
+
+    /// Closes what was idle for too long or is too old, and forgets destinations that have nothing left.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        self.destinations.borrow_mut().retain(|_, destination| {
+            destination.sweep(now);
+            !destination.is_empty() || Rc::strong_count(destination) > 1
+        });
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.destinations.borrow().len()
+    }
+}
+
+/// A connection to send one request on.
+pub(super) enum Lease {
+    Http1(Http1),
+    Http2(Slot),
+}
+
+/// A lease and how it came about.
+pub(super) struct Leased {
+    pub(super) lease: Lease,
+    pub(super) reused: bool,
+    pub(super) connected_in: Option<Duration>,
+}
+
+struct Idle {
+    connection: Http1,
+    since: Instant,
+}
+
+/// One origin: its connections and what every request to it needs.
+pub(super) struct Destination {
+    pub(super) settings: Arc<Settings>,
+    pub(super) origin: Origin,
+    pub(super) host_header: HeaderValue,
+    pub(super) authority: Authority,
+    protocol: Cell<Option<Negotiated>>,
+    idle: RefCell<VecDeque<Idle>>,
+    shared: RefCell<Vec<Rc<Http2>>>,
+    gate: Arc<Semaphore>,
+}
+
+impl Destination {
+    fn new(origin: &Origin, settings: &Arc<Settings>) -> Result<Self, UpstreamError> {
+        let authority = origin.authority();
+        let unwritable = |_| UpstreamError::Unsendable("its host cannot be written into a request");
+        Ok(Destination {
+            settings: Arc::clone(settings),
+            host_header: HeaderValue::from_str(&authority).map_err(|_| unwritable(()))?,
+            authority: Authority::try_from(authority).map_err(|_| unwritable(()))?,
+            // In clear there is no ALPN, and HTTP/2 without it is not tried.
+            protocol: Cell::new((origin.scheme == Scheme::Http).then_some(Negotiated::Http1)),
+            origin: origin.clone(),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            gate: Arc::new(Semaphore::new(1)),
+        })
+    }
+
+    pub(super) fn uri_scheme(&self) -> UriScheme {
+        match self.origin.scheme {
+            Scheme::Https => UriScheme::HTTPS,
+            Scheme::Http => UriScheme::HTTP,
+        }
+    }
+
+    /// A connection for one request: a kept one, else a new one.
+    pub(super) async fn lease(self: &Rc<Self>, deadlines: DialDeadlines, kept: Kept) -> Result<Leased, UpstreamError> {
+        if let Some(lease) = self.take(kept) {
+            return Ok(Leased { lease, reused: true, connected_in: None });
+        }
+        if self.protocol.get() == Some(Negotiated::Http1) {
+            return self.open(deadlines, None).await;
+        }
+        let permit = timeout_at(deadlines.connect_by, Arc::clone(&self.gate).acquire_owned())
+            .await
+            .map_err(|_| UpstreamError::ConnectTimeout)?;
+        let Ok(permit) = permit else {
+            return Err(UpstreamError::Closed("the pool is closed".into()));
+        };
+        // While waiting somebody may have opened a connection with room, or learned that it is HTTP/1.1.
+        if let Some(lease) = self.take(kept) {
+            return Ok(Leased { lease, reused: true, connected_in: None });
+        }
+        let permit = (self.protocol.get() != Some(Negotiated::Http1)).then_some(permit);
+        self.open(deadlines, permit).await
+    }
+
+    fn take(&self, kept: Kept) -> Option<Lease> {
+        let now = Instant::now();
+        if kept == Kept::Any
+            && let Some(connection) = self.take_idle(now)
+        {
+            return Some(Lease::Http1(connection));
+        }
+        let mut shared = self.shared.borrow_mut();
+        if shared.is_empty() {
+            return None;
+        }
+        shared.retain(|connection| connection.is_open() && now - connection.born < self.settings.pool_max_age);
+        shared.iter().find_map(Http2::slot).map(Lease::Http2)
+    }
+
+    fn take_idle(&self, now: Instant) -> Option<Http1> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(Idle { connection, since }) = idle.pop_back() {
+            if now - since >= self.settings.pool_idle_timeout {
+                idle.clear(); // the others are idle for longer
+                return None;
+            }
+            if !connection.sender.is_closed() && now - connection.born < self.settings.pool_max_age {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    async fn open(
+        self: &Rc<Self>,
+        deadlines: DialDeadlines,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Leased, UpstreamError> {
+        let start = Instant::now();
+        let (wire, protocol) = dial(&self.settings, &self.origin, Offer::Http2OrHttp1, deadlines).await?;
+        self.protocol.set(Some(protocol));
+        let lease = match protocol {
+            Negotiated::Http1 => Lease::Http1(Http1::start(wire).await?),
+            Negotiated::Http2 => {
+                let connection = Http2::start(wire).await?;
+                let slot = connection.first_slot();
+                self.shared.borrow_mut().push(Rc::clone(&connection));
+                // The gate stays shut until the peer has said how many streams it takes: a burst would else be queued
+                // on a connection that takes ten.
+                let limit = self.settings.connect_timeout;
+                spawn_local(async move {
+                    if timeout(limit, connection.settle()).await.is_err() {
+                        connection.assume_settled();
+                    }
+                    drop(permit);
+                });
+                Lease::Http2(slot)
+            }
+        };
+        Ok(Leased { lease, reused: false, connected_in: Some(start.elapsed()) })
+    }
+
+    /// Keeps an HTTP/1.1 connection that is ready for another request.
+    pub(super) fn keep(&self, connection: Http1) {
+        let now = Instant::now();
+        if self.settings.pool_max_idle_per_host == 0 || now - connection.born >= self.settings.pool_max_age {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() >= self.settings.pool_max_idle_per_host {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { connection, since: now });
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.idle.borrow_mut().retain(|Idle { connection, since }| {
+            !connection.sender.is_closed()
+                && now - *since < self.settings.pool_idle_timeout
+                && now - connection.born < self.settings.pool_max_age
+        });
+        self.shared.borrow_mut().retain(|connection| {
+            connection.is_open()
+                && now - connection.born < self.settings.pool_max_age
+                && connection.idle_since().is_none_or(|since| now - since < self.settings.pool_idle_timeout)
+        });
+    }
+
+    fn is_empty(&self) -> bool {
+        self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
+    }
+}
+
+/// Which kept connections will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Any of them.
+    Any,
+    /// No idle HTTP/1.1 connection: one has just turned out to be dead, and its neighbours are as old.
+    NoIdle,
+}
