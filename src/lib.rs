@@ -1,3 +1,4 @@
 //! Sidekey.
+pub mod config;
 pub mod model;
 pub mod vault;
