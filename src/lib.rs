@@ -1,4 +1,5 @@
 //! Sidekey.
+pub mod config;
 pub mod credentials;
 pub mod directory;
 pub mod model;
