@@ -27,6 +27,7 @@ use http::{HeaderMap, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio_util::task::TaskTracker;
 
 use crate::credentials::apply::Destination;
 use crate::credentials::{Credentials, Injection, LocalInjections, ResolveError};
@@ -72,6 +73,7 @@ pub struct Proxy {
     routes: LocalRoutes,
     injections: LocalInjections,
     reporter: Rc<Reporter>,
+    tunnels: TaskTracker,
 }
 
 /// An upstream's answer, or the two ends of a tunnel that begins with it.
@@ -82,11 +84,11 @@ struct Relayed {
 }
 
 impl Proxy {
-    /// A worker's data plane; call it on the worker's `LocalSet`.
-    pub fn new(shared: Arc<Shared>, upstream: Upstream, reporter: Rc<Reporter>) -> Self {
+    /// A worker's data plane; call it on the worker's `LocalSet`. WebSockets live in tasks of `tunnels`.
+    pub fn new(shared: Arc<Shared>, upstream: Upstream, reporter: Rc<Reporter>, tunnels: TaskTracker) -> Self {
         let routes = shared.directory.local();
         let injections = shared.credentials.local();
-        Proxy { shared, upstream, routes, injections, reporter }
+        Proxy { shared, upstream, routes, injections, reporter, tunnels }
     }
 
     /// Forgets what was not used lately.
@@ -103,7 +105,7 @@ impl Proxy {
         let asked = if is_absolute { Asked::AsProxy } else { Asked::Directly };
         let outcome = caught(self.relay(gate, request, &mut record)).await.unwrap_or(Err(ProxyError::Internal));
         match outcome {
-            Ok(relayed) => answer(relayed, self.shared.settings.tunnel_idle_timeout, record),
+            Ok(relayed) => self.answer(relayed, record),
             Err(error) => refuse(&error, asked, version, record),
         }
     }
@@ -132,9 +134,16 @@ impl Proxy {
     }
 
     /// Everything that can refuse the request, in the order that CONTRACT gives, before a credential is opened.
-    async fn admit(&self, gate: &Gate, tag: &Tag, requested: Requested, record: &mut Record) -> Result<Permit, ProxyError> {
+    async fn admit(
+        &self,
+        gate: &Gate,
+        tag: &Tag,
+        requested: Requested,
+        record: &mut Record,
+    ) -> Result<Permit, ProxyError> {
         let scope = gate.caller(tag)?;
-        let reference = tag.connection.clone().or_else(|| scope.connection.clone()).ok_or(ProxyError::ConnectionMissing)?;
+        let reference =
+            tag.connection.clone().or_else(|| scope.connection.clone()).ok_or(ProxyError::ConnectionMissing)?;
         record.asked(&reference, tag.workflow.clone());
         let environment = scope.environment(tag.environment.as_ref()).ok_or(ProxyError::EnvironmentNotPermitted)?;
         if tag.customer.as_ref().is_some_and(|customer| !scope.covers_customer(customer)) {
@@ -154,9 +163,9 @@ impl Proxy {
         route.admit(scope, environment, &aim, requested.rest).map_err(|denied| match denied {
             Denied::OutOfScope => ProxyError::ConnectionUnknown,
             Denied::Host => ProxyError::HostNotAllowed,
-            Denied::PathCredential => {
-                ProxyError::TargetInvalid("this connection's credential is part of its base path: send the path below it")
-            }
+            Denied::PathCredential => ProxyError::TargetInvalid(
+                "this connection's credential is part of its base path: send the path below it",
+            ),
         })
     }
 
@@ -198,12 +207,14 @@ impl Proxy {
             return Err(unsupported("a compressed body cannot take it; send it uncompressed"));
         }
         let is_empty = body.is_end_stream();
-        let of_media = headers.get(CONTENT_TYPE).is_some_and(|value| value.to_str().is_ok_and(|text| media.matches(text)));
+        let of_media =
+            headers.get(CONTENT_TYPE).is_some_and(|value| value.to_str().is_ok_and(|text| media.matches(text)));
         let held = body::hold(body, settings.body_buffer, settings.body_idle_timeout, &count).await?;
         if !of_media && !(is_empty || held.is_empty()) {
             return Err(ProxyError::BodyUnsupported(format!("it must be {}", media.as_str())));
         }
-        let filled = injection.fill_body(media, &held).map_err(|error| ProxyError::BodyUnsupported(error.to_string()))?;
+        let filled =
+            injection.fill_body(media, &held).map_err(|error| ProxyError::BodyUnsupported(error.to_string()))?;
         headers.remove(TRAILER);
         headers.insert(CONTENT_LENGTH, HeaderValue::from(filled.len()));
         if !of_media {
@@ -238,30 +249,32 @@ impl Proxy {
             other => ProxyError::Upstream(other),
         })
     }
+
+    /// Passes an upstream's answer on.
+    fn answer(&self, relayed: Relayed, mut record: Record) -> Response<AnswerBody> {
+        let Relayed { response, injection, client } = relayed;
+        let (mut parts, body) = response.into_parts();
+        head::clean_answer(&mut parts.headers, &injection);
+        record.answered(parts.status, None);
+        let upstream = parts.extensions.remove::<OnUpgrade>();
+        // What a connection of ours knows of the upstream's is nothing to the client's.
+        parts.extensions.clear();
+        parts.version = Version::default();
+        if let (Some(client), Some(upstream), http::StatusCode::SWITCHING_PROTOCOLS) = (client, upstream, parts.status)
+        {
+            tunnel::accept(&mut parts.headers);
+            record.completed();
+            let idle = self.shared.settings.tunnel_idle_timeout;
+            self.tunnels.spawn_local(tunnel::join(client, upstream, idle, record));
+            return Response::from_parts(parts, AnswerBody::empty());
+        }
+        Response::from_parts(parts, AnswerBody::upstream(body, record))
+    }
 }
 
 fn unavailable(error: &crate::vault::VaultError) -> ProxyError {
     tracing::error!(%error, "the vault could not be read");
     ProxyError::VaultUnavailable
-}
-
-/// Passes an upstream's answer on.
-fn answer(relayed: Relayed, tunnel_idle: Duration, mut record: Record) -> Response<AnswerBody> {
-    let Relayed { response, injection, client } = relayed;
-    let (mut parts, body) = response.into_parts();
-    head::clean_answer(&mut parts.headers, &injection);
-    record.answered(parts.status, None);
-    let upstream = parts.extensions.remove::<OnUpgrade>();
-    // What a connection of ours knows of the upstream's is nothing to the client's.
-    parts.extensions.clear();
-    parts.version = Version::default();
-    if let (Some(client), Some(upstream), http::StatusCode::SWITCHING_PROTOCOLS) = (client, upstream, parts.status) {
-        tunnel::accept(&mut parts.headers);
-        record.completed();
-        tunnel::start(client, upstream, tunnel_idle, record);
-        return Response::from_parts(parts, AnswerBody::empty());
-    }
-    Response::from_parts(parts, AnswerBody::upstream(body, record))
 }
 
 /// Answers with a problem document.
@@ -281,12 +294,10 @@ fn refuse(error: &ProxyError, asked: Asked, version: Version, mut record: Record
 /// Runs a future and catches its panic: a defect costs one request and not the connection, the worker or the process.
 async fn caught<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    std::future::poll_fn(|cx| {
-        match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-            Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
-            Ok(Poll::Pending) => Poll::Pending,
-            Err(_logged_by_the_hook) => Poll::Ready(None),
-        }
+    std::future::poll_fn(|cx| match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
+        Ok(Poll::Pending) => Poll::Pending,
+        Err(_logged_by_the_hook) => Poll::Ready(None),
     })
     .await
 }

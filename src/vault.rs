@@ -52,6 +52,14 @@ impl Vault {
         Vault(Arc::new(Inner { declared: ArcSwap::default(), revisions: Revisions::default() }))
     }
 
+    /// Closes it.
+    pub async fn close(self) {}
+
+    /// The id of an organization.
+    pub async fn organization(&self, key: &Key) -> Result<Option<OrganizationId>, VaultError> {
+        Ok(Some(OrganizationId::derived(key.as_str())))
+    }
+
     /// The revisions of everything in it.
     pub fn revisions(&self) -> &Revisions {
         &self.0.revisions

@@ -485,3 +485,14 @@ impl CacheSettings {
         settings
     }
 }
+
+impl LogFormat {
+    /// The format that holds for stderr as it is now.
+    pub fn resolve(self) -> crate::telemetry::Format {
+        match self {
+            LogFormat::Auto => crate::telemetry::Format::of_stderr(),
+            LogFormat::Human => crate::telemetry::Format::Human,
+            LogFormat::Json => crate::telemetry::Format::Json,
+        }
+    }
+}

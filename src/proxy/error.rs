@@ -106,12 +106,37 @@ enum Retry {
 
 /// Every code, so that each can be counted from the start.
 pub const CODES: [&str; 31] = [
-    "connection_missing", "tag_malformed", "tag_conflict", "target_invalid", "request_malformed", "key_missing",
-    "key_unknown", "browser_request", "environment_not_permitted", "host_not_allowed", "address_prohibited",
-    "connection_unknown", "method_refused", "request_timeout", "body_too_large", "body_unsupported",
-    "credential_missing", "secret_missing", "credential_corrupt", "connection_needs_reconnect", "internal",
-    "upstream_dns", "upstream_refused", "upstream_tls", "upstream_closed", "upstream_malformed", "vault_unavailable",
-    "connect_timeout", "response_timeout", "client_gone", "upstream_idle",
+    "connection_missing",
+    "tag_malformed",
+    "tag_conflict",
+    "target_invalid",
+    "request_malformed",
+    "key_missing",
+    "key_unknown",
+    "browser_request",
+    "environment_not_permitted",
+    "host_not_allowed",
+    "address_prohibited",
+    "connection_unknown",
+    "method_refused",
+    "request_timeout",
+    "body_too_large",
+    "body_unsupported",
+    "credential_missing",
+    "secret_missing",
+    "credential_corrupt",
+    "connection_needs_reconnect",
+    "internal",
+    "upstream_dns",
+    "upstream_refused",
+    "upstream_tls",
+    "upstream_closed",
+    "upstream_malformed",
+    "vault_unavailable",
+    "connect_timeout",
+    "response_timeout",
+    "client_gone",
+    "upstream_idle",
 ];
 
 impl ProxyError {
@@ -131,27 +156,53 @@ impl ProxyError {
             ProxyError::TagConflict(_) => bad("tag_conflict", "Tags contradict each other"),
             ProxyError::TargetInvalid(_) => bad("target_invalid", "The request target is not forwarded"),
             ProxyError::RequestMalformed(_) => bad("request_malformed", "The request is malformed"),
-            ProxyError::KeyMissing => {
-                told(StatusCode::UNAUTHORIZED, "key_missing", "An API key is required", "http_request_denied", CannotHelp)
-            }
-            ProxyError::KeyUnknown => {
-                told(StatusCode::UNAUTHORIZED, "key_unknown", "The API key is not valid", "http_request_denied", CannotHelp)
-            }
+            ProxyError::KeyMissing => told(
+                StatusCode::UNAUTHORIZED,
+                "key_missing",
+                "An API key is required",
+                "http_request_denied",
+                CannotHelp,
+            ),
+            ProxyError::KeyUnknown => told(
+                StatusCode::UNAUTHORIZED,
+                "key_unknown",
+                "The API key is not valid",
+                "http_request_denied",
+                CannotHelp,
+            ),
             ProxyError::BrowserRequest => denied("browser_request", "Web pages are not served here"),
-            ProxyError::EnvironmentNotPermitted => denied("environment_not_permitted", "The environment is not permitted"),
+            ProxyError::EnvironmentNotPermitted => {
+                denied("environment_not_permitted", "The environment is not permitted")
+            }
             ProxyError::HostNotAllowed => denied("host_not_allowed", "The host is not allowed"),
-            ProxyError::ConnectionUnknown => {
-                told(StatusCode::NOT_FOUND, "connection_unknown", "The connection is unknown", "http_request_denied", CannotHelp)
-            }
-            ProxyError::MethodRefused => {
-                told(StatusCode::METHOD_NOT_ALLOWED, "method_refused", "The method is refused", "http_request_denied", CannotHelp)
-            }
-            ProxyError::RequestTimeout => {
-                told(StatusCode::REQUEST_TIMEOUT, "request_timeout", "The request came too slowly", "http_request_error", MayHelp)
-            }
-            ProxyError::BodyTooLarge(_) => {
-                told(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large", "http_request_denied", CannotHelp)
-            }
+            ProxyError::ConnectionUnknown => told(
+                StatusCode::NOT_FOUND,
+                "connection_unknown",
+                "The connection is unknown",
+                "http_request_denied",
+                CannotHelp,
+            ),
+            ProxyError::MethodRefused => told(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_refused",
+                "The method is refused",
+                "http_request_denied",
+                CannotHelp,
+            ),
+            ProxyError::RequestTimeout => told(
+                StatusCode::REQUEST_TIMEOUT,
+                "request_timeout",
+                "The request came too slowly",
+                "http_request_error",
+                MayHelp,
+            ),
+            ProxyError::BodyTooLarge(_) => told(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "The body is too large",
+                "http_request_denied",
+                CannotHelp,
+            ),
             ProxyError::BodyUnsupported(_) => told(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "body_unsupported",
@@ -170,9 +221,13 @@ impl ProxyError {
                 "proxy_configuration_error",
                 CannotHelp,
             ),
-            ProxyError::VaultUnavailable => {
-                told(StatusCode::SERVICE_UNAVAILABLE, "vault_unavailable", "The vault is unavailable", "proxy_internal_error", MayHelp)
-            }
+            ProxyError::VaultUnavailable => told(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "vault_unavailable",
+                "The vault is unavailable",
+                "proxy_internal_error",
+                MayHelp,
+            ),
             ProxyError::ClientGone => {
                 told(StatusCode::BAD_REQUEST, "client_gone", "The client went away", "http_request_error", CannotHelp)
             }
@@ -199,18 +254,32 @@ fn upstream_told(error: &UpstreamError) -> Told {
     let bad = |code, title, proxy_status| told(StatusCode::BAD_GATEWAY, code, title, proxy_status, MayHelp);
     let late = |code, title, proxy_status| told(StatusCode::GATEWAY_TIMEOUT, code, title, proxy_status, MayHelp);
     match error {
-        UpstreamError::Dns(DnsError::Timeout) => bad("upstream_dns", "The upstream's name was not resolved in time", "dns_timeout"),
-        UpstreamError::Dns(_) => bad("upstream_dns", "The upstream's name does not resolve", "dns_error"),
-        UpstreamError::AddressProhibited => {
-            told(StatusCode::FORBIDDEN, "address_prohibited", "The address is prohibited", "destination_ip_prohibited", CannotHelp)
+        UpstreamError::Dns(DnsError::Timeout) => {
+            bad("upstream_dns", "The upstream's name was not resolved in time", "dns_timeout")
         }
-        UpstreamError::Refused(_) => bad("upstream_refused", "The upstream refused the connection", "connection_refused"),
+        UpstreamError::Dns(_) => bad("upstream_dns", "The upstream's name does not resolve", "dns_error"),
+        UpstreamError::AddressProhibited => told(
+            StatusCode::FORBIDDEN,
+            "address_prohibited",
+            "The address is prohibited",
+            "destination_ip_prohibited",
+            CannotHelp,
+        ),
+        UpstreamError::Refused(_) => {
+            bad("upstream_refused", "The upstream refused the connection", "connection_refused")
+        }
         UpstreamError::Tls(_) => bad("upstream_tls", "No verified TLS with the upstream", "tls_protocol_error"),
-        UpstreamError::ConnectTimeout => late("connect_timeout", "The upstream did not accept in time", "connection_timeout"),
+        UpstreamError::ConnectTimeout => {
+            late("connect_timeout", "The upstream did not accept in time", "connection_timeout")
+        }
         UpstreamError::TlsTimeout => late("connect_timeout", "The TLS handshake took too long", "connection_timeout"),
-        UpstreamError::ResponseTimeout => late("response_timeout", "The upstream did not answer in time", "http_response_timeout"),
+        UpstreamError::ResponseTimeout => {
+            late("response_timeout", "The upstream did not answer in time", "http_response_timeout")
+        }
         UpstreamError::IdleTimeout => late("response_timeout", "The upstream stood still", "connection_read_timeout"),
-        UpstreamError::Malformed(_) => bad("upstream_malformed", "The upstream's answer is malformed", "http_protocol_error"),
+        UpstreamError::Malformed(_) => {
+            bad("upstream_malformed", "The upstream's answer is malformed", "http_protocol_error")
+        }
         _ => bad("upstream_closed", "The upstream closed the connection", "connection_terminated"),
     }
 }
@@ -250,7 +319,8 @@ impl ProxyError {
     /// The answer: problem+json with the headers of CONTRACT's vocabulary.
     pub fn answer(&self, request_id: &str, asked: Asked) -> Response<Bytes> {
         let told = self.told();
-        let wants_credentials = told.status == StatusCode::UNAUTHORIZED || matches!(self, ProxyError::ConnectionMissing);
+        let wants_credentials =
+            told.status == StatusCode::UNAUTHORIZED || matches!(self, ProxyError::ConnectionMissing);
         let (status, challenge) = match asked {
             Asked::AsProxy if wants_credentials => {
                 (StatusCode::PROXY_AUTHENTICATION_REQUIRED, Some((PROXY_AUTHENTICATE, "Basic realm=\"sidekey\"")))
@@ -267,7 +337,9 @@ impl ProxyError {
             code: told.code,
             request_id,
             environment: match self {
-                ProxyError::Missing(Missing::Credential(environment) | Missing::Secret(_, environment)) => Some(environment),
+                ProxyError::Missing(Missing::Credential(environment) | Missing::Secret(_, environment)) => {
+                    Some(environment)
+                }
                 _ => None,
             },
             message: &detail,
@@ -303,7 +375,8 @@ impl ProxyError {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
         // What follows a malformed message on the same connection cannot be trusted to be a message.
-        let malformed = matches!(self, ProxyError::RequestMalformed(_) | ProxyError::TargetInvalid(_) | ProxyError::RequestTimeout);
+        let malformed =
+            matches!(self, ProxyError::RequestMalformed(_) | ProxyError::TargetInvalid(_) | ProxyError::RequestTimeout);
         if malformed || told.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

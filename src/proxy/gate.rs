@@ -58,7 +58,9 @@ impl Gate {
     fn is_own_host(&self, host: &str) -> bool {
         match Origin::from_authority(Scheme::Http, host).map(|origin| origin.host) {
             Ok(Host::Address(IpAddr::V4(_) | IpAddr::V6(_))) => true,
-            Ok(Host::Name(name)) => *name == *"localhost" || self.host_names.iter().any(|own| own.eq_ignore_ascii_case(&name)),
+            Ok(Host::Name(name)) => {
+                *name == *"localhost" || self.host_names.iter().any(|own| own.eq_ignore_ascii_case(&name))
+            }
             Err(_) => false,
         }
     }

@@ -1,8 +1,8 @@
 //! Heads: what is malformed, what belongs to one hop, what an upstream may say to a client.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, LINK,
-    LOCATION, REFRESH, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    LINK, LOCATION, REFRESH, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Method, Version};
@@ -74,7 +74,8 @@ pub type Nominated = Vec<HeaderName>;
 /// trailer fields it keeps the announcement where there is a body that can have trailers.
 pub fn clean_request(parts: &mut Parts, forward_authorization: bool) -> Nominated {
     let headers = &mut parts.headers;
-    let wants_trailers = headers.get_all(TE).iter().any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case("trailers")));
+    let wants_trailers =
+        headers.get_all(TE).iter().any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case("trailers")));
     let can_have_trailers = parts.version == Version::HTTP_2 || headers.contains_key(TRANSFER_ENCODING);
     let announced: Vec<HeaderValue> = headers.get_all(TRAILER).iter().filter(|_| can_have_trailers).cloned().collect();
     let nominated = remove_nominated(headers);
@@ -82,7 +83,10 @@ pub fn clean_request(parts: &mut Parts, forward_authorization: bool) -> Nominate
         let folded = header::folded(name.as_str());
         let alias = folded.is_some();
         let name = folded.as_deref().unwrap_or(name.as_str());
-        header::is_hop_by_hop(name) || header::tells_the_way(name) || name == "expect" || alias && header::is_framing(name)
+        header::is_hop_by_hop(name)
+            || header::tells_the_way(name)
+            || name == "expect"
+            || alias && header::is_framing(name)
     };
     while let Some(name) = headers.keys().find(|name| goes(name)).cloned() {
         headers.remove(name);

@@ -153,7 +153,9 @@ impl Drop for Record {
             self.reason = Some("client_gone");
             self.reporter.metrics.request_aborted.inc();
         }
-        let between = |from: Option<Instant>, to: Option<Instant>| from.zip(to).map(|(from, to)| to.duration_since(from)).unwrap_or_default();
+        let between = |from: Option<Instant>, to: Option<Instant>| {
+            from.zip(to).map(|(from, to)| to.duration_since(from)).unwrap_or_default()
+        };
         let upstream_wait = between(self.sent, self.answered);
         let until_head = self.head_passed.unwrap_or(now).duration_since(self.started);
         self.reporter.counters.count(self.status.map(|status| status.as_u16()));

@@ -169,9 +169,11 @@ fn bearer_key(value: &[u8]) -> Option<&[u8]> {
 
 /// Removes the lines of a header that hold a key, and gives the keys; other lines stay.
 fn take_lines(headers: &mut HeaderMap, name: &HeaderName, key: fn(&[u8]) -> Option<&[u8]>) -> Vec<Vec<u8>> {
-    let keys: Vec<Vec<u8>> = headers.get_all(name).iter().filter_map(|v| key(v.as_bytes()).map(<[u8]>::to_vec)).collect();
+    let keys: Vec<Vec<u8>> =
+        headers.get_all(name).iter().filter_map(|v| key(v.as_bytes()).map(<[u8]>::to_vec)).collect();
     if !keys.is_empty() {
-        let kept: Vec<HeaderValue> = headers.get_all(name).iter().filter(|v| key(v.as_bytes()).is_none()).cloned().collect();
+        let kept: Vec<HeaderValue> =
+            headers.get_all(name).iter().filter(|v| key(v.as_bytes()).is_none()).cloned().collect();
         headers.remove(name);
         for value in kept {
             headers.append(name.clone(), value);
@@ -212,7 +214,8 @@ mod tests {
     #[test]
     fn a_connection_is_named_by_header_login_or_path() {
         let stripe = Some("stripe".parse().unwrap());
-        let (tag, headers, _) = take("/p", &[("x-connection-id", " stripe "), ("x_connection_id", "other"), ("accept", "*/*")]);
+        let (tag, headers, _) =
+            take("/p", &[("x-connection-id", " stripe "), ("x_connection_id", "other"), ("accept", "*/*")]);
         assert_eq!(tag.unwrap().connection, stripe);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
         let login = format!("Basic {}", STANDARD.encode("stripe:"));
@@ -242,8 +245,15 @@ mod tests {
 
     #[test]
     fn keys_are_taken_out_wherever_they_are_shown_and_nothing_else_is() {
-        let (tag, headers, _) =
-            take("/p", &[("authorization", "bEARER apk_1"), ("x-api-key", "apk_1"), ("x-api-key", "theirs"), ("sidekey-key", "apk_1")]);
+        let (tag, headers, _) = take(
+            "/p",
+            &[
+                ("authorization", "bEARER apk_1"),
+                ("x-api-key", "apk_1"),
+                ("x-api-key", "theirs"),
+                ("sidekey-key", "apk_1"),
+            ],
+        );
         assert!(tag.unwrap().shows_key);
         assert_eq!(headers.len(), 1);
         assert_eq!(headers["x-api-key"], "theirs");

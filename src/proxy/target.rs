@@ -34,15 +34,21 @@ impl Requested {
             return Err(ProxyError::TargetInvalid("the target is a path that begins with /, or an http:// URL"));
         }
         if check_path(path.as_bytes()).is_err() {
-            return Err(ProxyError::TargetInvalid("the path has a dot segment, a backslash or an encoded form of them"));
+            return Err(ProxyError::TargetInvalid(
+                "the path has a dot segment, a backslash or an encoded form of them",
+            ));
         }
         let form = match (uri.scheme_str(), uri.authority()) {
             (Some(scheme), Some(authority)) if version != Version::HTTP_2 => {
                 let scheme = crate::model::origin::parse_scheme(scheme);
                 let origin = scheme.and_then(|scheme| Origin::from_authority(scheme, authority.as_str()));
-                Form::Absolute(origin.map_err(|_| ProxyError::TargetInvalid("the target's scheme, host or port is not usable"))?)
+                Form::Absolute(
+                    origin.map_err(|_| ProxyError::TargetInvalid("the target's scheme, host or port is not usable"))?,
+                )
             }
-            (None, Some(_)) => return Err(ProxyError::TargetInvalid("the target is a path that begins with /, or an http:// URL")),
+            (None, Some(_)) => {
+                return Err(ProxyError::TargetInvalid("the target is a path that begins with /, or an http:// URL"));
+            }
             _ => Form::Origin,
         };
         let rest = uri.path_and_query().map(|text| text.as_str().to_owned()).unwrap_or_default();
@@ -70,7 +76,9 @@ mod tests {
 
     #[test]
     fn odd_targets_are_refused() {
-        for target in ["*", "api.test:80", "ftp://h/", "gopher://h/", "http://u:p@api.test/", "http://h:0/", "/../x", "/a\\b"] {
+        for target in
+            ["*", "api.test:80", "ftp://h/", "gopher://h/", "http://u:p@api.test/", "http://h:0/", "/../x", "/a\\b"]
+        {
             assert!(parse(target).is_err(), "{target}");
         }
         let absolute = parse("http://API.test/p?q").unwrap();

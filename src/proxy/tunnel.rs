@@ -25,19 +25,17 @@ pub(super) fn accept(headers: &mut HeaderMap) {
     ask(headers);
 }
 
-/// Joins the two ends in a task of its own. It ends when either side does, or when nothing has moved in either
-/// direction for `idle`; then both are closed.
-pub(super) fn start(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, mut record: Record) {
-    tokio::task::spawn_local(async move {
-        let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
-        let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
-        let (from_upstream, to_upstream) = tokio::io::split(TokioIo::new(upstream));
-        let sent = record.request_bytes().clone();
-        let last_moved = Cell::new(Instant::now());
-        let up = copy(from_client, to_upstream, idle, &last_moved, |bytes| sent.set(sent.get() + bytes as u64));
-        let down = copy(from_upstream, to_client, idle, &last_moved, |bytes| record.passed_on(bytes));
-        let (_up, _down) = tokio::join!(up, down);
-    });
+/// Joins the two ends. It ends when either side does, or when nothing has moved in either direction for `idle`; then
+/// both are closed.
+pub(super) async fn join(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, mut record: Record) {
+    let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
+    let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
+    let (from_upstream, to_upstream) = tokio::io::split(TokioIo::new(upstream));
+    let sent = record.request_bytes().clone();
+    let last_moved = Cell::new(Instant::now());
+    let up = copy(from_client, to_upstream, idle, &last_moved, |bytes| sent.set(sent.get() + bytes as u64));
+    let down = copy(from_upstream, to_client, idle, &last_moved, |bytes| record.passed_on(bytes));
+    let (_up, _down) = tokio::join!(up, down);
 }
 
 /// Copies until the end, an error or a standstill of both directions, then closes this one.

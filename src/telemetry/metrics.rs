@@ -27,6 +27,8 @@ pub struct Metrics {
     pub access_lines_dropped: Counter,
     /// Client connections that are open.
     pub open_connections: Gauge,
+    /// Times the configuration was loaded again.
+    pub reloads: Counter,
     /// Rows read from the vault's database.
     pub vault_reads: Counter,
     /// Sealed values opened.
@@ -75,6 +77,7 @@ impl Metrics {
         registry.register("request_aborted", "Requests broken off by their client", self.request_aborted.clone());
         registry.register("access_lines_dropped", "Access lines dropped", self.access_lines_dropped.clone());
         registry.register("open_connections", "Open client connections", self.open_connections.clone());
+        registry.register("reloads", "Times the configuration was loaded again", self.reloads.clone());
         registry.register("vault_reads", "Rows read from the vault", self.vault_reads.clone());
         registry.register("vault_opens", "Sealed values opened", self.vault_opens.clone());
         registry.register("loads", "Loads that a cache could not answer", self.loads.clone());

@@ -1,0 +1,84 @@
+//! The command line: one file for each verb.
+
+pub mod demo;
+pub mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::ConfigError;
+use crate::server::{StartError, chain};
+
+/// A proxy that holds the credentials of your workflows: it injects them, guards where they go, and streams each
+/// request to the real API.
+#[derive(Debug, Parser)]
+#[command(name = "sidekey", version, max_term_width = 100)]
+pub struct Cli {
+    /// The configuration file; also SIDEKEY_CONFIG, ./sidekey.toml, /etc/sidekey/sidekey.toml
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve the proxy port and the admin port until SIGTERM
+    Serve,
+    /// Show it at work: a sample upstream, one connection for each kind of injection, curls that work
+    Demo(demo::Options),
+}
+
+/// Why a verb did not succeed. Each says what to do; [`Failure::exit_code`] is what a script sees.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The server.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Anything else, told already or in words.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Failure {
+    /// 1 failed, 3 bad configuration (CONTRACT's exit codes; 2 is clap's).
+    fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Config(_)
+            | Failure::Start(StartError::Declared(_) | StartError::Organization(_) | StartError::Tls(_)) => 3,
+            Failure::Start(_) | Failure::Failed(_) => 1,
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Failure::Failed(error.to_string())
+    }
+}
+
+/// Runs the command line and gives the exit code.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.verb {
+        Verb::Serve => serve::run(cli.config),
+        Verb::Demo(options) => demo::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("sidekey: {}", chain(&failure));
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// The control runtime: current-thread, on the thread that called.
+fn control_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}

@@ -1,0 +1,111 @@
+//! `sidekey demo`: everything in one process, with a sample upstream under a made-up host name.
+//!
+//! The upstream is real TLS on a loopback port; the names and the trust are those of a configuration that a person
+//! could have written, and it is printed. One connection for each kind of injection.
+
+mod sample;
+mod table;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+
+use clap::Args;
+use zeroize::Zeroizing;
+
+use super::Failure;
+use crate::config::{Config, Environment};
+use crate::server::Server;
+use crate::telemetry;
+use sample::{Connection, HOST, SampleUpstream, connections};
+
+/// Options of `sidekey demo`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Send one request over each connection, print a table, and end
+    #[arg(long)]
+    once: bool,
+    /// The proxy port; a free one if it is left out
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    port: u16,
+}
+
+/// Runs the demo.
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let format = telemetry::Format::of_stderr();
+    telemetry::start_logging("warn", format).map_err(|error| Failure::Failed(error.to_string()))?;
+    super::control_runtime()?.block_on(demonstrate(options))
+}
+
+async fn demonstrate(options: &Options) -> Result<(), Failure> {
+    let folder = tempfile::tempdir()?;
+    let connections = connections();
+    let upstream = SampleUpstream::start(folder.path(), &connections).await?;
+    let text = configuration(folder.path(), upstream.address, options.port, &connections);
+    let path = folder.path().join("sidekey.toml");
+    let environment = Environment::of::<String, String>([]);
+    let config = Config::read(Some(path), Zeroizing::new(text), &environment)?;
+    let (lines, captured) = channel();
+    let server = Server::start(&config, environment, Some(Box::new(LineSink(lines)))).await?;
+    let proxy = server.proxy.first().cloned().unwrap_or_default();
+    let outcome =
+        if options.once { once(&proxy, &connections, &captured).await } else { stay(&proxy, &connections).await };
+    server.drain(std::future::ready(())).await;
+    outcome
+}
+
+/// Hands access lines to who measures.
+struct LineSink(std::sync::mpsc::Sender<Vec<u8>>);
+
+impl std::io::Write for LineSink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _nobody_measures = self.0.send(bytes.to_vec());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A configuration as a person would write it.
+fn configuration(folder: &Path, upstream: SocketAddr, port: u16, connections: &[Connection]) -> String {
+    let mut text = format!(
+        "[[proxy.listeners]]\naddress = \"127.0.0.1:{port}\"\ntrust = \"local\"\n\n\
+         [proxy]\nthreads = 1\n\n[admin]\nenabled = false\n\n[vault]\nenabled = false\n\n[log]\nformat = \"json\"\n\n\
+         [upstream]\nca_files = [\"{}\"]\nallow_networks = [\"127.0.0.0/8\"]\nhosts = {{ \"{HOST}\" = \"{upstream}\" }}\n",
+        folder.join("ca.pem").display(),
+    );
+    for connection in connections {
+        text.push_str(&connection.declaration());
+    }
+    text
+}
+
+/// Sends one request over each connection and prints what became of it.
+async fn once(proxy: &str, connections: &[Connection], captured: &Receiver<Vec<u8>>) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    for connection in connections {
+        rows.push(sample::ask(proxy, connection).await?);
+    }
+    let added = table::added_microseconds(captured, connections)?;
+    print!("{}", table::render(&rows, &added));
+    match rows.iter().filter(|row| !row.as_expected).count() {
+        0 => Ok(()),
+        wrong => Err(Failure::Failed(format!("{wrong} of {} connections did not do what they should", rows.len()))),
+    }
+}
+
+/// Prints what to try and waits to be interrupted.
+async fn stay(proxy: &str, connections: &[Connection]) -> Result<(), Failure> {
+    println!("Sidekey listens on {proxy}; the sample API is https://{HOST}, a name that exists only in here.");
+    println!("These work now. No credential is in any of them; the answer shows, masked, what the API received:\n");
+    for connection in connections {
+        println!("# {}\n{}\n", connection.what, connection.curl(proxy));
+    }
+    println!("The same without a header, for clients that only take a base URL:");
+    println!("curl http://{proxy}/c/bearer/me\n\nAnd as a forward proxy:");
+    println!("curl --proxy http://bearer:@{proxy} http://{HOST}/me\n\nCtrl-C ends it; nothing is left behind.");
+    tokio::signal::ctrl_c().await?;
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! The sample upstream, the connections to it, and one request over each.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use rand::distr::{Alphanumeric, SampleString};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::cli::Failure;
+use crate::tls::server_config;
+
+/// The host name of the sample API; it resolves nowhere.
+pub(super) const HOST: &str = "api.demo.test";
+
+/// One connection of the demo.
+pub(super) struct Connection {
+    /// Its key.
+    pub(super) key: &'static str,
+    /// What is injected, in words.
+    pub(super) what: &'static str,
+    auth: &'static str,
+    base: &'static str,
+    fields: Vec<(&'static str, String)>,
+    /// How the secret is spelled on the wire.
+    spelled: Vec<String>,
+    body: Option<(&'static str, &'static str)>,
+}
+
+/// One connection for each kind of injection, each with a secret that exists for this run only.
+pub(super) fn connections() -> Vec<Connection> {
+    let secret = || format!("demo-{}", Alphanumeric.sample_string(&mut rand::rng(), 24));
+    let one = |key, what, auth, field| {
+        let value = secret();
+        Connection {
+            key,
+            what,
+            auth,
+            base: "/v1",
+            spelled: vec![value.clone()],
+            fields: vec![(field, value)],
+            body: None,
+        }
+    };
+    let key = |key, what, auth| one(key, what, auth, "api_key");
+    let password = secret();
+    let login = base64::engine::general_purpose::STANDARD.encode(format!("ada:{password}"));
+    let (account, signature) = (secret(), secret());
+    vec![
+        one("bearer", "Authorization: Bearer …", "type = \"bearer\"", "token"),
+        Connection {
+            key: "basic",
+            what: "Authorization: Basic …",
+            auth: "type = \"basic\"",
+            base: "/v1",
+            fields: vec![("username", "ada".to_owned()), ("password", password)],
+            spelled: vec![login],
+            body: None,
+        },
+        key("header", "X-Api-Key: …", "type = \"api_key\"\nin = \"header\"\nname = \"X-Api-Key\""),
+        key("query", "?api_key=…", "type = \"api_key\"\nin = \"query\"\nname = \"api_key\""),
+        key("cookie", "Cookie: session=…", "type = \"api_key\"\nin = \"cookie\"\nname = \"session\""),
+        Connection {
+            base: "/bot{token}",
+            ..key("path", "/bot…/", "type = \"api_key\"\nin = \"path\"\nname = \"token\"")
+        },
+        Connection {
+            body: Some(("application/json", "{\"amount\": 12.50}")),
+            ..key("json", "JSON body, /auth/key", "type = \"api_key\"\nin = \"body\"\nname = \"/auth/key\"")
+        },
+        Connection {
+            body: Some(("application/x-www-form-urlencoded", "amount=12.50")),
+            ..key("form", "form body, api_key=…", "type = \"api_key\"\nin = \"body\"\nname = \"api_key\"")
+        },
+        Connection {
+            key: "custom",
+            what: "two headers and a query pair",
+            auth: "type = \"custom\"\nfields = [{ name = \"account\" }, { name = \"secret\", secret = true }]\n\
+                   inject = [{ in = \"header\", name = \"X-Account\", value = \"{{ account }}\" }, \
+                   { in = \"query\", name = \"sig\", value = \"{{ secret }}\" }]",
+            base: "/v1",
+            spelled: vec![account.clone(), signature.clone()],
+            fields: vec![("account", account), ("secret", signature)],
+            body: None,
+        },
+        Connection {
+            key: "none",
+            what: "nothing",
+            auth: "type = \"none\"",
+            base: "/v1",
+            fields: Vec::new(),
+            spelled: Vec::new(),
+            body: None,
+        },
+    ]
+}
+
+impl Connection {
+    /// Its integration and itself, as in `sidekey.toml`.
+    pub(super) fn declaration(&self) -> String {
+        let Connection { key, auth, base, .. } = self;
+        let mut text = format!(
+            "\n[[integration]]\nslug = \"demo-{key}\"\nbase_url = \"https://{HOST}{base}\"\n\
+             [[integration.auth]]\nmethod = \"only\"\n{auth}\n\
+             [[connection]]\nkey = \"{key}\"\nintegration = \"demo-{key}\"\n[connection.credentials.production]\n"
+        );
+        for (name, value) in &self.fields {
+            text.push_str(&format!("{name} = {{ value = \"{value}\" }}\n"));
+        }
+        text
+    }
+
+    /// A command that works while the demo runs.
+    pub(super) fn curl(&self, proxy: &str) -> String {
+        let body =
+            self.body.map(|(media, text)| format!(" -H 'Content-Type: {media}' -d '{text}'")).unwrap_or_default();
+        format!("curl http://{proxy}/me -H 'Sidekey-Connection: {}'{body}", self.key)
+    }
+}
+
+/// A TLS server that tells, masked, what it received.
+pub(super) struct SampleUpstream {
+    /// Where it listens.
+    pub(super) address: SocketAddr,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for SampleUpstream {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl SampleUpstream {
+    /// Makes a CA and a certificate in `folder`, and listens on a free loopback port.
+    pub(super) async fn start(folder: &Path, connections: &[Connection]) -> Result<Self, Failure> {
+        make_certificates(folder).map_err(|error| Failure::Failed(format!("no certificate for the demo: {error}")))?;
+        let tls = server_config(&folder.join("leaf.pem"), &folder.join("leaf.key"), None);
+        let tls = Arc::new(tls.map_err(|error| Failure::Failed(error.to_string()))?);
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let secrets: Arc<[String]> = connections.iter().flat_map(|connection| connection.spelled.clone()).collect();
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (tls, secrets) = (Arc::clone(&tls), Arc::clone(&secrets));
+                tokio::spawn(async move {
+                    let Ok((stream, _)) = tls.accept(stream).await else { return };
+                    let service = service_fn(|request| tell(request, Arc::clone(&secrets)));
+                    let connection = auto::Builder::new(TokioExecutor::new());
+                    let _broken_off = connection.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Ok(SampleUpstream { address, accepting })
+    }
+}
+
+fn make_certificates(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let ca_key = KeyPair::generate()?;
+    let mut ca = CertificateParams::new(Vec::new())?;
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    std::fs::write(folder.join("ca.pem"), ca.self_signed(&ca_key)?.pem())?;
+    let key = KeyPair::generate()?;
+    let leaf = CertificateParams::new(vec![HOST.to_owned()])?.signed_by(&key, &Issuer::new(ca, ca_key))?;
+    std::fs::write(folder.join("leaf.pem"), leaf.pem())?;
+    std::fs::write(folder.join("leaf.key"), key.serialize_pem())?;
+    Ok(())
+}
+
+/// Answers with what was received, every secret masked.
+async fn tell(request: Request<Incoming>, secrets: Arc<[String]>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let mask = |text: &str| {
+        let masked = |text: String, secret: &String| {
+            text.replace(secret.as_str(), &format!("{}…({})", &secret[..6], secret.len()))
+        };
+        secrets.iter().fold(text.to_owned(), masked)
+    };
+    let lossy = |bytes: &[u8]| mask(&String::from_utf8_lossy(bytes));
+    let headers: Vec<String> =
+        parts.headers.iter().map(|(name, value)| format!("{name}: {}", lossy(value.as_bytes()))).collect();
+    let target = parts.uri.path_and_query().map(|target| mask(target.as_str()));
+    let saw = json!({
+        "method": parts.method.as_str(), "target": target, "protocol": format!("{:?}", parts.version),
+        "headers": headers, "body": lossy(&body),
+    });
+    let mut response = Response::new(Full::from(format!("{saw:#}\n")));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// What became of one request.
+pub(super) struct Row {
+    /// The connection's key.
+    pub(super) key: &'static str,
+    /// What was to be injected.
+    pub(super) what: &'static str,
+    /// What came back.
+    pub(super) status: u16,
+    /// Where the upstream saw the credential, masked.
+    pub(super) saw: String,
+    /// Whether the status is 200 and the credential was seen exactly once in each of its places.
+    pub(super) as_expected: bool,
+}
+
+/// Sends one request over a connection, as a workflow node would: it knows the connection's key and nothing else.
+pub(super) async fn ask(proxy: &str, connection: &Connection) -> Result<Row, Failure> {
+    let failed =
+        |error: hyper::Error| Failure::Failed(format!("the request over `{}` failed: {error}", connection.key));
+    let stream = TcpStream::connect(proxy).await?;
+    let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let driver = tokio::spawn(driver);
+    let mut request = Request::builder().uri("/me").header("host", proxy).header("sidekey-connection", connection.key);
+    if let Some((media, _)) = connection.body {
+        request = request.method("POST").header("content-type", media);
+    }
+    let body = Full::<Bytes>::from(connection.body.map_or("", |(_, text)| text));
+    let request = request.body(body).map_err(|error| Failure::Failed(error.to_string()))?;
+    let response = sender.send_request(request).await.map_err(failed)?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.map_err(failed)?.to_bytes();
+    driver.abort();
+    let document: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let saw = places(&document, connection);
+    let as_expected = status == 200 && saw.len() == connection.spelled.len();
+    let saw = if saw.is_empty() { "no credential".to_owned() } else { saw.join(", ") };
+    Ok(Row { key: connection.key, what: connection.what, status, saw, as_expected })
+}
+
+/// The parts of what the upstream told in which a masked credential stands.
+fn places(document: &Value, connection: &Connection) -> Vec<String> {
+    let masks: Vec<String> =
+        connection.spelled.iter().map(|secret| format!("{}…({})", &secret[..6], secret.len())).collect();
+    let headers = document["headers"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let rest = [&document["target"], &document["body"]].into_iter().filter_map(Value::as_str);
+    headers
+        .chain(rest)
+        .filter(|text| masks.iter().any(|mask| text.contains(mask.as_str())))
+        .map(str::to_owned)
+        .collect()
+}

@@ -1,0 +1,239 @@
+//! The server: builds every room from a configuration, runs it, reloads it and drains it.
+//!
+//! One control runtime on the calling thread holds the vault, the admin port and the watch over files; one worker
+//! thread for each core serves the proxy port. The vault is open before a port is bound, and everything that could be
+//! wrong with the configuration is told before that.
+
+pub mod assemble;
+pub mod bind;
+pub mod connection;
+pub mod reload;
+pub mod worker;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Environment, Report};
+use crate::credentials::Credentials;
+use crate::directory::Directory;
+use crate::model::id::OrganizationId;
+use crate::model::name::Key;
+use crate::proxy::{Shared, error};
+use crate::telemetry::access_log::{AccessLog, LogWriter};
+use crate::telemetry::metrics::Metrics;
+use crate::tls::{TlsError, client_config};
+use crate::vault::declared::Declared;
+use crate::vault::{Vault, VaultError};
+
+use bind::{BindError, take};
+use reload::Follower;
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The declared part of the configuration is wrong.
+    #[error("the configuration is wrong\n\n{0}")]
+    Declared(Report),
+    /// A listener belongs to an organization that does not exist.
+    #[error("the organization `{0}` of a listener does not exist; create it first, or use `default`")]
+    Organization(Key),
+    /// The vault.
+    #[error("the vault does not open")]
+    Vault(#[from] VaultError),
+    /// A certificate or CA file.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] TlsError),
+    /// An address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The system gave no thread or runtime.
+    #[error("the system refused a thread or a socket")]
+    System(#[from] io::Error),
+}
+
+/// An error and its causes on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// The organizations that a configuration names, with their ids.
+#[derive(Clone, Debug)]
+pub struct Organizations(HashMap<Key, OrganizationId>);
+
+impl Organizations {
+    /// Asks the vault for those of listeners and declared connections.
+    pub async fn of(config: &Config, vault: &Vault) -> Result<Self, StartError> {
+        let mut ids = HashMap::new();
+        let named = config.proxy.listeners.iter().map(|listener| &listener.organization);
+        let declared = config.declared.connections.iter().map(|connection| &connection.organization);
+        let secrets = config.declared.secrets.iter().map(|secret| &secret.organization);
+        for key in named.chain(declared).chain(secrets) {
+            if !ids.contains_key(key)
+                && let Some(id) = vault.organization(key).await?
+            {
+                ids.insert(key.clone(), id);
+            }
+        }
+        Ok(Organizations(ids))
+    }
+
+    /// An organization's id.
+    pub fn id(&self, key: &Key) -> Option<OrganizationId> {
+        self.0.get(key).copied()
+    }
+
+    /// Every id.
+    pub fn ids(&self) -> impl Iterator<Item = OrganizationId> {
+        self.0.values().copied()
+    }
+
+    /// Reads what a configuration declares.
+    pub fn declare(&self, config: &Config, environment: &Environment) -> Result<Declared, Report> {
+        // An integration that is not declared may be in the vault; a request then finds out whether it is.
+        config.declared.resolve(environment, |key| self.id(key), |_| config.vault.enabled)
+    }
+}
+
+/// A running server.
+pub struct Server {
+    /// The addresses of the proxy port, as they are announced.
+    pub proxy: Vec<String>,
+    /// The address of the admin port.
+    pub admin: Option<SocketAddr>,
+    follower: Follower,
+    vault: Vault,
+    workers: Vec<JoinHandle<io::Result<()>>>,
+    access: LogWriter,
+    sockets: Vec<PathBuf>,
+    drain: CancellationToken,
+    stop: CancellationToken,
+    drain_timeout: Duration,
+}
+
+/// Where access lines go instead of stderr.
+pub type LineSink = Box<dyn io::Write + Send>;
+
+impl Server {
+    /// Starts everything; call it on the control runtime, which must go on being polled. Access lines go to `lines`, or
+    /// to stderr where it is absent.
+    pub async fn start(config: &Config, environment: Environment, lines: Option<LineSink>) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::for_codes(error::CODES));
+        let vault = Vault::without_database();
+        let organizations = Organizations::of(config, &vault).await?;
+        let declared = organizations.declare(config, &environment).map_err(StartError::Declared)?;
+        vault.declare(declared, &organizations.ids().collect());
+        let client_tls = client_config(&config.upstream.ca_files)?;
+        let workers =
+            config.proxy.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+        let mut bound = Vec::new();
+        let mut certificates = Vec::new();
+        for listener in &config.proxy.listeners {
+            let id = organizations.id(&listener.organization);
+            let id = id.ok_or_else(|| StartError::Organization(listener.organization.clone()))?;
+            let tls = assemble::listener_tls(listener.tls.as_ref())?;
+            certificates.extend(tls.clone());
+            bound.push((take(&listener.address, listener.mode, workers)?, Arc::new(assemble::gate(listener, id)), tls));
+        }
+        let own = bound.iter().filter_map(|(bound, ..)| bound.address).collect();
+        let upstream = Arc::new(assemble::upstream_settings(&config.upstream, own, client_tls));
+        let control = tokio::runtime::Handle::current();
+        let limits = assemble::limits(&config.cache);
+        let shared = Arc::new(Shared {
+            directory: Directory::new(vault.clone(), limits, control.clone()),
+            credentials: Credentials::new(vault.clone(), limits, control),
+            settings: assemble::proxy_settings(config, &upstream),
+        });
+        let (log, access) = AccessLog::start(
+            lines.unwrap_or_else(|| Box::new(io::stderr())),
+            config.log.format.resolve(),
+            Arc::clone(&metrics),
+        )?;
+        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+        let proxy = bound.iter().map(|(bound, ..)| bound.name.clone()).collect();
+        let sockets = bound.iter().filter_map(|(bound, ..)| bound.path.clone()).collect();
+        let mut threads = Vec::new();
+        for (index, doors) in assemble::doors(bound, workers).into_iter().enumerate() {
+            let setup = worker::Setup {
+                doors,
+                shared: Arc::clone(&shared),
+                upstream: Arc::clone(&upstream),
+                access: if config.log.access { log.clone() } else { AccessLog::off(Arc::clone(&metrics)) },
+                metrics: Arc::clone(&metrics),
+                max_connections: config.proxy.max_connections.div_ceil(workers),
+                head_timeout: config.proxy.head_timeout,
+                sweep_interval: assemble::sweep_interval(&config.cache),
+                drain: drain.clone(),
+                stop: stop.clone(),
+            };
+            let thread =
+                std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker::run(setup))?;
+            threads.push(thread);
+        }
+        let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics);
+        Ok(Server {
+            proxy,
+            admin: None,
+            follower,
+            vault,
+            workers: threads,
+            access,
+            sockets,
+            drain,
+            stop,
+            drain_timeout: config.proxy.drain_timeout,
+        })
+    }
+
+    /// Takes the files as they are now.
+    pub fn reload(&mut self) {
+        self.follower.reload();
+    }
+
+    /// Looks whether a file has changed.
+    pub fn look(&mut self) {
+        self.follower.look();
+    }
+
+    /// Stops accepting, finishes what was begun, and stops at the latest when the drain timeout is over or `hurry`
+    /// resolves.
+    pub async fn drain(self, hurry: impl Future<Output = ()>) {
+        self.drain.cancel();
+        let workers = self.workers;
+        let mut finished = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                let _panicked = worker.join();
+            }
+        });
+        tokio::select! {
+            _ = &mut finished => {}
+            () = tokio::time::sleep(self.drain_timeout) => {
+                self.stop.cancel();
+                let _joined = finished.await;
+            }
+            () = hurry => {
+                self.stop.cancel();
+                let _joined = finished.await;
+            }
+        }
+        for socket in &self.sockets {
+            let _already_gone = std::fs::remove_file(socket);
+        }
+        self.vault.close().await;
+        drop(self.follower);
+        self.access.join();
+    }
+}

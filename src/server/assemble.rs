@@ -1,0 +1,102 @@
+//! From configuration to the settings of each room.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bind::{Bound, Sockets};
+use super::worker::{Door, Socket};
+use crate::config::{CacheSettings, Config, Listener, ListenerTls, Trust, UpstreamSettings};
+use crate::directory::cache::Limits;
+use crate::directory::scope::Scope;
+use crate::model::id::OrganizationId;
+use crate::proxy::gate::{self, Gate};
+use crate::proxy::{self};
+use crate::tls::{self, ClientTls, ServerTls, TlsError};
+use crate::upstream;
+
+/// The bounds of the caches.
+pub fn limits(cache: &CacheSettings) -> Limits {
+    Limits { entries: cache.entries, time_to_live: cache.time_to_live, time_to_idle: cache.idle }
+}
+
+/// How requests are treated.
+pub fn proxy_settings(config: &Config, upstream: &upstream::Settings) -> proxy::Settings {
+    let mut connection_headers = vec![http::HeaderName::from_static("sidekey-connection")];
+    connection_headers
+        .extend(config.proxy.connection_headers.iter().filter(|name| **name != "sidekey-connection").cloned());
+    proxy::Settings {
+        connection_headers,
+        body_buffer: config.proxy.body_buffer,
+        body_idle_timeout: config.proxy.body_idle_timeout,
+        tunnel_idle_timeout: Duration::from_secs(600),
+        deadlines: upstream.into(),
+    }
+}
+
+/// How upstreams are reached. `own` are the addresses that Sidekey itself listens on.
+pub fn upstream_settings(
+    settings: &UpstreamSettings,
+    own: Vec<std::net::SocketAddr>,
+    tls: ClientTls,
+) -> upstream::Settings {
+    upstream::Settings {
+        connect_timeout: settings.connect_timeout,
+        tls_timeout: settings.tls_timeout,
+        resolve_timeout: settings.resolve_timeout,
+        response_timeout: settings.response_timeout,
+        idle_timeout: settings.idle_timeout,
+        pool_idle_timeout: settings.pool_idle_timeout,
+        pool_max_age: settings.pool_max_age,
+        pool_max_idle_per_host: settings.pool_max_idle_per_host,
+        hosts: settings.hosts.clone().into_iter().collect(),
+        allow_networks: settings.allow_networks.clone(),
+        own_listeners: own,
+        tls,
+    }
+}
+
+/// What a listener asks of its callers.
+pub fn gate(listener: &Listener, organization: OrganizationId) -> Gate {
+    let is_local = listener.trust == Trust::Local;
+    let glob = |text: &String| text.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
+    Gate {
+        trust: if is_local { gate::Trust::Local } else { gate::Trust::Key },
+        keeps_browsers_out: is_local && matches!(listener.address, crate::config::Address::Tcp(_)),
+        host_names: listener.host_names.iter().map(ToString::to_string).collect(),
+        allow_origins: listener.allow_origins.clone(),
+        scope: Scope {
+            organization,
+            environment: listener.environment.clone(),
+            environments: listener.environments.clone(),
+            connections: listener.connections.iter().map(glob).collect(),
+            customers: listener.customers.iter().map(glob).collect(),
+            connection: listener.connection.clone(),
+        },
+    }
+}
+
+/// The TLS of a listener, where it has a certificate.
+pub fn listener_tls(settings: Option<&ListenerTls>) -> Result<Option<Arc<ServerTls>>, TlsError> {
+    let load = |files: &ListenerTls| tls::server_config(&files.certificate, &files.key, files.client_ca.as_deref());
+    settings.map(load).transpose().map(|tls| tls.map(Arc::new))
+}
+
+/// The doors of each worker: one socket of every listener.
+pub fn doors(bound: Vec<(Bound, Arc<Gate>, Option<Arc<ServerTls>>)>, workers: usize) -> Vec<Vec<Door>> {
+    let mut all: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
+    for (bound, gate, tls) in bound {
+        let sockets: Vec<Socket> = match bound.sockets {
+            Sockets::Tcp(sockets) => sockets.into_iter().map(Socket::Tcp).collect(),
+            Sockets::Unix(sockets) => sockets.into_iter().map(Socket::Unix).collect(),
+        };
+        for (doors, socket) in all.iter_mut().zip(sockets) {
+            doors.push(Door { socket, gate: Arc::clone(&gate), tls: tls.clone() });
+        }
+    }
+    all
+}
+
+/// How often workers sweep their tables: as often as an entry may be idle, so that nothing stays twice as long.
+pub fn sweep_interval(cache: &CacheSettings) -> Duration {
+    cache.idle
+}

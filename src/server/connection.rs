@@ -1,0 +1,111 @@
+//! One client connection: HTTP/1.1 or HTTP/2, over TCP, TLS or a Unix socket.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::rt::Executor;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::metrics::Metrics;
+
+/// The largest head that is read, and what hyper buffers for it.
+const LARGEST_HEAD: usize = 64 * 1024;
+const MOST_HEADERS: usize = 100;
+const MOST_STREAMS: u32 = 100;
+
+/// Runs hyper's tasks on this thread.
+#[derive(Clone, Copy)]
+pub struct Local;
+
+impl<F: Future + 'static> Executor<F> for Local {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// How connections are read.
+pub struct Protocol {
+    builder: auto::Builder<Local>,
+    head_timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Protocol {
+    /// HTTP/1.1 and HTTP/2 with prior knowledge. `head_timeout` bounds the reading of a head, the time until the first
+    /// request, and the time a connection is kept between two.
+    pub fn new(head_timeout: Duration, metrics: Arc<Metrics>) -> Self {
+        let mut builder = auto::Builder::new(Local);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head_timeout)
+            .max_buf_size(LARGEST_HEAD)
+            .max_headers(MOST_HEADERS)
+            .half_close(true);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MOST_STREAMS)
+            .max_header_list_size(16 * 1024)
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20));
+        Protocol { builder, head_timeout, metrics }
+    }
+
+    /// Serves a connection until it ends, or until `drain` and then what was begun.
+    pub async fn serve<I, F, A, B>(&self, stream: I, drain: CancellationToken, answer: A)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        A: Fn(Request<Incoming>) -> F,
+        F: Future<Output = Response<B>> + 'static,
+        B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+    {
+        let begun = Cell::new(false);
+        let service = service_fn(|request| {
+            begun.set(true);
+            let answered = answer(request);
+            async move { Ok::<_, Infallible>(answered.await) }
+        });
+        let mut connection = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        // hyper's own deadline for a head does not run while it does not know yet which protocol is spoken.
+        let mut first = pin!(tokio::time::sleep(self.head_timeout));
+        let mut waits_for_first = true;
+        let mut drains = false;
+        let ended = loop {
+            tokio::select! {
+                ended = connection.as_mut() => break ended,
+                () = first.as_mut(), if waits_for_first => {
+                    waits_for_first = false;
+                    if !begun.get() {
+                        return;
+                    }
+                }
+                () = drain.cancelled(), if !drains => {
+                    drains = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        };
+        if let Err(error) = ended {
+            self.note(&*error);
+        }
+    }
+
+    /// hyper answers what is no HTTP by itself (400, 414, 431) and closes; this is where it is counted.
+    fn note(&self, error: &(dyn std::error::Error + Send + Sync + 'static)) {
+        let parse = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
+        if parse {
+            self.metrics.malformed_connections.inc();
+            tracing::debug!(error = %error.to_string().escape_debug(), "a connection did not speak HTTP");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Workers: one thread, one runtime, its own listening sockets, its own pool of upstream connections.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection::Protocol;
+use crate::proxy::gate::Gate;
+use crate::proxy::record::Reporter;
+use crate::proxy::{Proxy, Shared};
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::ServerTls;
+use crate::upstream::{self, Upstream};
+
+/// What a worker is made of.
+pub struct Setup {
+    /// Its sockets, with what each asks of callers.
+    pub doors: Vec<Door>,
+    /// Facts, secrets, settings.
+    pub shared: Arc<Shared>,
+    /// How upstreams are reached.
+    pub upstream: Arc<upstream::Settings>,
+    /// Where access lines go.
+    pub access: AccessLog,
+    /// The process's counters.
+    pub metrics: Arc<Metrics>,
+    /// How many connections it holds at once.
+    pub max_connections: usize,
+    /// See [`Protocol::new`].
+    pub head_timeout: Duration,
+    /// How often unused cache entries are swept.
+    pub sweep_interval: Duration,
+    /// When to stop accepting.
+    pub drain: CancellationToken,
+    /// When to stop altogether.
+    pub stop: CancellationToken,
+}
+
+/// One listening socket of a worker.
+pub struct Door {
+    /// The socket.
+    pub socket: Socket,
+    /// What it asks of callers.
+    pub gate: Arc<Gate>,
+    /// TLS, where it has a certificate.
+    pub tls: Option<Arc<ServerTls>>,
+}
+
+/// A socket that is not yet registered with a runtime.
+pub enum Socket {
+    /// TCP.
+    Tcp(std::net::TcpListener),
+    /// Unix.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// Runs a worker on this thread until it has drained or is stopped.
+pub fn run(setup: Setup) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, work(setup))
+}
+
+/// What the tasks of a worker share.
+struct Worker {
+    proxy: Proxy,
+    protocol: Protocol,
+    reporter: Rc<Reporter>,
+    places: Arc<Semaphore>,
+    connections: TaskTracker,
+    head_timeout: Duration,
+    drain: CancellationToken,
+}
+
+async fn work(setup: Setup) -> io::Result<()> {
+    let reporter = Rc::new(Reporter {
+        access: setup.access.buffer(),
+        metrics: Arc::clone(&setup.metrics),
+        counters: setup.metrics.request_counters(),
+    });
+    let connections = TaskTracker::new();
+    let upstream = Upstream::new(setup.upstream);
+    let worker = Rc::new(Worker {
+        proxy: Proxy::new(setup.shared, upstream, Rc::clone(&reporter), connections.clone()),
+        protocol: Protocol::new(setup.head_timeout, Arc::clone(&setup.metrics)),
+        reporter,
+        places: Arc::new(Semaphore::new(setup.max_connections)),
+        connections,
+        head_timeout: setup.head_timeout,
+        drain: setup.drain.clone(),
+    });
+    for door in setup.doors {
+        let accepting = accept_all(Rc::clone(&worker), door.socket.register()?, door.gate, door.tls);
+        worker.connections.spawn_local(accepting);
+    }
+    worker.connections.close();
+    tokio::select! {
+        () = worker.connections.wait() => {}
+        () = setup.stop.cancelled() => {}
+        () = keep_house(&worker, setup.sweep_interval) => {}
+    }
+    worker.reporter.access.flush();
+    Ok(())
+}
+
+/// Flushes the log and sweeps caches, for as long as it is polled.
+async fn keep_house(worker: &Worker, sweep_interval: Duration) {
+    let sweep = async {
+        loop {
+            tokio::time::sleep(sweep_interval).await;
+            worker.proxy.sweep();
+        }
+    };
+    tokio::select! {
+        () = worker.reporter.access.keep_flushing() => {}
+        () = sweep => {}
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Socket {
+    fn register(self) -> io::Result<Listener> {
+        match self {
+            Socket::Tcp(listener) => TcpListener::from_std(listener).map(Listener::Tcp),
+            Socket::Unix(listener) => UnixListener::from_std(listener).map(Listener::Unix),
+        }
+    }
+}
+
+/// Accepts until the server drains. A failure to accept (too many open files) is waited out, not spun on.
+async fn accept_all(worker: Rc<Worker>, listener: Listener, gate: Arc<Gate>, tls: Option<Arc<ServerTls>>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&worker, &listener, &gate, tls.as_ref()) => accepted,
+            () = worker.drain.cancelled() => return,
+        };
+        if let Err(error) = accepted {
+            tracing::warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn accept(
+    worker: &Rc<Worker>,
+    listener: &Listener,
+    gate: &Arc<Gate>,
+    tls: Option<&Arc<ServerTls>>,
+) -> io::Result<()> {
+    // With every place taken, new connections wait in the kernel's queue.
+    let Ok(place) = Arc::clone(&worker.places).acquire_owned().await else { return Ok(()) };
+    let (worker, gate, tls) = (Rc::clone(worker), Arc::clone(gate), tls.cloned());
+    match listener {
+        Listener::Tcp(listener) => {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            let connections = worker.connections.clone();
+            connections.spawn_local(serve(worker, stream, gate, tls, place));
+        }
+        Listener::Unix(listener) => {
+            let (stream, _) = listener.accept().await?;
+            let connections = worker.connections.clone();
+            connections.spawn_local(serve(worker, stream, gate, tls, place));
+        }
+    }
+    Ok(())
+}
+
+async fn serve<S>(
+    worker: Rc<Worker>,
+    stream: S,
+    gate: Arc<Gate>,
+    tls: Option<Arc<ServerTls>>,
+    _place: OwnedSemaphorePermit,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let metrics = &worker.reporter.metrics;
+    metrics.open_connections.inc();
+    let drain = worker.drain.clone();
+    let answer = |request| {
+        let (worker, gate) = (Rc::clone(&worker), Arc::clone(&gate));
+        async move { worker.proxy.handle(&gate, request).await }
+    };
+    match tls {
+        None => Box::pin(worker.protocol.serve(stream, drain, answer)).await,
+        Some(tls) => match tokio::time::timeout(worker.head_timeout, tls.accept(stream)).await {
+            Ok(Ok((stream, _))) => Box::pin(worker.protocol.serve(stream, drain, answer)).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake with a client failed"),
+            Err(_) => tracing::debug!("a TLS handshake with a client took too long"),
+        },
+    }
+    worker.reporter.metrics.open_connections.dec();
+}
