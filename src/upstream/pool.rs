@@ -220,6 +220,16 @@ impl Destination {
         });
     }
 
+    #[cfg(test)]
+    pub(super) fn has_idle_for_test(&self) -> bool {
+        !self.idle.borrow().is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared_for_test(&self) -> Vec<Rc<Http2>> {
+        self.shared.borrow().clone()
+    }
+
     fn is_empty(&self) -> bool {
         self.idle.borrow().is_empty() && self.shared.borrow().is_empty()
     }
