@@ -83,7 +83,7 @@ async fn a_pin_takes_its_certificate_under_any_name_and_no_other() {
 
 #[tokio::test]
 async fn a_peer_that_does_not_speak_tls_is_a_protocol_error() {
-    let (near, mut far) = duplex(1024);
+    let (near, mut far) = duplex(64 * 1024);
     let answer = async {
         far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
         far

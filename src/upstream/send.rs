@@ -190,8 +190,13 @@ pub(super) async fn attempt(
     match outcome {
         Ok(response) => accept(response, flight, deadlines, purpose).map_err(Failed::Finally),
         Err(failed) => {
-            if matches!(failed, Failed::Finally(UpstreamError::ResponseTimeout | UpstreamError::IdleTimeout)) {
-                flight.suspect(read_before);
+            match &failed {
+                // The body goes on in another flight: it is not to be cancelled with this one.
+                Failed::Again(_) => flight.upload = None,
+                Failed::Finally(UpstreamError::ResponseTimeout | UpstreamError::IdleTimeout) => {
+                    flight.suspect(read_before);
+                }
+                Failed::Finally(_) => {}
             }
             Err(failed)
         }

@@ -129,7 +129,7 @@ async fn a_body_that_stops_is_an_idle_timeout_and_one_that_drips_is_not() {
 async fn a_reader_that_takes_its_time_is_not_an_idle_upstream() {
     on_local(async {
         let (listener, address) = listen().await;
-        serve(listener, &[&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"]]);
+        let _requests = serve(listener, &[&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"]]);
         let (upstream, deadlines) = upstream(plain_settings(address));
         let deadlines = Deadlines { idle: SHORT, ..deadlines };
         let response = upstream.send(&origin("http://api.test"), get("/"), &deadlines).await.unwrap();
