@@ -28,8 +28,9 @@ use crate::tls::pki::Ca;
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(150);
 
-async fn on_local<F: Future>(test: F) -> F::Output {
-    LocalSet::new().run_until(test).await
+fn on_local<F: Future>(test: F) -> impl Future<Output = F::Output> {
+    let test = Box::pin(test);
+    async move { LocalSet::new().run_until(test).await }
 }
 
 /// Every name used in tests leads to `address`.
@@ -133,8 +134,7 @@ fn assert_fields(request: &str, line: &str, fields: &[&str]) {
     assert_eq!(seen, expected);
 }
 
-/// Waits until the pool of `upstream` has heard that its peer hung up: the event is the end of the driver's task, which
-/// shows in the sender.
+/// Waits until nothing is left in the pool of `upstream`: its connections ended and their drivers have noticed.
 async fn until_empty(upstream: &Upstream) {
     let rc: Rc<Pool> = Rc::clone(&upstream.pool);
     tokio::time::timeout(LONG, async move {

@@ -8,6 +8,17 @@ use super::*;
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[tokio::test]
+async fn sending_costs_a_small_future() {
+    on_local(async {
+        let (upstream, deadlines) = upstream(plain_settings("127.0.0.1:1".parse().unwrap()));
+        let api = origin("http://api.test");
+        let size = size_of_val(&upstream.send(&api, get("/"), &deadlines));
+        assert!(size <= 3 * 1024, "{size} bytes are moved for each request");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_request_arrives_byte_for_byte_with_the_origins_host() {
     on_local(async {
         let (listener, address) = listen().await;
@@ -253,8 +264,6 @@ async fn an_unsent_post_is_handed_back_and_sent_on_a_new_connection() {
         let (listener, address) = listen().await;
         let (upstream, deadlines) = upstream(plain_settings(address));
         let api = origin("http://api.test");
-        // Bytes nobody asked for follow the first answer at once: the connection is done for, which its driver finds
-        // out only after the request is queued on it.
         let server = tokio::task::spawn_local(async move {
             let mut first = hold(&listener).await;
             read_request(&mut first).await.unwrap();

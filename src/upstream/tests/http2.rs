@@ -340,3 +340,25 @@ async fn an_old_connection_is_drained() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_peer_that_takes_no_more_of_an_upload_loses_its_connection() {
+    on_local(async {
+        let (mut server, upstream, deadlines) = serve_h2(None).await;
+        warm(&mut server, &upstream, &deadlines).await;
+        let api = origin("https://api.test");
+        let impatient = Deadlines { idle: SHORT, ..deadlines };
+        // The server reads nothing of the body, so its window is used up at 64 KiB.
+        let request = Request::post("/").body(Full::from(vec![b'x'; 1 << 20])).unwrap();
+        let (outcome, stream) = tokio::join!(upstream.send(&api, request, &impatient), server.streams.recv());
+        assert!(matches!(outcome, Err(UpstreamError::IdleTimeout)), "{outcome:?}");
+        let (_, (mut request, _respond)) = stream.unwrap();
+        until_empty(&upstream).await;
+        while let Some(Ok(data)) = request.body_mut().data().await {
+            assert!(!data.is_empty());
+        }
+        warm(&mut server, &upstream, &deadlines).await;
+        assert_eq!(server.connections.get(), 2);
+    })
+    .await;
+}
