@@ -98,4 +98,6 @@ fn negotiated(protocol: Option<&[u8]>) -> Negotiated {
 }
 
 #[cfg(test)]
+pub(crate) mod pki;
+#[cfg(test)]
 mod tests;

@@ -182,7 +182,8 @@ impl Upstream {
         let (message, upload) = open(request)?;
         let destination = self.pool.destination(origin, &self.settings)?;
         let start = Instant::now();
-        let (wire, agreed) = dial(&self.settings, origin, Offer::Http1, self.dial_deadlines(deadlines)).await?;
+        let dialling = dial(&self.settings, origin, Offer::Http1, self.dial_deadlines(deadlines));
+        let (wire, agreed) = Box::pin(dialling).await?;
         if agreed != Negotiated::Http1 {
             return Err(UpstreamError::Malformed("a protocol nobody offered".into()));
         }

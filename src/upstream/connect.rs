@@ -54,6 +54,9 @@ async fn resolve(settings: &Settings, origin: &Origin, connect_by: Instant) -> R
         return Ok(vec![*pinned]);
     }
     let limit = settings.resolve_timeout.min(connect_by.saturating_duration_since(Instant::now()));
+    if limit.is_zero() {
+        return Err(UpstreamError::Dns(DnsError::Timeout)); // not left to who is faster
+    }
     let found = timeout(limit, lookup_host((&**name, origin.port)))
         .await
         .map_err(|_| UpstreamError::Dns(DnsError::Timeout))?

@@ -74,6 +74,17 @@ impl Http1 {
         Ok(Http1 { sender, traffic, born: Instant::now(), driver: AbortOnDrop(Some(driver.abort_handle())) })
     }
 
+    /// Ends the driver as if the peer had hung up, and waits until it has ended.
+    #[cfg(test)]
+    pub(super) async fn end_for_test(&mut self) {
+        if let Some(task) = self.driver.0.take() {
+            task.abort();
+            while !task.is_finished() {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     /// Leaves the task to itself: the stream now belongs to whoever takes the upgrade.
     pub(super) fn release(mut self) {
         self.driver.0 = None;

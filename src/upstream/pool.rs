@@ -114,13 +114,14 @@ impl Destination {
         }
     }
 
-    /// A connection for one request: a kept one, else a new one.
+    /// A connection for one request: a kept one, else a new one. (Opening one is boxed: with a handshake in it, it
+    /// would make the future of every request large.)
     pub(super) async fn lease(self: &Rc<Self>, deadlines: DialDeadlines, kept: Kept) -> Result<Leased, UpstreamError> {
         if let Some(lease) = self.take(kept) {
             return Ok(Leased { lease, reused: true, connected_in: None });
         }
         if self.protocol.get() == Some(Negotiated::Http1) {
-            return self.open(deadlines, None).await;
+            return Box::pin(self.open(deadlines, None)).await;
         }
         let permit = timeout_at(deadlines.connect_by, Arc::clone(&self.gate).acquire_owned())
             .await
@@ -133,7 +134,7 @@ impl Destination {
             return Ok(Leased { lease, reused: true, connected_in: None });
         }
         let permit = (self.protocol.get() != Some(Negotiated::Http1)).then_some(permit);
-        self.open(deadlines, permit).await
+        Box::pin(self.open(deadlines, permit)).await
     }
 
     fn take(&self, kept: Kept) -> Option<Lease> {
@@ -218,6 +219,16 @@ impl Destination {
                 && now - connection.born < self.settings.pool_max_age
                 && connection.idle_since().is_none_or(|since| now - since < self.settings.pool_idle_timeout)
         });
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_idle_for_test(&self) -> bool {
+        !self.idle.borrow().is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared_for_test(&self) -> Vec<Rc<Http2>> {
+        self.shared.borrow().clone()
     }
 
     fn is_empty(&self) -> bool {

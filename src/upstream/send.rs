@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Deadlines;
 use super::body::{Flight, UpstreamBody};
+use super::connection::{Http1, Http2};
 use super::error::UpstreamError;
 use super::pool::{Destination, Lease, Leased};
 use super::upload::{Progress, Upload, WireBody};
@@ -154,48 +155,67 @@ pub(super) async fn attempt(
     deadlines: &Deadlines,
     purpose: Purpose,
 ) -> Result<Response<UpstreamBody>, Failed> {
-    let reused = leased.reused;
-    let method = message.method.clone();
-    let copy = (reused && upload.is_none()).then(|| message.copy());
+    let copy = (leased.reused && upload.is_none()).then(|| message.copy());
     let home = (purpose == Purpose::Exchange).then(|| Rc::clone(destination));
     let mut flight = Flight::new(leased.lease, home, upload.cloned());
     let read_before = flight.bytes_read();
     let outcome = match flight.lease() {
         Some(Lease::Http1(connection)) => {
-            let written_before = connection.traffic.written();
             let request = message.into_http1(destination, purpose);
-            let response = connection.sender.try_send_request(request);
-            let outcome = await_head(response, upload, deadlines).await;
-            let unwritten = connection.traffic.written() == written_before;
-            let unanswered = connection.traffic.read() == read_before;
-            outcome.map_err(|error| {
-                let safe = unwritten || (unanswered && is_idempotent(&method));
-                judge(error, copy.filter(|_| safe), reused, upload)
-            })
+            over_http1(connection, request, upload, deadlines).await
         }
         Some(Lease::Http2(slot)) => {
-            let mut sender = slot.connection().sender.clone();
             let request = message.into_http2(destination);
-            let outcome = await_head(sender.try_send_request(request), upload, deadlines).await;
-            outcome.map_err(|error| {
-                if let Unanswered::Error(error) = &error {
-                    drain_after(error.error(), slot.connection());
-                }
-                let safe = matches!(&error, Unanswered::Error(error) if was_not_processed(error.error()));
-                judge(error, copy.filter(|_| safe), reused, upload)
-            })
+            over_http2(slot.connection(), request, upload, deadlines).await
         }
-        None => Err(Failed::Finally(UpstreamError::Closed("no connection".into()))),
+        None => return Err(Failed::Finally(UpstreamError::Closed("no connection".into()))),
     };
-    match outcome {
-        Ok(response) => accept(response, flight, deadlines, purpose).map_err(Failed::Finally),
-        Err(failed) => {
-            if matches!(failed, Failed::Finally(UpstreamError::ResponseTimeout | UpstreamError::IdleTimeout)) {
-                flight.suspect(read_before);
-            }
-            Err(failed)
+    let failed = match outcome {
+        Ok(response) => return accept(response, flight, deadlines, purpose).map_err(Failed::Finally),
+        Err(Unanswered::Deadline(error)) => {
+            flight.suspect(read_before);
+            Failed::Finally(error)
         }
+        Err(Unanswered::Error(error, safety)) => {
+            let copy = copy.filter(|_| safety == Safety::Repeatable);
+            judge(*error, copy, leased.reused, upload)
+        }
+    };
+    if matches!(failed, Failed::Again(_)) {
+        flight.upload = None; // The body goes on in another flight: it is not to be cancelled with this one.
     }
+    Err(failed)
+}
+
+async fn over_http1(
+    connection: &mut Http1,
+    request: Request<WireBody>,
+    upload: Option<&Arc<Upload>>,
+    deadlines: &Deadlines,
+) -> Result<Response<Incoming>, Unanswered> {
+    let idempotent = is_idempotent(request.method());
+    let (read, written) = (connection.traffic.read(), connection.traffic.written());
+    let response = connection.sender.try_send_request(request);
+    await_head(response, upload, deadlines).await.map_err(|error| {
+        let unwritten = connection.traffic.written() == written;
+        let unanswered = connection.traffic.read() == read;
+        error.judged(|_| unwritten || (unanswered && idempotent))
+    })
+}
+
+async fn over_http2(
+    connection: &Http2,
+    request: Request<WireBody>,
+    upload: Option<&Arc<Upload>>,
+    deadlines: &Deadlines,
+) -> Result<Response<Incoming>, Unanswered> {
+    let response = connection.sender.clone().try_send_request(request);
+    await_head(response, upload, deadlines).await.map_err(|error| {
+        error.judged(|error| {
+            drain_after(error, connection);
+            was_not_processed(error)
+        })
+    })
 }
 
 /// RFC 9110 §9.2.2, of those that are sent at all.
@@ -206,7 +226,23 @@ fn is_idempotent(method: &Method) -> bool {
 /// Why there is no response head.
 enum Unanswered {
     Deadline(UpstreamError),
-    Error(TrySendError<Request<WireBody>>),
+    Error(Box<TrySendError<Request<WireBody>>>, Safety),
+}
+
+/// Whether a request whose message hyper did not hand back may be sent again, provided it has no body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Safety {
+    Repeatable,
+    Unknown,
+}
+
+impl Unanswered {
+    fn judged(self, is_repeatable: impl FnOnce(&hyper::Error) -> bool) -> Self {
+        match self {
+            Unanswered::Error(error, _) if is_repeatable(error.error()) => Unanswered::Error(error, Safety::Repeatable),
+            other => other,
+        }
+    }
 }
 
 /// Waits for the response head. Its deadline runs from the moment the upstream has the whole request; before that,
@@ -225,7 +261,8 @@ where
     let mut timer = pin!(sleep_until(handed_over + deadlines.response));
     poll_fn(|cx| {
         if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
-            return Poll::Ready(outcome.map_err(Unanswered::Error));
+            let failed = |error| Unanswered::Error(Box::new(error), Safety::Unknown);
+            return Poll::Ready(outcome.map_err(failed));
         }
         if let Some(upload) = upload {
             upload.watch(cx.waker());
@@ -255,11 +292,12 @@ where
 }
 
 /// Turns a failure into an error, or into the request to send again. `copy` is there if sending it again is safe.
-fn judge(error: Unanswered, copy: Option<Message>, reused: bool, upload: Option<&Arc<Upload>>) -> Failed {
-    let mut error = match error {
-        Unanswered::Deadline(error) => return Failed::Finally(error),
-        Unanswered::Error(error) => error,
-    };
+fn judge(
+    mut error: TrySendError<Request<WireBody>>,
+    copy: Option<Message>,
+    reused: bool,
+    upload: Option<&Arc<Upload>>,
+) -> Failed {
     if let Some(source) = upload.and_then(|upload| upload.take_failure()) {
         return Failed::Finally(UpstreamError::RequestBody(source));
     }
@@ -293,7 +331,7 @@ fn was_not_processed(error: &hyper::Error) -> bool {
 }
 
 /// After a refusal or an error of the whole connection, the next stream is better off elsewhere.
-fn drain_after(error: &hyper::Error, connection: &super::connection::Http2) {
+fn drain_after(error: &hyper::Error, connection: &Http2) {
     let one_stream_only = find::<h2::Error>(error).is_some_and(h2::Error::is_reset) && !was_not_processed(error);
     if !one_stream_only {
         connection.drain();
