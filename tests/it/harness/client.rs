@@ -256,6 +256,8 @@ impl Raw {
                 return Ok(Some(data));
             }
             if body.is_done() || (self.eof && body.framing() == Framing::UntilClose) {
+                let trailers = format!("{:?}", body.trailers);
+                archive::keep(&self.peer, trailers.as_bytes());
                 return Ok(None);
             }
             if self.eof {

@@ -24,7 +24,7 @@ pub struct Config {
 
 impl Config {
     /// One `local` listener and the admin port on free ports, the test authority trusted, loopback allowed.
-    pub(super) fn new(folder: PathBuf, secrets: PathBuf) -> Self {
+    pub fn new(folder: PathBuf, secrets: PathBuf) -> Self {
         let mut config = Self {
             table: Table::new(),
             tail: String::new(),

@@ -46,7 +46,12 @@ pub struct Ran {
 impl Process {
     /// Starts the binary in `folder`.
     pub fn start(args: &[&str], folder: &Path, env: &[(String, String)]) -> Self {
-        let mut child = command(args, folder, env).stdin(Stdio::null()).spawn().expect("the binary starts");
+        Self::start_program(BINARY, args, folder, env)
+    }
+
+    /// Starts any program in `folder`.
+    pub fn start_program(program: &str, args: &[&str], folder: &Path, env: &[(String, String)]) -> Self {
+        let mut child = command(program, args, folder, env).stdin(Stdio::null()).spawn().expect("the binary starts");
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("a running child has an id");
         let output = Arc::new(Board::new(Output::default()));
         let (stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
@@ -147,7 +152,7 @@ impl Process {
 
 /// Runs a one-shot command with `stdin` as its input.
 pub async fn run(args: &[&str], folder: &Path, env: &[(String, String)], stdin: &str) -> Ran {
-    let mut child = command(args, folder, env).stdin(Stdio::piped()).spawn().expect("the binary starts");
+    let mut child = command(BINARY, args, folder, env).stdin(Stdio::piped()).spawn().expect("the binary starts");
     let mut input = child.stdin.take().expect("piped");
     let written = input.write_all(stdin.as_bytes()).await;
     drop(input);
@@ -161,8 +166,8 @@ pub async fn run(args: &[&str], folder: &Path, env: &[(String, String)], stdin: 
     }
 }
 
-fn command(args: &[&str], folder: &Path, env: &[(String, String)]) -> Command {
-    let mut command = Command::new(BINARY);
+fn command(program: &str, args: &[&str], folder: &Path, env: &[(String, String)]) -> Command {
+    let mut command = Command::new(program);
     command
         .args(args)
         .current_dir(folder)

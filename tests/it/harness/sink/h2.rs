@@ -1,5 +1,6 @@
 //! The HTTP/2 side of a scripted upstream. Its bytes are recorded too, for what the h2 crate does not show.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
-use super::script::{Fields, Framing, Step};
+use super::script::{Fields, Framing, Script, Step};
 use super::{End, Seen, Shared, echo};
 use crate::harness::socket::Socket;
 
@@ -80,13 +81,10 @@ async fn answer(
     if stream.body.is_end_stream() {
         stream.shared.body(number, &[], Some(Vec::new()));
     }
-    for step in script.steps {
-        // The peer may reset the stream at any time; what the script would still do then has no addressee.
-        if stream.step(step).await.is_err() {
-            return;
-        }
+    // The peer may reset the stream at any time; what the script would still do then has no addressee.
+    if stream.play(script).await.is_err_and(|error| error.is_reset() && error.is_remote()) {
+        stream.shared.reset(number);
     }
-    drop(stream.rest_of_body().await);
 }
 
 struct Stream {
@@ -100,6 +98,13 @@ struct Stream {
 }
 
 impl Stream {
+    async fn play(&mut self, script: Script) -> Result<(), h2::Error> {
+        for step in script.steps {
+            self.step(step).await?;
+        }
+        self.rest_of_body().await
+    }
+
     async fn step(&mut self, step: Step) -> Result<(), h2::Error> {
         match step {
             Step::ReadBody => self.rest_of_body().await,
@@ -112,12 +117,9 @@ impl Stream {
             Step::Data(piece) => self.data(piece).await,
             Step::Fill(length) => self.fill(length).await,
             Step::End(trailers) => self.end(&trailers),
-            Step::Gate(gate) | Step::Hold(gate) => {
-                gate.opened().await;
-                Ok(())
-            }
+            Step::Gate(gate) | Step::Hold(gate) => self.unless_reset(gate.opened()).await,
             Step::Feed(feed) => {
-                while let Some(piece) = feed.next().await {
+                while let Some(piece) = self.unless_reset(feed.next()).await? {
                     self.data(piece).await?;
                 }
                 Ok(())
@@ -131,9 +133,9 @@ impl Stream {
             }
             Step::Stall => {
                 self.rest_of_body().await?;
-                self.reset_by_peer().await
+                Err(self.reset_by_peer().await)
             }
-            Step::Freeze => self.reset_by_peer().await,
+            Step::Freeze => Err(self.reset_by_peer().await),
             Step::Fin | Step::Cut => self.order(Order::Fin),
             Step::GoAway => self.order(Order::GoAway),
             Step::Reset => self.reset(Reason::INTERNAL_ERROR),
@@ -197,12 +199,22 @@ impl Stream {
         Ok(())
     }
 
-    async fn reset_by_peer(&mut self) -> Result<(), h2::Error> {
+    /// Waits for `event`, or for the peer to give the stream up.
+    async fn unless_reset<T>(&mut self, event: impl Future<Output = T>) -> Result<T, h2::Error> {
+        tokio::select! {
+            output = event => Ok(output),
+            reset = self.reset_by_peer() => Err(reset),
+        }
+    }
+
+    /// Waits for the peer to give the stream up, and notes it.
+    async fn reset_by_peer(&mut self) -> h2::Error {
         let reason = match self.sending.as_mut() {
-            Some(sending) => std::future::poll_fn(|cx| sending.poll_reset(cx)).await?,
-            None => std::future::poll_fn(|cx| self.respond.poll_reset(cx)).await?,
+            Some(sending) => std::future::poll_fn(|cx| sending.poll_reset(cx)).await,
+            None => std::future::poll_fn(|cx| self.respond.poll_reset(cx)).await,
         };
-        Err(reason.into())
+        self.shared.reset(self.number);
+        reason.map_or_else(|error| error, h2::Error::from)
     }
 
     /// Reads one frame of the body; `false` at its end.

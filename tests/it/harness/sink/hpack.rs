@@ -167,3 +167,18 @@ const STATIC: [&str; 61] = [
     "via",
     "www-authenticate",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::{How, Indexing, PREFACE, fields};
+
+    #[test]
+    fn a_secret_that_must_not_be_indexed_is_told_from_one_that_may() {
+        // A table size update, `:method: GET`, a never-indexed and an indexable `authorization`, over two frames.
+        let frames = [&b"\0\0\x06\x01\x00\0\0\0\x01\x20\x82\x1f\x08\x01x"[..], b"\0\0\x03\x09\x04\0\0\0\x01\x57\x01x"];
+        let authorization = |how| Indexing { name: Some("authorization"), how };
+        let method = Indexing { name: Some(":method"), how: How::Indexed };
+        let expected = [method, authorization(How::Never), authorization(How::Incremental)];
+        assert_eq!(fields(&[PREFACE, &frames.concat()].concat()), expected);
+    }
+}

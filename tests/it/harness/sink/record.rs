@@ -27,6 +27,8 @@ pub struct Seen {
     pub body_length: u64,
     /// Trailer fields.
     pub trailers: Fields,
+    /// Whether the peer reset the stream (HTTP/2).
+    pub reset: bool,
     /// Whether the request has ended as its framing promised.
     pub complete: bool,
 }
@@ -128,6 +130,10 @@ impl Shared {
                 (seen.trailers, seen.complete) = (trailers, true);
             }
         });
+    }
+
+    pub(super) fn reset(&self, request: usize) {
+        self.record.update(|record| record.requests[request].reset = true);
     }
 
     pub(super) fn seen(&self, request: usize) -> Seen {
