@@ -1,0 +1,159 @@
+//! An HTTP/2 client: prior knowledge over TCP and Unix sockets, or ALPN over TLS.
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+
+use super::{Address, Reply, archive, dial, dial_tls};
+use crate::harness::pki::Leaf;
+use crate::harness::soon;
+
+/// An HTTP/2 connection; requests on it run side by side.
+#[derive(Clone)]
+pub struct H2 {
+    sender: SendRequest<Bytes>,
+    peer: Address,
+    scheme: &'static str,
+    authority: String,
+}
+
+impl H2 {
+    /// Connects in clear, with prior knowledge.
+    pub async fn connect(address: impl Into<Address>) -> Self {
+        let peer = address.into();
+        let socket = soon("a connection", dial(&peer)).await;
+        let authority = match &peer {
+            Address::Tcp(addr) => addr.to_string(),
+            Address::Unix(_) => "localhost".to_owned(),
+        };
+        Self::on(socket, peer, "http", authority).await
+    }
+
+    /// Connects over TLS, trusting the test authority and expecting `name`; panics unless HTTP/2 is agreed on.
+    pub async fn tls(address: impl Into<Address>, name: &str, certificate: Option<&Leaf>) -> std::io::Result<Self> {
+        let peer = address.into();
+        let socket = soon("a TLS handshake", dial_tls(&peer, name, &["h2"], certificate)).await?;
+        let agreed = socket.agreed().and_then(|(_, alpn)| alpn);
+        assert_eq!(agreed.as_deref(), Some("h2"), "the server chose another protocol");
+        Ok(Self::on(socket, peer, "https", name.to_owned()).await)
+    }
+
+    async fn on(
+        socket: crate::harness::socket::Socket,
+        peer: Address,
+        scheme: &'static str,
+        authority: String,
+    ) -> Self {
+        let (sender, connection) = soon("an HTTP/2 handshake", h2::client::handshake(socket)).await.expect("HTTP/2");
+        tokio::spawn(async move {
+            // How the connection ends shows in its streams.
+            drop(connection.await);
+        });
+        Self { sender, peer, scheme, authority }
+    }
+
+    /// One request with its whole response; panics where the stream breaks.
+    pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+        self.try_request(method, path, headers, body).await.expect("a whole response")
+    }
+
+    /// One GET with its whole response.
+    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        self.request("GET", path, headers, Bytes::new()).await
+    }
+
+    /// One request with its whole response, or how the stream broke.
+    pub async fn try_request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Reply, h2::Error> {
+        let body = body.into();
+        let (mut exchange, mut sending) = self.open(method, path, headers, body.is_empty()).await?;
+        if !body.is_empty() {
+            sending.send_data(body, true)?;
+        }
+        exchange.reply().await
+    }
+
+    /// Opens a stream and leaves its body to the test.
+    pub async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        ended: bool,
+    ) -> Result<(Exchange, SendStream<Bytes>), h2::Error> {
+        let uri = format!("{}://{}{path}", self.scheme, self.authority);
+        let mut request = Request::builder().method(method).uri(uri).body(()).expect("a request h2 can send");
+        *request.headers_mut() = header_map(headers);
+        let mut sender = soon("a free stream", self.sender.clone().ready()).await?;
+        let (response, sending) = sender.send_request(request, ended)?;
+        Ok((
+            Exchange { response: Some(response), body: None, reply: Reply::default(), peer: self.peer.clone() },
+            sending,
+        ))
+    }
+}
+
+/// A stream whose response is awaited.
+pub struct Exchange {
+    response: Option<ResponseFuture>,
+    body: Option<RecvStream>,
+    reply: Reply,
+    peer: Address,
+}
+
+impl Exchange {
+    /// The response head; its body then comes by `piece`.
+    pub async fn head(&mut self) -> Result<Reply, h2::Error> {
+        if let Some(response) = self.response.take() {
+            let (parts, body) = soon("a response head", response).await?.into_parts();
+            self.reply.status = parts.status.as_u16();
+            self.reply.headers = fields(&parts.headers);
+            archive::keep(&self.peer, format!("{:?}", self.reply.headers).as_bytes());
+            self.body = Some(body);
+        }
+        Ok(self.reply.clone())
+    }
+
+    /// The next piece of the body; `None` at its end.
+    pub async fn piece(&mut self) -> Result<Option<Bytes>, h2::Error> {
+        self.head().await?;
+        let body = self.body.as_mut().expect("the head has come");
+        let Some(piece) = soon("a piece of the body", body.data()).await else {
+            let trailers = soon("the end of the body", body.trailers()).await?;
+            self.reply.trailers = trailers.map(|trailers| fields(&trailers)).unwrap_or_default();
+            return Ok(None);
+        };
+        let piece = piece?;
+        body.flow_control().release_capacity(piece.len())?;
+        archive::body(&self.peer, &self.reply, &piece);
+        Ok(Some(piece))
+    }
+
+    /// The whole response.
+    pub async fn reply(&mut self) -> Result<Reply, h2::Error> {
+        let mut whole = self.head().await?.body;
+        while let Some(piece) = self.piece().await? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(Reply { body: whole, ..self.reply.clone() })
+    }
+}
+
+fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let name: HeaderName = name.parse().expect("a header name");
+        map.append(name, HeaderValue::from_str(value).expect("a header value"));
+    }
+    map
+}
+
+fn fields(map: &HeaderMap) -> Vec<(String, String)> {
+    map.iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
+}

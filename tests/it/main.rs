@@ -1,0 +1,7 @@
+//! The integration tests: one binary, one file for each behaviour.
+//!
+//! Every test drives the real `sidekey` binary on free ports, against upstreams that live inside the test process.
+//! Nothing here reaches beyond the machine, and nothing waits for a fixed time: tests await events, with a deadline.
+
+mod harness;
+mod harness_selftest;
