@@ -50,7 +50,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Failure::Config(_)
-            | Failure::Start(StartError::Declared(_) | StartError::Organization(_) | StartError::Tls(_)) => 3,
+            | Failure::Start(StartError::Declared(_) | StartError::Organization(_) | StartError::Tls(_) | StartError::MasterKey { .. }) => 3,
             Failure::Start(_) | Failure::Failed(_) => 1,
         }
     }

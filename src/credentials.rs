@@ -154,7 +154,7 @@ async fn render(
             Default::default()
         }
         Ok(None) => return Ok(Err(Missing::Credential(environment.clone()))),
-        Err(VaultError::Corrupt) => return Ok(Err(Missing::Corrupt("it does not open".to_owned()))),
+        Err(error) if error.is_corrupt() => return Ok(Err(Missing::Corrupt("it does not open".to_owned()))),
         Err(error) => return Err(error),
     };
     if let Some(bound) = &stored.origins
@@ -169,7 +169,7 @@ async fn render(
         match vault.secret(owner, &key, environment).await {
             Ok(Some(value)) => drop(secrets.insert(key, value)),
             Ok(None) => return Ok(Err(Missing::Secret(key, environment.clone()))),
-            Err(VaultError::Corrupt) => return Ok(Err(Missing::Corrupt(format!("the secret {key} does not open")))),
+            Err(error) if error.is_corrupt() => return Ok(Err(Missing::Corrupt(format!("the secret {key} does not open")))),
             Err(error) => return Err(error),
         }
     }

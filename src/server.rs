@@ -41,6 +41,14 @@ pub enum StartError {
     /// The declared part of the configuration is wrong.
     #[error("the configuration is wrong\n\n{0}")]
     Declared(Report),
+    /// The variable that is to hold the master key.
+    #[error("the master key's variable {name} cannot be used: {problem}")]
+    MasterKey {
+        /// The variable.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A listener belongs to an organization that does not exist.
     #[error("the organization `{0}` of a listener does not exist; create it first, or use `default`")]
     Organization(Key),
@@ -83,7 +91,7 @@ impl Organizations {
         let secrets = config.declared.secrets.iter().map(|secret| &secret.organization);
         for key in named.chain(declared).chain(secrets) {
             if !ids.contains_key(key)
-                && let Some(id) = vault.organization(key).await?
+                && let Some(Organization { id, .. }) = vault.organization(key.as_str()).await?
             {
                 ids.insert(key.clone(), id);
             }
@@ -106,6 +114,29 @@ impl Organizations {
         // An integration that is not declared may be in the vault; a request then finds out whether it is.
         config.declared.resolve(environment, |key| self.id(key), |_| config.vault.enabled)
     }
+}
+
+/// Opens the vault, and says what was made. On a first start that is told once, with paths and no values.
+async fn open_vault(config: &Config, environment: &Environment) -> Result<Vault, StartError> {
+    if !config.vault.enabled {
+        return Ok(Vault::without_database());
+    }
+    let options = assemble::vault_options(&config.vault, environment)?;
+    let path = options.path.display().to_string();
+    let (vault, opened) = Vault::open(options).await?;
+    if opened.created {
+        tracing::info!(path, "a new vault was made");
+    }
+    if let Some(key) = &opened.master_key_path {
+        tracing::info!(path = %key.display(), "a new master key was made; keep a copy of it apart from the vault's backups");
+    }
+    if let Some(key) = &opened.admin_key_path {
+        tracing::info!(path = %key.display(), "the key of the first administrator was written");
+    }
+    if opened.finished_rekey {
+        tracing::info!(path, "an interrupted rekey was brought to its end");
+    }
+    Ok(vault)
 }
 
 /// A running server.
@@ -132,7 +163,7 @@ impl Server {
     /// to stderr where it is absent.
     pub async fn start(config: &Config, environment: Environment, lines: Option<LineSink>) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::for_codes(error::CODES));
-        let vault = Vault::without_database();
+        let vault = open_vault(config, &environment).await?;
         let organizations = Organizations::of(config, &vault).await?;
         let declared = organizations.declare(config, &environment).map_err(StartError::Declared)?;
         vault.declare(declared, &organizations.ids().collect());

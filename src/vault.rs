@@ -1,31 +1,65 @@
-//! The encrypted store.
+//! What is stored: sealed in a file, or declared in the configuration and held in memory.
+//!
+//! [`Vault`] is the one way to either. It hides the database and the cipher, reads for the data plane, and makes
+//! changes for the control plane ([`Vault::commit`]); a change moves the [`revision`]s of what it touched before it is
+//! acknowledged. Declared things stand above stored ones and are read-only.
 
+pub mod change;
+mod create;
+pub mod database;
 pub mod declared;
+mod durable;
+pub mod error;
+pub mod inspect;
+pub mod key;
+pub mod list;
+mod lock;
+pub mod query;
+pub mod rekey;
 pub mod revision;
+mod schema;
+mod seal;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use declared::{Declared, DeclaredCredential};
-use revision::Revisions;
 use secrecy::SecretString;
 
 use crate::model::connection::Connection;
 use crate::model::credential::Credential;
-use crate::model::id::{ConnectionRef, OrganizationId};
+use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::Integration;
 use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
+use change::{Change, Outcome};
+use database::{Database, Opened, Options};
+use declared::{Declared, DeclaredCredential};
+use error::DatabaseError;
+use query::Organization;
+use revision::Revisions;
 
 /// Why something could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The thing is declared in the configuration, which only its file can change.
+    #[error("{0} is declared in the configuration and is changed there")]
+    Declared(String),
+    /// There is no database: `[vault] enabled = false`.
+    #[error("the vault is off ([vault] enabled = false), so nothing can be stored")]
+    Off,
     /// The server is stopping.
     #[error("the vault is closed because the server is stopping")]
     Stopped,
-    /// A sealed value does not open: it was altered, moved or cut.
-    #[error("a sealed value does not open: it was altered or moved")]
-    Corrupt,
+}
+
+impl VaultError {
+    /// Whether one stored thing is damaged, and nothing else.
+    pub fn is_corrupt(&self) -> bool {
+        matches!(self, VaultError::Database(DatabaseError::Corrupt { .. }))
+    }
 }
 
 /// What is stored and declared. Cheap to clone.
@@ -34,12 +68,13 @@ pub struct Vault(Arc<Inner>);
 
 struct Inner {
     declared: ArcSwap<Declared>,
+    database: Option<Database>,
     revisions: Revisions,
 }
 
-/// A credential as it is stored (or none at all, for auth methods that need none), with the origins it was entered for.
+/// A credential as it is stored, or none at all for auth methods that need none.
 #[derive(Default)]
-pub struct StoredCredential {
+pub struct Held {
     /// Its fields.
     pub credential: Credential,
     /// The origins it is bound to; `None` for a declared one, which follows its file.
@@ -49,15 +84,29 @@ pub struct StoredCredential {
 impl Vault {
     /// A vault of declared things only.
     pub fn without_database() -> Self {
-        Vault(Arc::new(Inner { declared: ArcSwap::default(), revisions: Revisions::default() }))
+        Self::over(None)
     }
 
-    /// Closes it.
-    pub async fn close(self) {}
+    /// Opens the database, or makes it where there is nothing yet.
+    pub async fn open(options: Options) -> Result<(Self, Opened), VaultError> {
+        let (database, opened) = Database::open(options).await?;
+        Ok((Self::over(Some(database)), opened))
+    }
 
-    /// The id of an organization.
-    pub async fn organization(&self, key: &Key) -> Result<Option<OrganizationId>, VaultError> {
-        Ok(Some(OrganizationId::derived(key.as_str())))
+    fn over(database: Option<Database>) -> Self {
+        Vault(Arc::new(Inner { declared: ArcSwap::default(), database, revisions: Revisions::default() }))
+    }
+
+    /// Closes the database; what was begun is finished.
+    pub async fn close(&self) {
+        if let Some(database) = &self.0.database {
+            database.clone().close().await;
+        }
+    }
+
+    /// The database, where there is one.
+    pub fn database(&self) -> Result<&Database, VaultError> {
+        self.0.database.as_ref().ok_or(VaultError::Off)
     }
 
     /// The revisions of everything in it.
@@ -79,14 +128,30 @@ impl Vault {
         }
     }
 
-    /// A connection of an organization.
+    /// An organization by key or id. Without a database any key is an organization: there is nothing to keep apart.
+    pub async fn organization(&self, key_or_id: &str) -> Result<Option<Organization>, VaultError> {
+        match &self.0.database {
+            Some(database) => Ok(database.organization(key_or_id).await?),
+            None => Ok(key_or_id.parse().ok().map(|key: Key| Organization {
+                id: OrganizationId::derived(key_or_id),
+                name: key.to_string(),
+                key,
+            })),
+        }
+    }
+
+    /// A connection of an organization. By id: whatever its customer is.
     pub async fn connection(
         &self,
         organization: OrganizationId,
         customer: Option<&CustomerName>,
         reference: &ConnectionRef,
     ) -> Result<Option<Arc<Connection>>, VaultError> {
-        Ok(self.0.declared.load().connection(organization, customer, reference).cloned())
+        let declared = self.0.declared.load().connection(organization, customer, reference).cloned();
+        match (&self.0.database, declared) {
+            (Some(database), None) => Ok(database.connection(organization, customer, reference).await?.map(Arc::new)),
+            (_, declared) => Ok(declared),
+        }
     }
 
     /// What a slug means to an organization.
@@ -95,21 +160,33 @@ impl Vault {
         organization: OrganizationId,
         slug: &Key,
     ) -> Result<Option<Arc<Integration>>, VaultError> {
-        let _ = organization;
-        Ok(self.0.declared.load().integration(slug).cloned())
+        let declared = self.0.declared.load().integration(slug).cloned();
+        match (&self.0.database, declared) {
+            (Some(database), None) => Ok(database.integration(organization, slug).await?.map(Arc::new)),
+            (_, declared) => Ok(declared),
+        }
     }
 
-    /// The credential of a connection in one environment.
+    /// The credential of a connection in one environment. A declared connection has declared credentials only.
     pub async fn credential(
         &self,
         connection: &Connection,
         environment: &EnvironmentName,
-    ) -> Result<Option<StoredCredential>, VaultError> {
+    ) -> Result<Option<Held>, VaultError> {
         let declared = self.0.declared.load();
         let fields = declared.credential(connection.id, environment).map(|fields: &Arc<DeclaredCredential>| {
             Credential::new(fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
         });
-        Ok(fields.map(|credential| StoredCredential { credential, origins: None }))
+        if let Some(credential) = fields {
+            return Ok(Some(Held { credential, origins: None }));
+        }
+        match &self.0.database {
+            Some(database) if !self.declares(connection.id) => {
+                let stored = database.credential(connection.organization, connection.id, environment).await?;
+                Ok(stored.map(|stored| Held { credential: stored.credential, origins: Some(stored.origins) }))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// The value of a secret in one environment.
@@ -119,6 +196,61 @@ impl Vault {
         key: &SecretKey,
         environment: &EnvironmentName,
     ) -> Result<Option<SecretString>, VaultError> {
-        Ok(self.0.declared.load().secret(owner, key, environment).cloned())
+        let declared = self.0.declared.load().secret(owner, key, environment).cloned();
+        match (&self.0.database, declared) {
+            (Some(database), None) => Ok(database.secret(owner, key, environment).await?),
+            (_, declared) => Ok(declared),
+        }
+    }
+
+    /// Whether a connection is declared.
+    pub fn declares(&self, id: ConnectionId) -> bool {
+        self.0.declared.load().declares(id)
+    }
+
+    /// Makes a change. When this returns it is durable and holds for the very next request; on an error nothing was
+    /// changed.
+    pub async fn commit(&self, actor: &str, change: Change) -> Result<Outcome, VaultError> {
+        self.check_not_declared(&change)?;
+        let inner = Arc::clone(&self.0);
+        let advance = move |outcome: &Outcome| {
+            for subject in &outcome.subjects {
+                inner.revisions.advance(subject);
+            }
+        };
+        Ok(self.database()?.commit_then(actor, change, advance).await?)
+    }
+
+    /// What is declared is changed in its file, and what is stored does not take its place.
+    fn check_not_declared(&self, change: &Change) -> Result<(), VaultError> {
+        let declared = self.0.declared.load();
+        let taken = match change {
+            Change::PutIntegration { integration, .. } => {
+                declared.integration(&integration.slug).map(|_| format!("the integration {}", integration.slug))
+            }
+            Change::DeleteIntegration { slug, .. } => {
+                declared.integration(slug).map(|_| format!("the integration {slug}"))
+            }
+            Change::PutConnection { connection, .. } => {
+                let reference = ConnectionRef::Key(connection.key.clone());
+                declared
+                    .connection(connection.organization, connection.customer.as_ref(), &reference)
+                    .map(|_| format!("the connection {}", connection.key))
+            }
+            Change::DeleteConnection { connection, .. }
+            | Change::PutCredential { connection, .. }
+            | Change::DeleteCredential { connection, .. } => {
+                self.declares(*connection).then(|| "the connection".to_owned())
+            }
+            Change::DeleteSecret { organization, key }
+            | Change::PutSecret { organization, key, .. }
+            | Change::PutSecretValue { organization, key, .. }
+            | Change::DeleteSecretValue { organization, key, .. } => declared
+                .secrets()
+                .any(|(owner, declared, _)| owner == organization && declared == key)
+                .then(|| format!("the secret {key}")),
+            _ => None,
+        };
+        taken.map_or(Ok(()), |what| Err(VaultError::Declared(what)))
     }
 }

@@ -3,9 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
+
+use super::StartError;
 use super::bind::{Bound, Sockets};
 use super::worker::{Door, Socket};
-use crate::config::{CacheSettings, Config, Listener, ListenerTls, Trust, UpstreamSettings};
+use crate::config::{
+    CacheSettings, Config, Environment, Listener, ListenerTls, MasterKeySetting, Trust, UpstreamSettings, VaultSettings,
+};
 use crate::directory::cache::Limits;
 use crate::directory::scope::Scope;
 use crate::model::id::OrganizationId;
@@ -13,6 +18,23 @@ use crate::proxy::gate::{self, Gate};
 use crate::proxy::{self};
 use crate::tls::{self, ClientTls, ServerTls, TlsError};
 use crate::upstream;
+use crate::vault::database::Options;
+use crate::vault::key::MasterKeySource;
+
+/// Where the vault and its master key are.
+pub fn vault_options(settings: &VaultSettings, environment: &Environment) -> Result<Options, StartError> {
+    let master_key = match &settings.master_key {
+        MasterKeySetting::File { path, any_mode } => MasterKeySource::File { path: path.clone(), any_mode: *any_mode },
+        MasterKeySetting::Fd(fd) => MasterKeySource::Fd(*fd),
+        MasterKeySetting::Env(name) => {
+            let wrong = |problem: String| StartError::MasterKey { name: name.clone(), problem };
+            let value = environment.value(name).map_err(|error| wrong(error.to_string()))?;
+            let value = value.ok_or_else(|| wrong("it is not set".to_owned()))?;
+            MasterKeySource::Env { name: name.clone(), value: SecretString::from(value.as_str()) }
+        }
+    };
+    Ok(Options { path: settings.path.clone(), master_key })
+}
 
 /// The bounds of the caches.
 pub fn limits(cache: &CacheSettings) -> Limits {

@@ -88,6 +88,11 @@ impl Declared {
         self.connections.get(&id).filter(|connection| connection.organization == organization)
     }
 
+    /// Whether a connection is declared.
+    pub fn declares(&self, id: ConnectionId) -> bool {
+        self.connections.contains_key(&id)
+    }
+
     /// The environments a connection has a credential for.
     pub fn environments(&self, id: ConnectionId) -> impl Iterator<Item = &EnvironmentName> {
         self.credentials.keys().filter(move |(owner, _)| *owner == id).map(|(_, environment)| environment)

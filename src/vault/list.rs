@@ -1,0 +1,238 @@
+//! Lists, a page at a time.
+//!
+//! A cursor is the name of the last item of the page before. It is compared and never looked up, so a page is right
+//! also when that item was deleted meanwhile, and any text is a cursor.
+
+use std::collections::BTreeMap;
+
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::database::Database;
+use super::error::DatabaseError;
+use super::query::{self, BINDING, Organization};
+use crate::model::connection::Connection;
+use crate::model::id::{ConnectionId, OrganizationId, SecretId};
+use crate::model::integration::Integration;
+use crate::model::name::{CustomerName, EnvironmentName, FieldName, SecretKey};
+
+/// Which part of a list.
+#[derive(Clone, Debug)]
+pub struct Page<'a> {
+    /// How many items at most.
+    pub limit: u32,
+    /// The [`List::next`] of the page before; `None` for the first.
+    pub cursor: Option<&'a str>,
+}
+
+/// A part of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List<T> {
+    /// In the order of their names.
+    pub items: Vec<T>,
+    /// The cursor of the next page, where there is one.
+    pub next: Option<String>,
+}
+
+/// Whose connections.
+#[derive(Clone, Copy, Debug)]
+pub enum Owner<'a> {
+    /// Everybody's.
+    Anyone,
+    /// The organization's own.
+    Organization,
+    /// A customer's.
+    Customer(&'a CustomerName),
+}
+
+/// A secret without its values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretSummary {
+    /// Its id.
+    pub id: SecretId,
+    /// As references name it.
+    pub key: SecretKey,
+    /// As a person reads it.
+    pub description: Option<String>,
+    /// Where it has a value, in the order of the environments.
+    pub environments: Vec<EnvironmentName>,
+}
+
+impl Page<'_> {
+    fn cursor(&self) -> &str {
+        self.cursor.unwrap_or_default()
+    }
+
+    /// One more than asked for tells whether there is a next page.
+    fn fetch(&self) -> i64 {
+        i64::from(self.limit) + 1
+    }
+
+    fn list<T>(
+        &self,
+        rows: &[SqliteRow],
+        read: impl Fn(&SqliteRow) -> Result<T, DatabaseError>,
+        name: impl Fn(&T) -> String,
+    ) -> Result<List<T>, DatabaseError> {
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let items = rows.iter().take(limit).map(read).collect::<Result<Vec<T>, _>>()?;
+        let next = if rows.len() > limit { items.last().map(name) } else { None };
+        Ok(List { items, next })
+    }
+}
+
+impl Database {
+    /// All organizations, by key.
+    pub async fn organizations(&self, page: Page<'_>) -> Result<List<Organization>, DatabaseError> {
+        self.inner.counters.read();
+        let rows = sqlx::query("SELECT id, key, name FROM organizations WHERE key > $1 ORDER BY key LIMIT $2")
+            .bind(page.cursor())
+            .bind(page.fetch())
+            .fetch_all(&self.inner.readers)
+            .await?;
+        page.list(&rows, query::organization, |organization| organization.key.to_string())
+    }
+
+    /// The stored integrations of an organization, by slug.
+    pub async fn integrations(
+        &self,
+        organization: OrganizationId,
+        page: Page<'_>,
+    ) -> Result<List<Integration>, DatabaseError> {
+        self.inner.counters.read();
+        let rows = sqlx::query(
+            "SELECT id, slug, document FROM integrations WHERE organization_id = $1 AND slug > $2 \
+             ORDER BY slug LIMIT $3",
+        )
+        .bind(organization.to_string())
+        .bind(page.cursor())
+        .bind(page.fetch())
+        .fetch_all(&self.inner.readers)
+        .await?;
+        page.list(&rows, query::integration, |integration| integration.slug.to_string())
+    }
+
+    /// The connections of an organization, its own first, then by customer, each by key.
+    pub async fn connections(
+        &self,
+        organization: OrganizationId,
+        owner: Owner<'_>,
+        page: Page<'_>,
+    ) -> Result<List<Connection>, DatabaseError> {
+        self.inner.counters.read();
+        let (any, customer) = match owner {
+            Owner::Anyone => (true, ""),
+            Owner::Organization => (false, ""),
+            Owner::Customer(customer) => (false, customer.as_str()),
+        };
+        // Neither a customer nor a key has a slash.
+        let (after_customer, after_key) = page.cursor().split_once('/').unwrap_or_default();
+        let rows = sqlx::query(
+            "SELECT id, organization_id, customer, key, name, integration, auth, values_json, limit_json \
+             FROM connections WHERE organization_id = $1 AND (customer, key) > ($2, $3) AND ($4 OR customer = $5) \
+             ORDER BY customer, key LIMIT $6",
+        )
+        .bind(organization.to_string())
+        .bind(after_customer)
+        .bind(after_key)
+        .bind(any)
+        .bind(customer)
+        .bind(page.fetch())
+        .fetch_all(&self.inner.readers)
+        .await?;
+        page.list(&rows, query::connection, |connection| {
+            format!("{}/{}", query::customer_column(connection.customer.as_ref()), connection.key)
+        })
+    }
+
+    /// The secrets of an organization, by key, each with the environments it has a value in.
+    pub async fn secrets(
+        &self,
+        organization: OrganizationId,
+        page: Page<'_>,
+    ) -> Result<List<SecretSummary>, DatabaseError> {
+        self.inner.counters.read();
+        let rows = sqlx::query(
+            "SELECT id, key, description FROM secrets WHERE organization_id = $1 AND key > $2 ORDER BY key LIMIT $3",
+        )
+        .bind(organization.to_string())
+        .bind(page.cursor())
+        .bind(page.fetch())
+        .fetch_all(&self.inner.readers)
+        .await?;
+        let mut list = page.list(&rows, secret, |secret| secret.key.to_string())?;
+        for secret in &mut list.items {
+            secret.environments = self.secret_environments(organization, &secret.key).await?;
+        }
+        Ok(list)
+    }
+
+    /// One secret without its values.
+    pub async fn secret_summary(
+        &self,
+        organization: OrganizationId,
+        key: &SecretKey,
+    ) -> Result<Option<SecretSummary>, DatabaseError> {
+        self.inner.counters.read();
+        let row = sqlx::query("SELECT id, key, description FROM secrets WHERE organization_id = $1 AND key = $2")
+            .bind(organization.to_string())
+            .bind(key.as_str())
+            .fetch_optional(&self.inner.readers)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let environments = self.secret_environments(organization, key).await?;
+        Ok(Some(SecretSummary { environments, ..secret(&row)? }))
+    }
+
+    async fn secret_environments(
+        &self,
+        organization: OrganizationId,
+        key: &SecretKey,
+    ) -> Result<Vec<EnvironmentName>, DatabaseError> {
+        let names: Vec<String> = sqlx::query_scalar(
+            "SELECT e.name FROM secrets s JOIN secret_values v ON v.secret_id = s.id \
+             JOIN environments e ON e.organization_id = v.organization_id AND e.name = v.environment \
+             WHERE s.organization_id = $1 AND s.key = $2 ORDER BY e.position, e.name",
+        )
+        .bind(organization.to_string())
+        .bind(key.as_str())
+        .fetch_all(&self.inner.readers)
+        .await?;
+        names.iter().map(|name| query::parse(name, "secret", key)).collect()
+    }
+
+    /// Which fields of a connection's credentials are set, for each environment that has a credential. Opens nothing.
+    pub async fn credential_fields(
+        &self,
+        organization: OrganizationId,
+        connection: ConnectionId,
+    ) -> Result<BTreeMap<EnvironmentName, Vec<FieldName>>, DatabaseError> {
+        self.inner.counters.read();
+        let rows: Vec<(String, String)> = sqlx::query_as(
+            "SELECT environment, field FROM credentials WHERE organization_id = $1 AND connection_id = $2 \
+             ORDER BY environment, field",
+        )
+        .bind(organization.to_string())
+        .bind(connection.to_string())
+        .fetch_all(&self.inner.readers)
+        .await?;
+        let mut fields: BTreeMap<EnvironmentName, Vec<FieldName>> = BTreeMap::new();
+        for (environment, field) in &rows {
+            let fields = fields.entry(query::parse(environment, "credential", connection)?).or_default();
+            if field != BINDING {
+                fields.push(query::parse(field, "credential", connection)?);
+            }
+        }
+        Ok(fields)
+    }
+}
+
+fn secret(row: &SqliteRow) -> Result<SecretSummary, DatabaseError> {
+    let (id, key): (String, String) = (row.try_get("id")?, row.try_get("key")?);
+    Ok(SecretSummary {
+        id: query::parse(&id, "secret", &key)?,
+        key: query::parse(&key, "secret", &key)?,
+        description: row.try_get("description")?,
+        environments: Vec::new(),
+    })
+}
