@@ -51,6 +51,9 @@ fn lay_one(document: &mut Value, variable: &mut Variable, environment: &Environm
 fn step<'a>(value: &'a mut Value, segment: &str, pointer: &mut String) -> Result<&'a mut Value, String> {
     let index: Option<usize> = segment.parse().ok();
     if value.is_null() {
+        if index.is_some_and(|index| index > 0) {
+            return Err(format!("there is no list yet, and `{segment}` is not its first item; that is 0"));
+        }
         *value = if index.is_some() { Value::Array(Vec::new()) } else { Value::Object(Map::new()) };
     }
     match value {
