@@ -223,8 +223,13 @@ impl Reading {
                 let detail = "API keys are kept in the vault, which is off; enable it or use trust = \"local\"";
                 self.problems.add(format!("{pointer}/trust"), detail);
             }
+            if listener.trust == Trust::Key && listener.tls.is_none() && listener.address.is_reachable_from_outside() {
+                let detail = "API keys and answers would travel in clear; give the listener a certificate, unless \
+                              the network around it is trusted";
+                self.warnings.add(format!("{pointer}/address"), detail);
+            }
         }
-        let open = !admin.address.ip().to_canonical().is_loopback() && admin.tls.is_none();
+        let open = admin.listener_address().is_reachable_from_outside() && admin.tls.is_none();
         if admin.enabled && open {
             let detail = "the admin port can be reached from outside without TLS; give it a certificate or a loopback \
                           address";
