@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::model::document::{Problems, Reader};
 use caret::{Mistake, Spot};
-use declared::{Declarations, Integrations, located};
+use declared::{Declarations, Integrations, check_references, located};
 use source::{Document, Place, Sources};
 
 pub use caret::{Report, Severity, Style};
@@ -167,6 +167,9 @@ impl Reading {
         let declarations = Declarations { folder: &folder, warnings: &self.warnings };
         let (connections, secrets) = (declarations.connections(&root), declarations.secrets(&root));
         self.contradictions(&root, &proxy, &admin, &vault);
+        if !vault.enabled {
+            check_references(&connections, &secrets, &self.problems);
+        }
         root.finish();
         drop(document);
         mistakes.extend(located(self.problems, 0));

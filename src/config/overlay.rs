@@ -92,3 +92,29 @@ fn read(text: &str, is_text: bool) -> Value {
         _ => Value::String(text.to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tenth_item_of_a_list_comes_after_the_second() {
+        let names: Vec<String> = (0..12).map(|n| format!("SIDEKEY_UPSTREAM__CA_FILES__{n}")).collect();
+        let variables = names.iter().enumerate().map(|(n, name)| (name.as_str(), format!("{n}.pem")));
+        let mut document = Value::Object(Map::new());
+        let (variables, wrong) = lay(&mut document, &Environment::of(variables));
+        assert_eq!((variables.len(), wrong.len()), (12, 0));
+        assert_eq!(document["upstream"]["ca_files"][10], "10.pem");
+    }
+
+    #[test]
+    fn a_text_of_digits_stays_a_text_where_texts_are_meant() {
+        let mut document = serde_json::json!({ "log": { "level": "info" } });
+        let variables =
+            [("SIDEKEY_CONNECTION__0__VALUES__ACCOUNT", "007"), ("SIDEKEY_LOG__LEVEL", "1"), ("SIDEKEY_A__B", "1")];
+        lay(&mut document, &Environment::of(variables));
+        assert_eq!(document["connection"][0]["values"]["account"], "007");
+        assert_eq!(document["log"]["level"], "1");
+        assert_eq!(document["a"]["b"], 1);
+    }
+}

@@ -12,7 +12,7 @@ use crate::vault::declared::Declared;
 const EVERY_KEY: &str = include_str!("../../config/sidekey.toml");
 const MINIMAL: &str = include_str!("../../config/minimal.toml");
 
-/// The names that CONTRACT gives, as it gives them.
+/// The names that people rely on, as they were given to them.
 const CONTRACT: &str = include_str!("tests/contract.toml");
 
 fn none() -> Environment {
@@ -338,14 +338,6 @@ upstream.hosts = { "api.example.test" = "127.0.0.1:1" }
 }
 
 #[test]
-fn the_tenth_item_of_a_list_comes_after_the_second() {
-    let names: Vec<String> = (0..12).map(|n| format!("SIDEKEY_UPSTREAM__CA_FILES__{n}")).collect();
-    let environment = Environment::of(names.iter().enumerate().map(|(n, name)| (name.as_str(), format!("{n}.pem"))));
-    let config = read("", &environment).unwrap();
-    assert_eq!(config.upstream.ca_files[10], PathBuf::from("/srv/10.pem"));
-}
-
-#[test]
 fn a_wrong_variable_is_named_and_its_value_is_not() {
     let environment = Environment::of([
         ("SIDEKEY_PROXY__HEAD_TIMEOUT", "canary"),
@@ -376,6 +368,21 @@ credentials.production = { token = { value = "canary" } }
     let shown = config.warnings.render(Style::Plain);
     assert!(!format!("{config:?} {shown}").contains("canary"));
     insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn without_a_vault_every_secret_is_declared() {
+    let text = |vault: bool, environment: &str| {
+        format!(
+            "vault.enabled = {vault}\nsecrets.A.{environment} = {{ env = 'A' }}\n[[connection]]\nkey = 'github'\n\
+             integration = 'github'\ncredentials.production.token = 'x-@@SECRET:A@@'\n"
+        )
+    };
+    assert!(read(&text(false, "production"), &none()).is_ok());
+    assert!(read(&text(true, "staging"), &none()).is_ok());
+    let shown = mistakes(&text(false, "staging"), &none());
+    assert!(shown.contains("the secret A is not declared for production"), "{shown}");
+    assert!(shown.contains("sidekey.toml:6:"), "{shown}");
 }
 
 #[test]
