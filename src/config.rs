@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::model::document::{Problems, Reader};
 use caret::{Mistake, Spot};
-use declared::{Declarations, Integrations, located};
+use declared::{Declarations, Integrations, check_references, located};
 use source::{Document, Place, Sources};
 
 pub use caret::{Report, Severity, Style};
@@ -167,6 +167,9 @@ impl Reading {
         let declarations = Declarations { folder: &folder, warnings: &self.warnings };
         let (connections, secrets) = (declarations.connections(&root), declarations.secrets(&root));
         self.contradictions(&root, &proxy, &admin, &vault);
+        if !vault.enabled {
+            check_references(&connections, &secrets, &self.problems);
+        }
         root.finish();
         drop(document);
         mistakes.extend(located(self.problems, 0));
@@ -223,8 +226,13 @@ impl Reading {
                 let detail = "API keys are kept in the vault, which is off; enable it or use trust = \"local\"";
                 self.problems.add(format!("{pointer}/trust"), detail);
             }
+            if listener.trust == Trust::Key && listener.tls.is_none() && listener.address.is_reachable_from_outside() {
+                let detail = "API keys and answers would travel in clear; give the listener a certificate, unless \
+                              the network around it is trusted";
+                self.warnings.add(format!("{pointer}/address"), detail);
+            }
         }
-        let open = !admin.address.ip().to_canonical().is_loopback() && admin.tls.is_none();
+        let open = admin.listener_address().is_reachable_from_outside() && admin.tls.is_none();
         if admin.enabled && open {
             let detail = "the admin port can be reached from outside without TLS; give it a certificate or a loopback \
                           address";

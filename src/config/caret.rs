@@ -75,6 +75,14 @@ impl Report {
         self.mistakes.iter().map(|mistake| mistake.detail.as_str())
     }
 
+    /// The JSON pointers of what was found at a setting, with what is wrong.
+    pub fn places(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.mistakes.iter().filter_map(|mistake| match &mistake.spot {
+            Spot::At(place) => Some((place.pointer.as_str(), mistake.detail.as_str())),
+            Spot::Syntax(..) | Spot::Variable(_) => None,
+        })
+    }
+
     /// Every mistake with its place, in the order of the files.
     pub fn render(&self, style: Style) -> String {
         let renderer = match style {

@@ -66,6 +66,8 @@ pub struct DeclaredSecret {
 pub struct Sourced {
     /// Where the value comes from.
     pub from: ValueSource,
+    /// The secrets that a text in the file itself refers to.
+    pub refers_to: Vec<SecretKey>,
     pub(super) pointer: String,
 }
 
@@ -316,8 +318,8 @@ impl Declarations<'_> {
     /// Reads `{ env }`, `{ file }`, `{ value }` or a text with references to secrets.
     fn source(&self, value: &Value, pointer: String, problems: &Problems, text: Text) -> Option<Sourced> {
         if let Value::String(plain) = value {
-            let from = plain_text(plain, text).map_err(|detail| problems.add(pointer.clone(), detail)).ok()?;
-            return Some(Sourced { from, pointer });
+            let refers_to = references(plain, text).map_err(|detail| problems.add(pointer.clone(), detail)).ok()?;
+            return Some(Sourced { from: ValueSource::Text(SecretString::from(plain.as_str())), refers_to, pointer });
         }
         let reader = Reader::new(value, pointer.clone(), problems)?;
         let env = variable_name(&reader, "env").map(ValueSource::Env);
@@ -332,7 +334,7 @@ impl Declarations<'_> {
                           prefer { file = \"…\" } or { env = \"…\" }";
             self.warnings.add(pointer.clone(), detail);
         }
-        Some(Sourced { from: env.or(file).or(inline)?, pointer })
+        Some(Sourced { from: env.or(file).or(inline)?, refers_to: Vec::new(), pointer })
     }
 }
 
@@ -346,15 +348,41 @@ enum Text {
     MayNotRefer,
 }
 
-fn plain_text(plain: &str, text: Text) -> Result<ValueSource, String> {
+/// The secrets that a plain text refers to; it must refer to one.
+fn references(plain: &str, text: Text) -> Result<Vec<SecretKey>, String> {
     if text == Text::MayNotRefer {
         return Err(format!("name the source of the value: {SOURCES}"));
     }
-    match pieces(plain) {
-        Ok(found) if found.iter().any(|piece| matches!(piece, Piece::Secret(_))) => {
-            Ok(ValueSource::Text(SecretString::from(plain)))
+    let secret = |piece| match piece {
+        Piece::Secret(key) => Some(key),
+        Piece::Text(_) => None,
+    };
+    let found: Vec<SecretKey> =
+        pieces(plain).map_err(|error| error.to_string())?.into_iter().filter_map(secret).collect();
+    match found.is_empty() {
+        true => Err(format!("a plain text is no credential; use {SOURCES}, or a secret: \"@@SECRET:KEY@@\"")),
+        false => Ok(found),
+    }
+}
+
+/// Without a vault, a secret that is not declared is nowhere.
+pub(super) fn check_references(connections: &[DeclaredConnection], secrets: &[DeclaredSecret], problems: &Problems) {
+    let declared: HashMap<(&Key, &SecretKey), &DeclaredSecret> =
+        secrets.iter().map(|secret| ((&secret.organization, &secret.key), secret)).collect();
+    for connection in connections {
+        for (environment, fields) in &connection.credentials {
+            for sourced in fields.values() {
+                let is_there = |key: &&SecretKey| {
+                    let secret = declared.get(&(&connection.organization, *key));
+                    secret.is_some_and(|secret| secret.values.contains_key(environment))
+                };
+                if let Some(key) = sourced.refers_to.iter().find(|key| !is_there(key)) {
+                    let detail = format!(
+                        "the secret {key} is not declared for {environment}, and the vault, where it could be, is off"
+                    );
+                    problems.add(sourced.pointer.clone(), detail);
+                }
+            }
         }
-        Ok(_) => Err(format!("a plain text is no credential; use {SOURCES}, or a secret: \"@@SECRET:KEY@@\"")),
-        Err(error) => Err(error.to_string()),
     }
 }

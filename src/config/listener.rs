@@ -111,6 +111,11 @@ impl Address {
         address.ok()
     }
 
+    /// Whether other machines may reach it.
+    pub(super) fn is_reachable_from_outside(&self) -> bool {
+        matches!(self, Address::Tcp(address) if !address.ip().to_canonical().is_loopback())
+    }
+
     /// Whether two of them cannot be had at once.
     pub(super) fn clashes_with(&self, other: &Address) -> bool {
         match (self, other) {
@@ -173,10 +178,7 @@ impl Listener {
     }
 
     fn check(&self, reader: &Reader<'_>) {
-        if let Address::Tcp(address) = &self.address
-            && self.trust == Trust::Local
-            && !address.ip().to_canonical().is_loopback()
-        {
+        if self.trust == Trust::Local && self.address.is_reachable_from_outside() {
             let key = if reader.has("address") { "address" } else { "trust" };
             let detail = "trust = \"local\" would serve anybody who reaches this address without a key; use a loopback \
                           address, a Unix socket, or trust = \"key\"";

@@ -171,7 +171,10 @@ pub(super) fn broken_line(text: &str, line: Range<usize>, span: Range<usize>) ->
     let is_key = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || " \t._-".contains(c));
     let header = whole.trim().trim_start_matches('[').trim_end_matches(']');
     let is_header = whole.trim_start().starts_with('[') && header.len() <= 128 && is_key(header);
+    // What looks like a key may be a line of a secret, where a text over several lines was begun or ended badly.
+    let may_be_text = text.contains("\"\"\"") || text.contains("'''");
     let shown = match whole.find('=') {
+        _ if may_be_text => 0,
         _ if is_header => whole.len(),
         // Base64 ends with one or two of them.
         Some(at) if is_key(&whole[..at]) && !whole[at + 1..].trim_matches('=').trim().is_empty() => at + 1,

@@ -51,6 +51,9 @@ fn lay_one(document: &mut Value, variable: &mut Variable, environment: &Environm
 fn step<'a>(value: &'a mut Value, segment: &str, pointer: &mut String) -> Result<&'a mut Value, String> {
     let index: Option<usize> = segment.parse().ok();
     if value.is_null() {
+        if index.is_some_and(|index| index > 0) {
+            return Err(format!("there is no list yet, and `{segment}` is not its first item; that is 0"));
+        }
         *value = if index.is_some() { Value::Array(Vec::new()) } else { Value::Object(Map::new()) };
     }
     match value {
@@ -87,5 +90,31 @@ fn read(text: &str, is_text: bool) -> Value {
         Some(value @ (Value::String(_) | Value::Array(_) | Value::Object(_))) => value,
         Some(value) if !is_text => value,
         _ => Value::String(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tenth_item_of_a_list_comes_after_the_second() {
+        let names: Vec<String> = (0..12).map(|n| format!("SIDEKEY_UPSTREAM__CA_FILES__{n}")).collect();
+        let variables = names.iter().enumerate().map(|(n, name)| (name.as_str(), format!("{n}.pem")));
+        let mut document = Value::Object(Map::new());
+        let (variables, wrong) = lay(&mut document, &Environment::of(variables));
+        assert_eq!((variables.len(), wrong.len()), (12, 0));
+        assert_eq!(document["upstream"]["ca_files"][10], "10.pem");
+    }
+
+    #[test]
+    fn a_text_of_digits_stays_a_text_where_texts_are_meant() {
+        let mut document = serde_json::json!({ "log": { "level": "info" } });
+        let variables =
+            [("SIDEKEY_CONNECTION__0__VALUES__ACCOUNT", "007"), ("SIDEKEY_LOG__LEVEL", "1"), ("SIDEKEY_A__B", "1")];
+        lay(&mut document, &Environment::of(variables));
+        assert_eq!(document["connection"][0]["values"]["account"], "007");
+        assert_eq!(document["log"]["level"], "1");
+        assert_eq!(document["a"]["b"], 1);
     }
 }
