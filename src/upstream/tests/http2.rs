@@ -428,7 +428,11 @@ async fn a_stuck_upload_does_not_keep_a_connection_that_nobody_uses() {
     on_local(async {
         let (mut server, upstream, deadlines) = serve_h2(None).await;
         let api = origin("https://api.test");
-        let request = Request::post("/").body(Full::from(vec![b'x'; 1 << 20])).unwrap();
+        let (feed, body) = fed_body();
+        for _ in 0..3 {
+            feed.send(Ok(Frame::data(Bytes::from(vec![b'x'; 64 << 10])))).unwrap();
+        }
+        let request = Request::post("/").body(body).unwrap();
         // An answer before the request was read, and no window for the rest of it.
         let serve = async {
             let (_, (request, mut respond)) = server.streams.recv().await.unwrap();
