@@ -4,7 +4,7 @@
 //! only if origin and TLS identity are equal. HTTP/1.1: the connection used last is used next, so that those not needed
 //! grow old. HTTP/2: streams go to the first connection with room, one more is opened when all are full.
 //!
-//! While an origin's protocol is unknown or HTTP/2, one dial at a time: the others of a burst wait and find its streams.
+//! While the protocol is unknown or HTTP/2, one dial at a time: the others of a burst wait and find its streams.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};

@@ -262,3 +262,84 @@ impl Drop for WireData {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::task::Waker;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Gives what is there; `None` among it means "nothing at the moment".
+    struct Steps(VecDeque<Option<&'static str>>);
+
+    impl Body for Steps {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            match self.0.pop_front() {
+                Some(Some(data)) => Poll::Ready(Some(Ok(Frame::data(Bytes::from(data))))),
+                Some(None) => Poll::Pending,
+                None => Poll::Ready(None),
+            }
+        }
+    }
+
+    fn next(body: &mut WireBody) -> Poll<Option<Result<Frame<WireData>, BoxError>>> {
+        Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn next_data(body: &mut WireBody) -> WireData {
+        let Poll::Ready(Some(Ok(frame))) = next(body) else { panic!("no frame") };
+        frame.into_data().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_accepted_does_not_get_younger_by_what_comes_behind_it() {
+        let (mut body, upload) = WireBody::new(Steps([Some("ab"), Some("cd"), None].into()));
+        let upload = upload.unwrap();
+        let start = Instant::now();
+        advance(SECOND).await;
+        let mut first = next_data(&mut body);
+        assert_eq!(upload.progress(), Progress::Blocked(start + SECOND));
+        advance(SECOND).await;
+        let second = next_data(&mut body);
+        assert!(next(&mut body).is_pending());
+        assert_eq!(upload.progress(), Progress::Blocked(start + SECOND), "nothing was accepted since");
+        first.advance(1);
+        assert_eq!(upload.progress(), Progress::Blocked(start + 2 * SECOND));
+        first.advance(1);
+        drop(second);
+        assert_eq!(upload.progress(), Progress::Starved);
+        advance(SECOND).await;
+        assert!(matches!(next(&mut body), Poll::Ready(None)));
+        assert_eq!(upload.progress(), Progress::Done(start + 3 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_done_when_the_last_byte_is_accepted_not_when_it_is_taken() {
+        let (mut body, upload) = WireBody::new(Steps([Some("ab")].into()));
+        let upload = upload.unwrap();
+        let start = Instant::now();
+        let mut data = next_data(&mut body);
+        assert!(matches!(next(&mut body), Poll::Ready(None)));
+        assert_eq!(upload.progress(), Progress::Blocked(start));
+        advance(SECOND).await;
+        data.advance(2);
+        assert_eq!(upload.progress(), Progress::Done(start + SECOND));
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_body_gives_an_error_that_resets_a_stream() {
+        let (mut body, upload) = WireBody::new(Steps([Some("ab"), Some("cd")].into()));
+        next_data(&mut body);
+        upload.unwrap().cancel();
+        let Poll::Ready(Some(Err(error))) = next(&mut body) else { panic!("not cancelled") };
+        assert_eq!(error.downcast_ref::<h2::Error>().unwrap().reason(), Some(h2::Reason::CANCEL));
+    }
+}

@@ -362,3 +362,87 @@ async fn a_peer_that_takes_no_more_of_an_upload_loses_its_connection() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn streams_are_shared_only_once_the_peer_has_said_how_many_it_takes() {
+    on_local(async {
+        let ca = Ca::new();
+        let tls = ca.server(&["api.test"]);
+        let (listener, address) = listen().await;
+        let (upstream, deadlines) = upstream(settings(ca.client(), address));
+        let upstream = Rc::new(upstream);
+        let send = || {
+            let upstream = Rc::clone(&upstream);
+            tokio::task::spawn_local(async move {
+                text(upstream.send(&origin("https://api.test"), get("/"), &deadlines).await.unwrap()).await.unwrap()
+            })
+        };
+        // The handshake is done and the first request is on its way, but there are no SETTINGS yet.
+        let first = send();
+        let (stream, _) = tls.accept(hold(&listener).await).await.unwrap();
+        let destination = upstream.pool.destination(&origin("https://api.test"), &upstream.settings).unwrap();
+        while destination.shared_for_test().iter().all(|connection| connection.traffic.written() == 0) {
+            tokio::task::yield_now().await;
+        }
+        assert!(destination.shared_for_test()[0].slot().is_none(), "nobody knows whether there is room");
+        let second = send();
+        // Now they come, and there is room for one stream.
+        let settled = h2::server::Builder::new().max_concurrent_streams(1).handshake::<_, Bytes>(stream).await;
+        let mut one = settled.unwrap();
+        let (_, respond) = one.accept().await.unwrap().unwrap();
+        let drive = tokio::task::spawn_local(async move { while one.accept().await.is_some() {} });
+        let (stream, _) = tls.accept(hold(&listener).await).await.unwrap();
+        let mut two = h2::server::handshake(stream).await.unwrap();
+        let (_, respond_two) = two.accept().await.unwrap().unwrap();
+        let drive_two = tokio::task::spawn_local(async move { while two.accept().await.is_some() {} });
+        answer(respond, "one");
+        answer(respond_two, "two");
+        assert_eq!((first.await.unwrap(), second.await.unwrap()), ("one".to_owned(), "two".to_owned()));
+        drive.abort();
+        drive_two.abort();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_stops_on_a_silent_connection_takes_it_out_of_use() {
+    on_local(async {
+        let (mut server, upstream, deadlines) = serve_h2(None).await;
+        let api = origin("https://api.test");
+        let impatient = Deadlines { idle: SHORT, ..deadlines };
+        let serve = async {
+            let (_, (_, mut respond)) = server.streams.recv().await.unwrap();
+            respond.send_response(Response::new(()), false).unwrap()
+        };
+        let (response, _stream) = tokio::join!(upstream.send(&api, get("/"), &impatient), serve);
+        let error = text(response.unwrap()).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::IdleTimeout), "{error}");
+        warm(&mut server, &upstream, &deadlines).await;
+        assert_eq!(server.connections.get(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stuck_upload_does_not_keep_a_connection_that_nobody_uses() {
+    on_local(async {
+        let (mut server, upstream, deadlines) = serve_h2(None).await;
+        let api = origin("https://api.test");
+        let (feed, body) = fed_body();
+        for _ in 0..3 {
+            feed.send(Ok(Frame::data(Bytes::from(vec![b'x'; 64 << 10])))).unwrap();
+        }
+        let request = Request::post("/").body(body).unwrap();
+        // An answer before the request was read, and no window for the rest of it.
+        let serve = async {
+            let (_, (request, mut respond)) = server.streams.recv().await.unwrap();
+            (request, respond.send_response(Response::new(()), false).unwrap())
+        };
+        let (response, (mut request, _stream)) = tokio::join!(upstream.send(&api, request, &deadlines), serve);
+        drop(response.unwrap());
+        drop(upstream);
+        let end = async { while let Some(Ok(_)) = request.body_mut().data().await {} };
+        tokio::time::timeout(LONG / 4, end).await.expect("the connection ends");
+    })
+    .await;
+}
