@@ -50,7 +50,12 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Failure::Config(_)
-            | Failure::Start(StartError::Declared(_) | StartError::Organization(_) | StartError::Tls(_) | StartError::MasterKey { .. }) => 3,
+            | Failure::Start(
+                StartError::Declared(_)
+                | StartError::Organization(_)
+                | StartError::Tls(_)
+                | StartError::MasterKey { .. },
+            ) => 3,
             Failure::Start(_) | Failure::Failed(_) => 1,
         }
     }
@@ -78,7 +83,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// The control runtime: current-thread, on the thread that called.
-fn control_runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+/// Runs a future on the control runtime: current-thread, on the thread that called, with local tasks.
+fn on_control_runtime<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, future)
 }

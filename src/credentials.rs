@@ -169,7 +169,9 @@ async fn render(
         match vault.secret(owner, &key, environment).await {
             Ok(Some(value)) => drop(secrets.insert(key, value)),
             Ok(None) => return Ok(Err(Missing::Secret(key, environment.clone()))),
-            Err(error) if error.is_corrupt() => return Ok(Err(Missing::Corrupt(format!("the secret {key} does not open")))),
+            Err(error) if error.is_corrupt() => {
+                return Ok(Err(Missing::Corrupt(format!("the secret {key} does not open"))));
+            }
             Err(error) => return Err(error),
         }
     }

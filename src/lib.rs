@@ -1,4 +1,5 @@
 //! Sidekey.
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod credentials;

@@ -4,6 +4,7 @@
 //! thread for each core serves the proxy port. The vault is open before a port is bound, and everything that could be
 //! wrong with the configuration is told before that.
 
+mod admin_port;
 pub mod assemble;
 pub mod bind;
 pub mod connection;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::{Control, Guard};
 use crate::config::{Config, Environment, Report};
 use crate::credentials::Credentials;
 use crate::directory::Directory;
@@ -30,8 +32,10 @@ use crate::telemetry::access_log::{AccessLog, LogWriter};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{TlsError, client_config};
 use crate::vault::declared::Declared;
+use crate::vault::query::Organization;
 use crate::vault::{Vault, VaultError};
 
+use admin_port::AdminPort;
 use bind::{BindError, take};
 use reload::Follower;
 
@@ -159,7 +163,7 @@ pub struct Server {
 pub type LineSink = Box<dyn io::Write + Send>;
 
 impl Server {
-    /// Starts everything; call it on the control runtime, which must go on being polled. Access lines go to `lines`, or
+    /// Starts everything; call it on the control runtime, inside a `LocalSet`, both of which must go on being polled. Access lines go to `lines`, or
     /// to stderr where it is absent.
     pub async fn start(config: &Config, environment: Environment, lines: Option<LineSink>) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::for_codes(error::CODES));
@@ -179,7 +183,10 @@ impl Server {
             certificates.extend(tls.clone());
             bound.push((take(&listener.address, listener.mode, workers)?, Arc::new(assemble::gate(listener, id)), tls));
         }
-        let own = bound.iter().filter_map(|(bound, ..)| bound.address).collect();
+        let admin = AdminPort::bind(&config.admin)?;
+        certificates.extend(admin.iter().filter_map(|admin| admin.tls.clone()));
+        let mut own: Vec<SocketAddr> = bound.iter().filter_map(|(bound, ..)| bound.address).collect();
+        own.extend(admin.iter().map(|admin| admin.address));
         let upstream = Arc::new(assemble::upstream_settings(&config.upstream, own, client_tls));
         let control = tokio::runtime::Handle::current();
         let limits = assemble::limits(&config.cache);
@@ -214,10 +221,16 @@ impl Server {
                 std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker::run(setup))?;
             threads.push(thread);
         }
+        let control = Arc::new(Control {
+            vault: vault.clone(),
+            metrics: Arc::clone(&metrics),
+            guard: Guard { host_names: config.admin.host_names.iter().map(ToString::to_string).collect() },
+        });
+        let admin = admin.map(|admin| admin.serve(control, config.proxy.head_timeout, drain.clone()));
         let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics);
         Ok(Server {
             proxy,
-            admin: None,
+            admin: admin.transpose()?,
             follower,
             vault,
             workers: threads,

@@ -34,7 +34,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), Failure> {
     let format = telemetry::Format::of_stderr();
     telemetry::start_logging("warn", format).map_err(|error| Failure::Failed(error.to_string()))?;
-    super::control_runtime()?.block_on(demonstrate(options))
+    super::on_control_runtime(demonstrate(options))
 }
 
 async fn demonstrate(options: &Options) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ pub fn run(explicit: Option<PathBuf>) -> Result<(), Failure> {
     let config = Config::load(explicit, &environment)?;
     telemetry::start_logging(&config.log.level, config.log.format.resolve())
         .map_err(|error| Failure::Failed(error.to_string()))?;
-    super::control_runtime()?.block_on(serve(&config, environment))
+    super::on_control_runtime(serve(&config, environment))
 }
 
 /// Secrets live in this process's memory: nobody but root reads it, and no core file keeps it.

@@ -29,12 +29,6 @@ pub struct Metrics {
     pub open_connections: Gauge,
     /// Times the configuration was loaded again.
     pub reloads: Counter,
-    /// Rows read from the vault's database.
-    pub vault_reads: Counter,
-    /// Sealed values opened.
-    pub vault_opens: Counter,
-    /// Loads of facts or credentials that a cache could not answer.
-    pub loads: Counter,
 }
 
 /// The classes of statuses, and what stands for a client that had gone before it could be answered.
@@ -63,8 +57,8 @@ impl Metrics {
         self.refusals.get_or_create(&[("code", code)]).inc();
     }
 
-    /// Everything, as text.
-    pub fn render(&self) -> String {
+    /// Everything, as text, with counters that others keep: name, what it counts, value.
+    pub fn render(&self, counted_elsewhere: impl IntoIterator<Item = (&'static str, &'static str, u64)>) -> String {
         let mut registry = Registry::with_prefix("sidekey");
         registry.register("requests", "Requests by class of status", self.requests.clone());
         registry.register("refusals", "Answers of Sidekey's own by code", self.refusals.clone());
@@ -78,9 +72,11 @@ impl Metrics {
         registry.register("access_lines_dropped", "Access lines dropped", self.access_lines_dropped.clone());
         registry.register("open_connections", "Open client connections", self.open_connections.clone());
         registry.register("reloads", "Times the configuration was loaded again", self.reloads.clone());
-        registry.register("vault_reads", "Rows read from the vault", self.vault_reads.clone());
-        registry.register("vault_opens", "Sealed values opened", self.vault_opens.clone());
-        registry.register("loads", "Loads that a cache could not answer", self.loads.clone());
+        for (name, help, value) in counted_elsewhere {
+            let counter = Counter::<u64>::default();
+            counter.inc_by(value);
+            registry.register(name, help, counter);
+        }
         let mut text = String::new();
         let _infallible = encode(&mut text, &registry);
         text

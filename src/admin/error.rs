@@ -1,0 +1,118 @@
+//! What a caller of the admin port is told when something does not work: problem+json (RFC 9457).
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::model::document::Problem;
+use crate::vault::VaultError;
+use crate::vault::error::DatabaseError;
+
+/// Why an admin request was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Nobody knows who asks.
+    #[error("show an API key: X-API-Key: apk_… or Authorization: Bearer apk_…")]
+    Unauthenticated,
+    /// Whoever asks may not do this.
+    #[error("this needs one of the roles: {0}")]
+    RoleInsufficient(&'static str),
+    /// A web page of somebody else's asks.
+    #[error("requests of other origins are not served")]
+    OriginNotAllowed,
+    /// The request was sent to a name that is not ours.
+    #[error("this server is not called that; name it in admin.host_names if it is")]
+    HostUnknown,
+    /// There is no such thing.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// It is there already, still in use, or declared.
+    #[error("{0}")]
+    Conflict(String),
+    /// The body is not what it should be.
+    #[error("the document has mistakes; each is listed in errors")]
+    Invalid(Vec<Problem>),
+    /// The body is no JSON, or not declared as it.
+    #[error("the body must be a JSON document with Content-Type: application/json")]
+    MediaType,
+    /// The body is no JSON document.
+    #[error("the body is not a JSON document: {0}")]
+    Syntax(String),
+    /// The body is too large.
+    #[error("the body is larger than 1 MiB")]
+    TooLarge,
+    /// The vault.
+    #[error(transparent)]
+    Vault(VaultError),
+}
+
+impl From<VaultError> for AdminError {
+    fn from(error: VaultError) -> Self {
+        match error {
+            VaultError::Database(DatabaseError::NotFound(what)) => AdminError::NotFound(what),
+            VaultError::Database(DatabaseError::Conflict(why) | DatabaseError::InUse(why)) => AdminError::Conflict(why),
+            VaultError::Declared(_) | VaultError::Off => AdminError::Conflict(error.to_string()),
+            other => AdminError::Vault(other),
+        }
+    }
+}
+
+impl From<DatabaseError> for AdminError {
+    fn from(error: DatabaseError) -> Self {
+        VaultError::from(error).into()
+    }
+}
+
+impl AdminError {
+    fn told(&self) -> (StatusCode, &'static str) {
+        match self {
+            AdminError::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+            AdminError::RoleInsufficient(_) => (StatusCode::FORBIDDEN, "role_insufficient"),
+            AdminError::OriginNotAllowed => (StatusCode::FORBIDDEN, "origin_not_allowed"),
+            AdminError::HostUnknown => (StatusCode::MISDIRECTED_REQUEST, "host_unknown"),
+            AdminError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            AdminError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            AdminError::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            AdminError::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type_unsupported"),
+            AdminError::Syntax(_) => (StatusCode::BAD_REQUEST, "syntax"),
+            AdminError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            AdminError::Vault(VaultError::Database(DatabaseError::Corrupt { .. })) => (StatusCode::CONFLICT, "corrupt"),
+            AdminError::Vault(_) => (StatusCode::SERVICE_UNAVAILABLE, "vault_unavailable"),
+        }
+    }
+}
+
+impl IntoResponse for AdminError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.told();
+        if let AdminError::Vault(error) = &self {
+            tracing::error!(%error, "the vault refused a change or a read");
+        }
+        let mut problem = json!({
+            "type": format!("urn:sidekey:error:{code}"),
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "detail": self.to_string(),
+            "code": code,
+        });
+        if let AdminError::Invalid(problems) = &self {
+            problem["errors"] = json!(problems);
+        }
+        let mut response = (status, Json(problem)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json; charset=utf-8"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// What no route answers.
+pub async fn not_found() -> AdminError {
+    AdminError::NotFound("resource")
+}

@@ -1,0 +1,72 @@
+//! What is checked before anything is routed: DNS rebinding, other people's web pages, and what every answer carries.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::{self, HeaderMap, HeaderName};
+use axum::http::{HeaderValue, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::Control;
+use super::error::AdminError;
+use crate::model::origin::{Host, Origin, Scheme};
+
+/// The names this port goes by.
+#[derive(Clone, Debug, Default)]
+pub struct Guard {
+    /// Beside IP literals and `localhost`.
+    pub host_names: Vec<String>,
+}
+
+impl Guard {
+    fn admits(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), AdminError> {
+        let mut lines = headers.get_all(header::HOST).iter().map(|value| value.to_str().unwrap_or("?"));
+        let host = uri.authority().map(|authority| authority.as_str()).or_else(|| lines.next());
+        let authority = host.ok_or(AdminError::HostUnknown)?;
+        if lines.next().is_some() || !self.is_own(authority) {
+            return Err(AdminError::HostUnknown);
+        }
+        // A page of ours comes from the very host and port it asks; every other page does not.
+        let same_origin =
+            |origin: &str| origin.split_once("://").is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(authority));
+        let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+        let foreign = match text(header::ORIGIN) {
+            Some(origin) => !same_origin(origin),
+            None => text(HeaderName::from_static("sec-fetch-site"))
+                .is_some_and(|site| !matches!(site, "none" | "same-origin")),
+        };
+        if foreign { Err(AdminError::OriginNotAllowed) } else { Ok(()) }
+    }
+
+    fn is_own(&self, authority: &str) -> bool {
+        match Origin::from_authority(Scheme::Http, authority).map(|origin| origin.host) {
+            Ok(Host::Address(_)) => true,
+            Ok(Host::Name(name)) => {
+                &*name == "localhost" || self.host_names.iter().any(|own| own.eq_ignore_ascii_case(&name))
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// Checks a request, and dresses its answer.
+pub(super) async fn check(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
+    let mut response = match control.guard.admits(request.headers(), request.uri()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    };
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+        ),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
