@@ -5,6 +5,8 @@ mod create;
 pub mod database;
 mod durable;
 pub mod error;
+#[cfg(test)]
+mod fixture;
 pub mod inspect;
 pub mod key;
 pub mod list;
