@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection};
 use tempfile::TempDir;
@@ -12,6 +12,7 @@ use super::change::{Change, Outcome, PutMode};
 use super::database::{Database, Opened, Options};
 use super::error::DatabaseError;
 use super::key::MasterKeySource;
+pub(super) use super::seal::plain;
 use crate::model::connection::Connection;
 use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, IntegrationId, OrganizationId};
@@ -81,11 +82,6 @@ impl Home {
     pub(super) fn admin_key(&self) -> SecretString {
         SecretString::from(fs::read_to_string(self.file("admin.key")).unwrap().trim())
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "tests compare what was stored")]
-pub(super) fn plain(secret: &SecretString) -> &str {
-    secret.expose_secret()
 }
 
 pub(super) fn environment(name: &str) -> EnvironmentName {

@@ -310,3 +310,23 @@ async fn a_full_disk_changes_nothing_and_reads_go_on() {
     assert_eq!(database.token(organization, connection, "production").await.unwrap().unwrap(), "after");
     database.close().await;
 }
+
+#[tokio::test]
+async fn a_file_that_may_not_be_written_is_told_and_reads_go_on() {
+    let home = Home::new();
+    let database = home.open().await;
+    let organization = database.default_organization().await;
+    // The engine answers to this as it does to a file that became read-only.
+    let writer = async |sql: &'static str| {
+        sqlx::query(sql).execute(&mut *database.inner.writer.acquire().await.unwrap()).await.unwrap();
+    };
+    let create = || Change::CreateEnvironment { organization, name: environment("qa") };
+    writer("PRAGMA query_only = on").await;
+    let error = refused(&database, create()).await;
+    assert!(matches!(error, DatabaseError::Unavailable(Cause::ReadOnly)), "{error}");
+    assert_eq!(database.environments(organization).await.unwrap().len(), 3);
+    writer("PRAGMA query_only = off").await;
+    database.put(create()).await;
+    assert_eq!(database.environments(organization).await.unwrap().len(), 4);
+    database.close().await;
+}
