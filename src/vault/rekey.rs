@@ -1,7 +1,7 @@
 //! A new master key: every data key is wrapped anew, no value is touched.
 //!
 //! The new key is on disk before the vault needs it, and the old one is there until the vault does not: a process
-//! killed after any [`Step`] leaves a vault that opens, with the old key before [`Step::Wrap`] and with the new one
+//! killed after any `Step` leaves a vault that opens, with the old key before `Step::Wrap` and with the new one
 //! after it. Where the key is in a file, the new one waits beside it and opening the vault puts it in its place.
 
 use std::path::PathBuf;
