@@ -1,7 +1,7 @@
 //! A new master key: every data key is wrapped anew, no value is touched.
 //!
 //! The new key is on disk before the vault needs it, and the old one is there until the vault does not: a process
-//! killed after any [`Step`] leaves a vault that opens, with the old key before [`Step::Wrap`] and with the new one
+//! killed after any `Step` leaves a vault that opens, with the old key before `Step::Wrap` and with the new one
 //! after it. Where the key is in a file, the new one waits beside it and opening the vault puts it in its place.
 
 use std::path::PathBuf;
@@ -156,6 +156,9 @@ impl<'a> Rekey<'a> {
         // the old one.
         let mut writer = self.inner.writer.acquire().await?;
         let wrapped = self.wrap_all(&mut writer, &new).await;
+        if wrapped.is_err() {
+            schema::settle(&mut writer).await;
+        }
         // Asked and not assumed: after a failed commit either key may be the one.
         match schema::wanted_key(&mut writer, &self.inner.path).await {
             Ok(wanted) if wanted == *new.id() => self.inner.masters.set([new].into()),
