@@ -16,6 +16,7 @@ use crate::tls::client_config;
 use crate::upstream::Upstream;
 use crate::vault::declared::Declared;
 use crate::vault::inspect;
+use crate::vault::revision::Stamp;
 
 /// Checks everything a server would need. The configuration comes first: with a wrong one nothing else can be looked
 /// at.
@@ -199,7 +200,8 @@ impl Findings {
             .connections()
             .map(|connection| {
                 let integration = declared.integration(&connection.integration).cloned().ok_or_else(missing);
-                let route = integration.and_then(|integration| Route::new(Arc::clone(connection), integration));
+                let route = integration
+                    .and_then(|integration| Route::new(Arc::clone(connection), integration, Stamp::default()));
                 (connection.key.to_string(), route)
             })
             .collect();
@@ -215,7 +217,7 @@ impl Findings {
                     key,
                     integration
                         .ok_or_else(missing)
-                        .and_then(|integration| Route::new(Arc::new(connection), integration)),
+                        .and_then(|integration| Route::new(Arc::new(connection), integration, Stamp::default())),
                 )
             })),
             Err(error) => self.wrong(error),

@@ -30,6 +30,7 @@ pub struct Route {
     pub origins: Vec<Origin>,
     /// Default headers, rendered.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    stamp: Stamp,
 }
 
 /// Why there is no route by a name.
@@ -47,13 +48,24 @@ impl Route {
         &self.integration.auth[self.method]
     }
 
+    /// The revisions it was made at.
+    pub fn stamp(&self) -> &Stamp {
+        &self.stamp
+    }
+
+    /// Whether nothing that it was made from has changed since.
+    pub fn is_current(&self) -> bool {
+        self.stamp.is_current()
+    }
+
     /// A public value of the connection.
     pub fn value(&self, name: &FieldName) -> Option<&str> {
         self.integration.value(&self.connection.values, name)
     }
 
     /// Puts a connection and its integration together, or says why they do not fit.
-    pub fn new(connection: Arc<Connection>, integration: Arc<Integration>) -> Result<Route, String> {
+    /// `stamp` holds the revisions that both were read at.
+    pub fn new(connection: Arc<Connection>, integration: Arc<Integration>, stamp: Stamp) -> Result<Route, String> {
         let method = match &connection.auth {
             Some(auth) => integration.auth.iter().position(|method| method.method == *auth),
             None => (integration.auth.len() == 1).then_some(0),
@@ -77,7 +89,7 @@ impl Route {
                 HeaderValue::from_str(&text).map_err(|_| format!("the default header {name} is no header value"))?;
             headers.push((name.clone(), value));
         }
-        Ok(Route { connection, integration, method, base, origins, headers })
+        Ok(Route { connection, integration, method, base, origins, headers, stamp })
     }
 }
 
@@ -93,7 +105,9 @@ pub(super) async fn load(vault: Vault, name: Name) -> Result<Found, VaultError> 
         Some(integration) if falls_back(&name, &connection) && !integration.customer_fallback => {
             Err(RouteError::Unknown)
         }
-        Some(integration) => Route::new(connection, integration).map(Arc::new).map_err(RouteError::Broken),
+        Some(integration) => {
+            Route::new(connection, integration, stamp.clone()).map(Arc::new).map_err(RouteError::Broken)
+        }
     };
     Ok(Found { route, stamp })
 }

@@ -129,7 +129,7 @@ impl Declared {
         );
         let names = changed_keys(&self.names, &before.names, |a, b| a == b);
         subjects.extend(names.map(|(owner, customer, key)| Subject::Name(*owner, customer.clone(), key.clone())));
-        let credentials = changed_keys(&self.credentials, &before.credentials, |a, b| same_fields(a, b));
+        let credentials = changed_keys(&self.credentials, &before.credentials, same_fields);
         subjects.extend(credentials.map(|(id, environment)| Subject::Credential(*id, environment.clone())));
         let secrets = changed_keys(&self.secrets, &before.secrets, same_secret);
         subjects
