@@ -50,76 +50,72 @@ pub(super) struct Connection {
 
 /// One connection for each kind of injection, each with a secret that exists for this run only.
 pub(super) fn connections() -> Vec<Connection> {
-    let secret = || format!("demo-{}", Alphanumeric.sample_string(&mut rand::rng(), 24));
-    let one = |key, what, auth, field| {
-        let value = secret();
-        Connection {
-            key,
-            what,
-            auth,
-            base: "/v1",
-            spelled: vec![value.clone()],
-            fields: vec![(field, value)],
-            body: None,
-        }
-    };
     let api_key = |place, name| json!({ "type": "api_key", "in": place, "name": name });
-    let key = |key, what, auth| one(key, what, auth, "api_key");
-    let password = secret();
-    let login = base64::engine::general_purpose::STANDARD.encode(format!("ada:{password}"));
-    let (account, signature) = (secret(), secret());
     vec![
-        one("bearer", "Authorization: Bearer …", json!({ "type": "bearer" }), "token"),
+        Connection::of_one_secret("bearer", "Authorization: Bearer …", json!({ "type": "bearer" }), "token"),
+        basic(),
+        Connection::of_one_secret("header", "X-Api-Key: …", api_key("header", "X-Api-Key"), "api_key"),
+        Connection::of_one_secret("query", "?api_key=…", api_key("query", "api_key"), "api_key"),
+        Connection::of_one_secret("cookie", "Cookie: session=…", api_key("cookie", "session"), "api_key"),
         Connection {
-            key: "basic",
-            what: "Authorization: Basic …",
-            auth: json!({ "type": "basic" }),
-            base: "/v1",
-            fields: vec![("username", "ada".to_owned()), ("password", password)],
-            spelled: vec![login],
-            body: None,
+            base: "/bot{token}",
+            ..Connection::of_one_secret("path", "/bot…/", api_key("path", "token"), "api_key")
         },
-        key("header", "X-Api-Key: …", api_key("header", "X-Api-Key")),
-        key("query", "?api_key=…", api_key("query", "api_key")),
-        key("cookie", "Cookie: session=…", api_key("cookie", "session")),
-        Connection { base: "/bot{token}", ..key("path", "/bot…/", api_key("path", "token")) },
         Connection {
             body: Some(("application/json", "{\"amount\": 12.50}")),
-            ..key("json", "JSON body, /auth/key", api_key("body", "/auth/key"))
+            ..Connection::of_one_secret("json", "JSON body, /auth/key", api_key("body", "/auth/key"), "api_key")
         },
         Connection {
             body: Some(("application/x-www-form-urlencoded", "amount=12.50")),
-            ..key("form", "form body, api_key=…", api_key("body", "api_key"))
+            ..Connection::of_one_secret("form", "form body, api_key=…", api_key("body", "api_key"), "api_key")
         },
-        Connection {
-            key: "custom",
-            what: "two headers and a query pair",
-            auth: json!({
-                "type": "custom",
-                "fields": [{ "name": "account" }, { "name": "secret", "secret": true }],
-                "inject": [
-                    { "in": "header", "name": "X-Account", "value": "{{ account }}" },
-                    { "in": "query", "name": "sig", "value": "{{ secret }}" },
-                ],
-            }),
-            base: "/v1",
-            spelled: vec![account.clone(), signature.clone()],
-            fields: vec![("account", account), ("secret", signature)],
-            body: None,
-        },
-        Connection {
-            key: "none",
-            what: "nothing",
-            auth: json!({ "type": "none" }),
-            base: "/v1",
-            fields: Vec::new(),
-            spelled: Vec::new(),
-            body: None,
-        },
+        custom(),
+        Connection::new("none", "nothing", json!({ "type": "none" })),
     ]
 }
 
+/// A secret that exists for this run only.
+fn secret() -> String {
+    format!("demo-{}", Alphanumeric.sample_string(&mut rand::rng(), 24))
+}
+
+fn basic() -> Connection {
+    let password = secret();
+    let login = base64::engine::general_purpose::STANDARD.encode(format!("ada:{password}"));
+    Connection {
+        fields: vec![("username", "ada".to_owned()), ("password", password)],
+        spelled: vec![login],
+        ..Connection::new("basic", "Authorization: Basic …", json!({ "type": "basic" }))
+    }
+}
+
+fn custom() -> Connection {
+    let auth = json!({
+        "type": "custom",
+        "fields": [{ "name": "account" }, { "name": "secret", "secret": true }],
+        "inject": [
+            { "in": "header", "name": "X-Account", "value": "{{ account }}" },
+            { "in": "query", "name": "sig", "value": "{{ secret }}" },
+        ],
+    });
+    let (account, signature) = (secret(), secret());
+    Connection {
+        spelled: vec![account.clone(), signature.clone()],
+        fields: vec![("account", account), ("secret", signature)],
+        ..Connection::new("custom", "two headers and a query pair", auth)
+    }
+}
+
 impl Connection {
+    fn new(key: &'static str, what: &'static str, auth: Value) -> Self {
+        Connection { key, what, auth, base: "/v1", fields: Vec::new(), spelled: Vec::new(), body: None }
+    }
+
+    fn of_one_secret(key: &'static str, what: &'static str, auth: Value, field: &'static str) -> Self {
+        let value = secret();
+        Connection { spelled: vec![value.clone()], fields: vec![(field, value)], ..Connection::new(key, what, auth) }
+    }
+
     /// Puts its integration, itself and its credential into a vault.
     pub(super) async fn store(&self, vault: &Vault) -> Result<(), Failure> {
         let failed = |error: VaultError| Failure::Failed(error.to_string());
