@@ -6,3 +6,8 @@
 mod first_request;
 mod harness;
 mod harness_selftest;
+mod hop_by_hop;
+mod injection;
+mod injection_body;
+mod replaced;
+mod secrets;
