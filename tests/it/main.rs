@@ -9,5 +9,6 @@ mod harness_selftest;
 mod hop_by_hop;
 mod injection;
 mod injection_body;
+mod refusals;
 mod replaced;
 mod secrets;
