@@ -6,3 +6,9 @@
 mod first_request;
 mod harness;
 mod harness_selftest;
+mod hop_by_hop;
+mod injection;
+mod injection_body;
+mod refusals;
+mod replaced;
+mod secrets;
