@@ -273,6 +273,38 @@ fn no_file_knows_the_machine_it_was_written_on() {
 }
 
 #[test]
+fn the_readme_names_every_built_in_integration() {
+    let readme = text("README.md");
+    for path in embedded().iter().filter(|path| path.extension().is_some_and(|extension| extension == "toml")) {
+        let slug = path.file_stem().and_then(|stem| stem.to_str()).expect("a slug");
+        assert!(readme.contains(&format!("`{slug}`")), "{slug}");
+        for method in table(path.to_str().expect("UTF-8"))["auth"].as_array().expect("auth methods") {
+            let method = method["method"].as_str().expect("a name");
+            assert!(readme.contains(&format!("`{method}`: ")), "{slug}: {method}");
+        }
+    }
+}
+
+/// The codes that the README's table names must be those that the product counts, which are all it has.
+#[tokio::test]
+async fn the_readme_names_every_code() {
+    let server = crate::harness::Sidekey::with(|_| {}).await;
+    let metrics = server.metrics().await;
+    let readme = text("README.md");
+    let counted =
+        metrics.lines().filter_map(|line| line.strip_prefix("sidekey_refusals_total{code=\"")?.split('"').next());
+    let counted: Vec<_> = counted.collect();
+    assert!(counted.len() > 25, "{metrics}");
+    for code in counted {
+        assert!(readme.contains(&format!("`{code}`")), "{code}");
+    }
+    for name in metrics.lines().filter_map(|line| line.strip_prefix("sidekey_")?.split(['{', ' ']).next()) {
+        assert!(readme.contains(&format!("`{name}`")) || readme.contains(&format!("`{name}{{")), "sidekey_{name}");
+    }
+    server.finish(&[]).await;
+}
+
+#[test]
 fn links_of_the_documents_lead_somewhere() {
     for document in ["README.md", "CHANGELOG.md", "SECURITY.md"] {
         let content = text(document);
