@@ -16,7 +16,6 @@ use crate::tls::client_config;
 use crate::upstream::Upstream;
 use crate::vault::declared::Declared;
 use crate::vault::inspect;
-use crate::vault::revision::Stamp;
 
 /// Checks everything a server would need. The configuration comes first: with a wrong one nothing else can be looked
 /// at.
@@ -201,7 +200,7 @@ impl Findings {
             .map(|connection| {
                 let integration = declared.integration(&connection.integration).cloned().ok_or_else(missing);
                 let route = integration
-                    .and_then(|integration| Route::new(Arc::clone(connection), integration, Stamp::default()));
+                    .and_then(|integration| Route::new(Arc::clone(connection), integration));
                 (connection.key.to_string(), route)
             })
             .collect();
@@ -217,7 +216,7 @@ impl Findings {
                     key,
                     integration
                         .ok_or_else(missing)
-                        .and_then(|integration| Route::new(Arc::new(connection), integration, Stamp::default())),
+                        .and_then(|integration| Route::new(Arc::new(connection), integration)),
                 )
             })),
             Err(error) => self.wrong(error),

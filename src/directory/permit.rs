@@ -119,7 +119,6 @@ mod tests {
     use crate::model::document::{Problems, Reader};
     use crate::model::id::{ConnectionId, IntegrationId, OrganizationId};
     use crate::model::integration::Integration;
-    use crate::vault::revision::Stamp;
 
     /// A connection to `https://api.example.test/v1`, `https://files.example.test:8443` and `http://plain.example.test`.
     fn route() -> Arc<Route> {
@@ -133,7 +132,7 @@ mod tests {
         let draft = serde_json::json!({ "key": "api", "integration": "api" });
         let draft = ConnectionDraft::read(&Reader::new(&draft, "", &problems).unwrap()).unwrap();
         let connection = draft.into_connection(ConnectionId::generate(), OrganizationId::generate());
-        Arc::new(Route::new(Arc::new(connection), Arc::new(integration), Stamp::default()).unwrap())
+        Arc::new(Route::new(Arc::new(connection), Arc::new(integration)).unwrap())
     }
 
     fn scope(connections: &str) -> Scope {

@@ -64,8 +64,7 @@ impl Route {
     }
 
     /// Puts a connection and its integration together, or says why they do not fit.
-    /// `stamp` holds the revisions that both were read at.
-    pub fn new(connection: Arc<Connection>, integration: Arc<Integration>, stamp: Stamp) -> Result<Route, String> {
+    pub fn new(connection: Arc<Connection>, integration: Arc<Integration>) -> Result<Route, String> {
         let method = match &connection.auth {
             Some(auth) => integration.auth.iter().position(|method| method.method == *auth),
             None => (integration.auth.len() == 1).then_some(0),
@@ -89,7 +88,7 @@ impl Route {
                 HeaderValue::from_str(&text).map_err(|_| format!("the default header {name} is no header value"))?;
             headers.push((name.clone(), value));
         }
-        Ok(Route { connection, integration, method, base, origins, headers, stamp })
+        Ok(Route { connection, integration, method, base, origins, headers, stamp: Stamp::default() })
     }
 }
 
@@ -106,7 +105,7 @@ pub(super) async fn load(vault: Vault, name: Name) -> Result<Found, VaultError> 
             Err(RouteError::Unknown)
         }
         Some(integration) => {
-            Route::new(connection, integration, stamp.clone()).map(Arc::new).map_err(RouteError::Broken)
+            Route::new(connection, integration).map(|route| Arc::new(Route { stamp: stamp.clone(), ..route })).map_err(RouteError::Broken)
         }
     };
     Ok(Found { route, stamp })

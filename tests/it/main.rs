@@ -3,12 +3,14 @@
 //! Every test drives the real `sidekey` binary on free ports, against upstreams that live inside the test process.
 //! Nothing here reaches beyond the machine, and nothing waits for a fixed time: tests await events, with a deadline.
 
+mod architecture;
 mod first_request;
 mod harness;
 mod harness_selftest;
 mod hop_by_hop;
 mod injection;
 mod injection_body;
+mod packaging;
 mod refusals;
 mod replaced;
 mod secrets;
