@@ -3,6 +3,13 @@
 //! Every test drives the real `sidekey` binary on free ports, against upstreams that live inside the test process.
 //! Nothing here reaches beyond the machine, and nothing waits for a fixed time: tests await events, with a deadline.
 
+mod attack;
 mod first_request;
+mod forward_proxy;
+mod framing_chunked;
+mod framing_requests;
+mod framing_responses;
+mod framing_sequences;
 mod harness;
 mod harness_selftest;
+mod targets;
