@@ -4,7 +4,17 @@
 //! Nothing here reaches beyond the machine, and nothing waits for a fixed time: tests await events, with a deadline.
 
 mod architecture;
+mod attack;
+mod browser_guard;
+mod egress;
 mod first_request;
+mod forward_proxy;
+mod framing_chunked;
+mod framing_h2;
+mod framing_requests;
+mod framing_responses;
+mod framing_sequences;
+mod h2_frames;
 mod harness;
 mod harness_selftest;
 mod hop_by_hop;
@@ -13,4 +23,7 @@ mod injection_body;
 mod packaging;
 mod refusals;
 mod replaced;
+mod scopes;
 mod secrets;
+mod tagging;
+mod targets;
