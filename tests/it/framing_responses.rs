@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::attack::{Stage, TAG, Table};
+use crate::attack::{Stage, TAG};
 use crate::harness::client::{Broken, get};
 use crate::harness::sink::{Framing, Step};
 use crate::harness::{Raw, Reply, Script, within};

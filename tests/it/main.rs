@@ -4,12 +4,18 @@
 //! Nothing here reaches beyond the machine, and nothing waits for a fixed time: tests await events, with a deadline.
 
 mod attack;
+mod browser_guard;
+mod egress;
 mod first_request;
 mod forward_proxy;
 mod framing_chunked;
+mod framing_h2;
 mod framing_requests;
 mod framing_responses;
 mod framing_sequences;
+mod h2_frames;
 mod harness;
 mod harness_selftest;
+mod scopes;
+mod tagging;
 mod targets;

@@ -42,7 +42,7 @@ async fn a_path_that_looks_like_another_host_stays_below_the_base_path() {
         "/a..b/...",
         "/.well-known/x",
         "/%ff%0d%0a",
-        "/|~^`{}\"<>",
+        "/|~^{}\"",
     ] {
         let outcome = stage.attack(format!("GET {target} HTTP/1.1\r\n{TAG}\r\n")).await;
         let joined = outcome.is_forwarded() && outcome.seen[0].target == format!("/v1{target}");
