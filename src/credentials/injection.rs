@@ -38,9 +38,12 @@ pub struct Injection {
     pub(super) cookies: Vec<Pair>,
     pub(super) path: Vec<Pair>,
     pub(super) form: Vec<Pair>,
-    pub(super) json: Vec<(Box<[Box<str>]>, Zeroizing<String>)>,
+    pub(super) json: Vec<Member>,
     pub(super) spellings: Vec<Zeroizing<String>>,
 }
+
+/// Where a value goes in a JSON document: the tokens of a JSON pointer, and the value.
+pub(super) type Member = (Box<[Box<str>]>, Zeroizing<String>);
 
 /// A name and its value, encoded for the place they go to.
 pub(super) struct Pair {

@@ -47,7 +47,8 @@ impl Gate {
         let allowed = |origin: &str| self.allow_origins.iter().any(|allowed| allowed == origin);
         let from_page = match text(&ORIGIN) {
             Some(origin) => !allowed(origin) || headers.get_all(ORIGIN).iter().count() > 1,
-            None => text(&SEC_FETCH_SITE).is_some_and(|site| site != "none"),
+            // Not one line that says otherwise, wherever it stands.
+            None => headers.get_all(SEC_FETCH_SITE).iter().any(|site| site != "none"),
         };
         let host = authority.or_else(|| text(&HOST));
         // A name that an attacker made resolve to us (DNS rebinding) still stands in Host.

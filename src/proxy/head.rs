@@ -17,9 +17,22 @@ pub fn check(parts: &Parts) -> Result<(), ProxyError> {
     if matches!(parts.method, Method::TRACE | Method::CONNECT) || matches!(parts.method.as_str(), "TRACK" | "PRI") {
         return Err(ProxyError::MethodRefused);
     }
-    if parts.version != Version::HTTP_2 {
-        check_host(parts)?;
-        check_framing(&parts.headers)?;
+    if parts.version == Version::HTTP_2 {
+        return check_same_host(parts);
+    }
+    check_host(parts)?;
+    check_framing(&parts.headers)
+}
+
+/// RFC 9113 §8.3.1: beside `:authority`, a `Host` says the same or the request is malformed.
+fn check_same_host(parts: &Parts) -> Result<(), ProxyError> {
+    let mut lines = parts.headers.get_all(HOST).iter();
+    let (first, second) = (lines.next(), lines.next());
+    let differs = |line: &HeaderValue| {
+        parts.uri.authority().is_some_and(|named| !line.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes()))
+    };
+    if second.is_some() || first.is_some_and(differs) {
+        return Err(ProxyError::RequestMalformed("Host and :authority do not name one host"));
     }
     Ok(())
 }

@@ -150,7 +150,11 @@ fn strip_scheme<'v>(value: &'v [u8], scheme: &[u8]) -> Option<&'v [u8]> {
 /// Takes every API key out of the head. Two that differ are a conflict.
 fn take_keys(headers: &mut HeaderMap, password: Option<Vec<u8>>) -> Result<bool, ProxyError> {
     let mut keys: Vec<Vec<u8>> = password.into_iter().filter(|password| bare_key(password).is_some()).collect();
-    keys.extend(headers.get_all(SIDEKEY_KEY).iter().map(|v| v.as_bytes().to_vec()).filter(|v| bare_key(v).is_some()));
+    let mut lines = headers.get_all(SIDEKEY_KEY).iter();
+    keys.extend(lines.next().map(|line| line.as_bytes().to_vec()).filter(|key| bare_key(key).is_some()));
+    if lines.next().is_some() {
+        return Err(ProxyError::TagConflict("Sidekey-Key is there twice"));
+    }
     keys.extend(take_lines(headers, &X_API_KEY, bare_key));
     keys.extend(take_lines(headers, &AUTHORIZATION, bearer_key));
     if keys.iter().any(|key| *key != keys[0]) {

@@ -69,9 +69,10 @@ async fn lk_06_the_process_cannot_be_dumped() {
     };
     let denied = reader.stderr_line("a refusal", |line| line.contains("ermission denied")).await;
     assert!(denied.contains("mem"), "{denied}");
-    process.signal(Signal::SEGV);
+    // Not SIGSEGV: Rust's own handler takes the first one that no stack overflow caused.
+    process.signal(Signal::ABORT);
     let ended = process.wait().await;
-    assert_eq!((ended.signal(), ended.core_dumped()), (Some(Signal::SEGV.as_raw()), false));
+    assert_eq!((ended.signal(), ended.core_dumped()), (Some(Signal::ABORT.as_raw()), false));
     let cores = std::fs::read_dir(folder.path()).expect("the folder").filter_map(Result::ok);
     let cores: Vec<_> =
         cores.map(|entry| entry.file_name()).filter(|name| name.to_string_lossy().starts_with("core")).collect();
@@ -174,6 +175,7 @@ async fn hi_14_nobody_forges_lines_of_the_log() {
         .await;
         let long = "x".repeat(40_000);
         for (line, path) in [
+            // hyper answers a control byte in a header by itself, before there is a request to log.
             ("User-Agent: \x1b[2J\u{2028}evil".to_owned(), "/%0a%0d%1b[2J/%E2%80%A8"),
             ("Sidekey-Workflow: %0a{\"level\":\"ERROR\"}".to_owned(), "/"),
             ("Sidekey-Workflow: \"},{\"a\":\"\\u000a".to_owned(), "/"),
@@ -195,7 +197,7 @@ async fn hi_14_nobody_forges_lines_of_the_log() {
         let login = STANDARD.encode("stripe\n{\"level\":\"ERROR\"}\x1b[2J:");
         raw.send(format!("GET http://api.example.test/ HTTP/1.1\r\nHost: api.example.test\r\nProxy-Authorization: Basic {login}\r\n\r\n")).await;
         assert_eq!(raw.response().await.status, 400);
-        server.access_lines(11).await;
+        server.access_lines(10).await;
         for line in server.process().stderr().lines() {
             let parsed = serde_json::from_str::<serde_json::Value>(line);
             assert!(parsed.is_ok_and(|json| json["level"].is_string()), "no JSON: {line}");
@@ -204,7 +206,7 @@ async fn hi_14_nobody_forges_lines_of_the_log() {
             let unescaped = ['\u{2028}', '\u{2029}', '\u{85}', '\u{1b}'];
             assert!(!line.contains(unescaped), "{line}");
         }
-        for access in server.access_lines(11).await {
+        for access in server.access_lines(10).await {
             let text = access.to_string();
             assert!(!text.contains("secret-query") && !text.contains("evil") && !text.contains("ppp"), "{text}");
         }

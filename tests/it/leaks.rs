@@ -56,8 +56,7 @@ async fn lk_01_no_error_shows_a_credential_at_any_level_of_the_log() {
         let mut canaries = BTreeMap::new();
         let server = Sidekey::with(|config| {
             config.set("log.level", "trace").set("log.format", format);
-            config.set("upstream.response_timeout", "100ms").set("upstream.idle_timeout", "100ms");
-            config.set("proxy.body_idle_timeout", "100ms").set("upstream.tls_timeout", "300ms");
+            config.set("upstream.idle_timeout", "300ms");
             config.to(&sink).pin("refused.example.test", refusing.addr).pin("closed.example.test", closing.addr);
             canaries.extend(connections(config, &format!("https://{HOST}"), ""));
             canaries.extend(connections(config, "https://refused.example.test", "-refused"));
@@ -129,7 +128,8 @@ async fn provoke(server: &Sidekey, kind: &str) {
         }
     };
     assert_eq!(ask(kind, "/?own=1", &[]).await, 200, "{kind}");
-    for (path, status) in [("/stall", 504), ("/reset", 502), ("/500", 500), ("/401", 401)] {
+    assert_eq!(ask(kind, "/stall", &[("Sidekey-Timeout", "100ms")]).await, 504, "{kind}");
+    for (path, status) in [("/reset", 502), ("/500", 500), ("/401", 401)] {
         assert_eq!(ask(kind, path, &[]).await, status, "{kind} {path}");
     }
     for path in ["/cut", "/slow", "/malformed", "/half", "/refused"] {
@@ -150,7 +150,8 @@ async fn provoke(server: &Sidekey, kind: &str) {
     let client = H2::connect(server.proxy()).await;
     for path in ["/", "/reset", "/stall"] {
         // How a stream breaks is not the matter here: what is said about it is.
-        let _broken = client.try_request("GET", path, &[("sidekey-connection", kind)], "").await;
+        let headers = [("sidekey-connection", kind), ("sidekey-timeout", "100ms")];
+        let _broken = client.try_request("GET", path, &headers, "").await;
     }
 }
 

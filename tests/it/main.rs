@@ -3,7 +3,18 @@
 //! Every test drives the real `sidekey` binary on free ports, against upstreams that live inside the test process.
 //! Nothing here reaches beyond the machine, and nothing waits for a fixed time: tests await events, with a deadline.
 
+mod architecture;
+mod attack;
+mod browser_guard;
+mod egress;
 mod first_request;
+mod forward_proxy;
+mod framing_chunked;
+mod framing_h2;
+mod framing_requests;
+mod framing_responses;
+mod framing_sequences;
+mod h2_frames;
 mod harness;
 mod harness_selftest;
 mod hop_by_hop;
@@ -11,6 +22,10 @@ mod hygiene;
 mod injection;
 mod injection_body;
 mod leaks;
+mod packaging;
 mod refusals;
 mod replaced;
+mod scopes;
 mod secrets;
+mod tagging;
+mod targets;

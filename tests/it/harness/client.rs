@@ -298,7 +298,12 @@ impl Raw {
 
     /// Sends FIN and keeps reading: a half-closed connection.
     pub async fn finish(&mut self) {
-        self.socket.shutdown().await.expect("an open connection");
+        self.try_finish().await.expect("an open connection");
+    }
+
+    /// Sends FIN, which fails where the peer is gone.
+    pub async fn try_finish(&mut self) -> std::io::Result<()> {
+        self.socket.shutdown().await
     }
 
     /// Ends the connection by RST.
