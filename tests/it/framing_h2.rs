@@ -6,11 +6,7 @@ use crate::h2_frames::{
     block, frame,
 };
 use crate::harness::client::h2::H2;
-<<<<<<< HEAD
-use crate::harness::sink::{Gate, How, Step};
-=======
 use crate::harness::sink::{Framing, Gate, How, Step};
->>>>>>> t1
 use crate::harness::{Canary, Raw, Script, Sidekey, Sink, get};
 
 type Fields = Vec<(&'static [u8], &'static [u8])>;
@@ -313,14 +309,6 @@ async fn an_upstreams_refusals_and_resets_are_told_apart() {
     assert_eq!(reply.header("sidekey-error"), Some("upstream_closed"));
     let attempts = stage.sink.requests().iter().filter(|seen| seen.target == "/refused").count();
     assert!(attempts <= 2, "{attempts} attempts");
-<<<<<<< HEAD
-    let half =
-        Script::new().then(Step::ReadBody).head(200, &[], crate::harness::sink::Framing::Length(100)).data("part");
-    stage.sink.on("/reset", half.then(Step::Reset));
-    let mut raw = Raw::connect(stage.server.proxy()).await;
-    raw.request("GET", "/reset", &tag, "").await;
-    assert!(raw.try_response().await.is_err(), "half an answer looks whole");
-=======
     let gate = Gate::shut();
     let half = Script::new().then(Step::ReadBody).head(200, &[], Framing::Length(100)).data("part");
     stage.sink.on("/reset", half.gate(&gate).then(Step::Reset));
@@ -328,7 +316,6 @@ async fn an_upstreams_refusals_and_resets_are_told_apart() {
     assert_eq!((raw.head().await.status, raw.piece().await.as_deref()), (200, Some(&b"part"[..])));
     gate.open();
     assert!(raw.try_piece().await.is_err(), "half an answer looks whole");
->>>>>>> t1
     stage.finish().await;
 }
 
