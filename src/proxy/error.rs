@@ -10,8 +10,7 @@ use serde::Serialize;
 
 use crate::credentials::Missing;
 use crate::model::name::EnvironmentName;
-use crate::tls::HandshakeError;
-use crate::upstream::{DnsError, UpstreamError};
+use crate::upstream::{DnsError, HandshakeError, UpstreamError};
 
 /// The header that only answers of Sidekey's own carry.
 pub const SIDEKEY_ERROR: HeaderName = HeaderName::from_static("sidekey-error");
