@@ -3,6 +3,9 @@
 //! Every test drives the real `sidekey` binary on free ports, against upstreams that live inside the test process.
 //! Nothing here reaches beyond the machine, and nothing waits for a fixed time: tests await events, with a deadline.
 
+mod admin;
+mod admin_access;
+mod admin_documents;
 mod architecture;
 mod attack;
 mod browser_guard;
