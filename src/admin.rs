@@ -1,20 +1,35 @@
 //! The control plane: the router of the admin port. Every endpoint is on this page.
 //!
 //! A request is checked before it is routed (is the name it was sent to ours, is it a web page's), then who asks, then
-//! what they may. Changes go through the vault's `commit` and nowhere else.
+//! what they may; only then is its body read. Changes go through [`Control::commit`] and nowhere else. What is shown of
+//! a thing is a view of its own, and no view has a field that could hold a secret.
 
+pub mod actor;
+pub mod connections;
+pub mod credentials;
+mod document;
+pub mod environments;
 pub mod error;
 mod guard;
 pub mod health;
+pub mod integrations;
+pub mod organizations;
+mod request;
+pub mod secrets;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::get;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, put};
 
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
+use crate::vault::change::{Change, Outcome};
+
+use actor::Actor;
+use error::AdminError;
 
 pub use guard::Guard;
 
@@ -28,6 +43,14 @@ pub struct Control {
     pub guard: Guard,
 }
 
+impl Control {
+    /// Makes a change in somebody's name. When this returns it is durable, audited, and holds for the very next
+    /// request.
+    async fn commit(&self, actor: &Actor, change: Change) -> Result<Outcome, AdminError> {
+        Ok(self.vault.commit(&actor.key.to_string(), change).await?)
+    }
+}
+
 /// Where a request came from; put into its extensions by who accepted the connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
@@ -38,7 +61,35 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
+        .nest("/api/v1", api(&control))
         .fallback(error::not_found)
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&control), guard::check))
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(from_fn_with_state(Arc::clone(&control), guard::check))
         .with_state(control)
+}
+
+/// Every endpoint that asks who is there. The layer stands around all of them, and around what no route answers.
+fn api(control: &Arc<Control>) -> Router<Arc<Control>> {
+    Router::new()
+        .route("/organizations", get(organizations::list).post(organizations::create))
+        .route("/organizations/{organization}", get(organizations::show).delete(organizations::delete))
+        .route("/environments", get(environments::list).post(environments::create))
+        .route("/environments/{environment}", get(environments::show).delete(environments::delete))
+        .route("/integrations", get(integrations::list).post(integrations::create))
+        .route("/integrations/{slug}", get(integrations::show).put(integrations::replace).delete(integrations::delete))
+        .route("/connections", get(connections::list).post(connections::create))
+        .route(
+            "/connections/{connection}",
+            get(connections::show).put(connections::replace).delete(connections::delete),
+        )
+        .route(
+            "/connections/{connection}/credentials/{environment}",
+            get(credentials::show).put(credentials::replace).delete(credentials::delete),
+        )
+        .route("/secrets", get(secrets::list).post(secrets::create))
+        .route("/secrets/{key}", get(secrets::show).put(secrets::replace).delete(secrets::delete))
+        .route("/secrets/{key}/values/{environment}", put(secrets::put_value).delete(secrets::delete_value))
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(from_fn_with_state(Arc::clone(control), actor::admit))
 }

@@ -1,6 +1,9 @@
 //! The command line: one file for each verb.
 
+pub mod check;
 pub mod demo;
+pub mod healthcheck;
+pub mod key;
 pub mod serve;
 
 use std::path::PathBuf;
@@ -27,6 +30,14 @@ pub struct Cli {
 enum Verb {
     /// Serve the proxy port and the admin port until SIGTERM
     Serve,
+    /// Tell what is wrong with configuration, vault, keys, addresses and connections, and what to do; reads only
+    Check,
+    /// Whether the server of this configuration is ready: exit code 0 or not, for container platforms
+    Healthcheck(healthcheck::Options),
+    /// Write a new master key to a file
+    Keygen(key::Keygen),
+    /// Give the vault a new master key; the stored values stay as they are
+    Rekey(key::Rekey),
     /// Show it at work: a sample upstream, one connection for each kind of injection, curls that work
     Demo(demo::Options),
 }
@@ -40,13 +51,16 @@ pub enum Failure {
     /// The server.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// No server answers.
+    #[error("{0}")]
+    Unreachable(String),
     /// Anything else, told already or in words.
     #[error("{0}")]
     Failed(String),
 }
 
 impl Failure {
-    /// 1 failed, 3 bad configuration (CONTRACT's exit codes; 2 is clap's).
+    /// 1 failed, 3 bad configuration, 4 server unreachable; 2 is clap's for a wrong command line.
     fn exit_code(&self) -> u8 {
         match self {
             Failure::Config(_)
@@ -56,6 +70,7 @@ impl Failure {
                 | StartError::Tls(_)
                 | StartError::MasterKey { .. },
             ) => 3,
+            Failure::Unreachable(_) => 4,
             Failure::Start(_) | Failure::Failed(_) => 1,
         }
     }
@@ -72,6 +87,10 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.verb {
         Verb::Serve => serve::run(cli.config),
+        Verb::Check => check::run(cli.config),
+        Verb::Healthcheck(options) => healthcheck::run(cli.config, &options),
+        Verb::Keygen(options) => key::generate(&options),
+        Verb::Rekey(options) => key::renew(cli.config, options),
         Verb::Demo(options) => demo::run(&options),
     };
     match outcome {

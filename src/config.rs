@@ -179,7 +179,9 @@ impl Reading {
         let sources = Arc::new(sources);
         let warnings = Report::new(Severity::Warning, located(self.warnings, 0).collect(), Arc::clone(&sources));
         let read = std::mem::take(&mut integrations.read);
-        let declared = DeclaredFile { integrations: integrations.into_list(), connections, secrets, sources, read };
+        let built_in = integrations.built_in_slugs();
+        let integrations = integrations.into_list();
+        let declared = DeclaredFile { integrations, built_in, connections, secrets, sources, read };
         Ok(Config { path: self.path, proxy, admin, vault, upstream, log, cache, declared, warnings })
     }
 

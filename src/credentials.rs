@@ -31,7 +31,6 @@ pub struct Owner {
 /// A loaded injection, or why there is none; both hold until something it was read from changes.
 pub struct Loaded {
     injection: Result<Arc<Injection>, Missing>,
-    route: Arc<Route>,
     stamp: Stamp,
 }
 
@@ -67,6 +66,9 @@ pub enum ResolveError {
     /// There is none, and asking again will not help.
     #[error(transparent)]
     Missing(Missing),
+    /// The connection has changed since the permit was made; admit the request again.
+    #[error("the connection has changed meanwhile")]
+    Overtaken,
     /// The vault could not be read.
     #[error("the vault could not be read")]
     Vault(#[source] Arc<VaultError>),
@@ -90,48 +92,36 @@ impl Credentials {
     }
 
     /// What is injected under a permit. Does not wait where a cache holds it.
+    ///
+    /// What is returned was current at a moment at which the permit's route was current too, so a credential and the
+    /// hosts it may go to always belong together.
     pub async fn resolve(&self, local: &LocalInjections, permit: &Permit) -> Result<Arc<Injection>, ResolveError> {
-        let owner = Owner { connection: permit.route().connection.id, environment: permit.environment().clone() };
         let route = permit.route();
-        // An injection belongs to the very route it was rendered for: a changed integration makes a new route.
-        let cached = self.cache.get(local, &owner).await.filter(|loaded| same_route(&loaded.route, route));
-        let loaded = match cached {
+        let owner = Owner { connection: route.connection.id, environment: permit.environment().clone() };
+        let loaded = match self.cache.get(local, &owner).await {
             Some(loaded) => loaded,
             None => {
                 let load = || load(self.vault.clone(), Arc::clone(route), owner.clone());
-                let loaded = self.cache.load(local, &owner, load).await.map_err(failed)?;
-                if same_route(&loaded.route, route) {
-                    loaded
-                } else {
-                    Arc::new(load().await.map_err(|e| failed(LoadFailed::Refused(Arc::new(e))))?)
-                }
+                self.cache.load(local, &owner, load).await.map_err(|error| match error {
+                    LoadFailed::Refused(error) => ResolveError::Vault(error),
+                    LoadFailed::Lost => ResolveError::Vault(Arc::new(VaultError::Stopped)),
+                })?
             }
         };
+        if !route.is_current() {
+            return Err(ResolveError::Overtaken);
+        }
         loaded.injection.clone().map_err(ResolveError::Missing)
     }
 }
 
-fn failed(error: LoadFailed<VaultError>) -> ResolveError {
-    ResolveError::Vault(match error {
-        LoadFailed::Refused(error) => error,
-        LoadFailed::Lost => Arc::new(VaultError::Stopped),
-    })
-}
-
-/// Whether two routes inject the same into the same places.
-fn same_route(a: &Arc<Route>, b: &Arc<Route>) -> bool {
-    Arc::ptr_eq(a, b) || (a.connection == b.connection && a.integration == b.integration)
-}
-
 /// Reads and renders the credential of a connection in an environment.
 async fn load(vault: Vault, route: Arc<Route>, owner: Owner) -> Result<Loaded, VaultError> {
-    let mut stamp = Stamp::default();
-    let connection = &route.connection;
-    stamp.take(vault.revisions(), Subject::Connection(connection.id));
-    stamp.take(vault.revisions(), Subject::Integration(connection.organization, connection.integration.clone()));
-    stamp.take(vault.revisions(), Subject::Credential(connection.id, owner.environment.clone()));
+    // It is as old as its route: an injection rendered for hosts that have changed since is never found again.
+    let mut stamp = route.stamp().clone();
+    stamp.take(vault.revisions(), Subject::Credential(route.connection.id, owner.environment.clone()));
     let injection = render(&vault, &route, &owner.environment, &mut stamp).await?;
-    Ok(Loaded { injection: injection.map(Arc::new), route, stamp })
+    Ok(Loaded { injection: injection.map(Arc::new), stamp })
 }
 
 async fn render(
@@ -180,4 +170,83 @@ async fn render(
         RenderError::Secret(key) => Missing::Secret(key, environment.clone()),
         other => Missing::Corrupt(other.to_string()),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::directory::scope::Scope;
+    use crate::directory::{Aim, Directory, Name};
+    use crate::model::connection::ConnectionDraft;
+    use crate::model::document::{Problems, Reader};
+    use crate::model::id::{ConnectionRef, IntegrationId, OrganizationId};
+    use crate::model::integration::Integration;
+    use crate::vault::declared::{Author, Declared};
+
+    /// One declared bearer connection to `host`.
+    fn declared(host: &str, token: &str) -> (Declared, HashSet<OrganizationId>) {
+        let owner = OrganizationId::derived("default");
+        let document = serde_json::json!({
+            "slug": "api", "base_url": format!("https://{host}"), "auth": [{ "method": "token", "type": "bearer" }],
+        });
+        let problems = Problems::default();
+        let draft = serde_json::json!({ "key": "api", "integration": "api" });
+        let draft = ConnectionDraft::read(&Reader::new(&draft, "", &problems).unwrap()).unwrap();
+        let connection = draft.into_connection(ConnectionId::derived("api"), owner);
+        let mut declared = Declared::default();
+        let integration = Integration::parse(&document, IntegrationId::derived("api")).unwrap();
+        declared.add_integration(integration, Author::Operator);
+        let token = vec![("token".parse().unwrap(), SecretString::from(token))];
+        declared.add_credential(connection.id, "production".parse().unwrap(), token);
+        declared.add_connection(connection);
+        (declared, HashSet::from([owner]))
+    }
+
+    fn scope() -> Scope {
+        let production: EnvironmentName = "production".parse().unwrap();
+        Scope {
+            organization: OrganizationId::derived("default"),
+            environment: production.clone(),
+            environments: vec![production],
+            connections: vec!["*".parse().unwrap()],
+            customers: Vec::new(),
+            connection: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_credential_is_never_used_with_the_hosts_of_another_revision() {
+        let vault = Vault::without_database();
+        let (before, owners) = declared("old.test", "old");
+        vault.declare(before, &owners);
+        let limits =
+            Limits { entries: 10, time_to_live: Duration::from_secs(60), time_to_idle: Duration::from_secs(60) };
+        let control = tokio::runtime::Handle::current();
+        let directory = Directory::new(vault.clone(), limits, control.clone());
+        let credentials = Credentials::new(vault.clone(), limits, control);
+        let (routes, injections) = (directory.local(), credentials.local());
+        let reference: ConnectionRef = "api".parse().unwrap();
+        let name = Name { organization: scope().organization, customer: None, reference };
+        let admit = async || {
+            let route = directory.route(&routes, &name).await.unwrap();
+            route.admit(&scope(), "production".parse().unwrap(), &Aim::Base, String::new()).unwrap()
+        };
+
+        let permit = admit().await;
+        assert!(credentials.resolve(&injections, &permit).await.is_ok());
+
+        // The host and its credential change after the permit was made for the old host.
+        let (after, owners) = declared("new.test", "new");
+        vault.declare(after, &owners);
+        assert!(matches!(credentials.resolve(&injections, &permit).await, Err(ResolveError::Overtaken)));
+
+        let permit = admit().await;
+        assert_eq!(permit.target().origin.to_string(), "https://new.test");
+        assert!(credentials.resolve(&injections, &permit).await.is_ok());
+    }
 }

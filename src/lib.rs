@@ -1,13 +1,145 @@
-//! Sidekey.
-pub mod admin;
-pub mod cli;
-pub mod config;
-pub mod credentials;
-pub mod directory;
-pub mod model;
+//! Sidekey is a proxy that holds credentials. A program names a *connection*; Sidekey looks up where that connection
+//! goes and whether this caller may use it, puts its credential into the request, and streams the answer back. The
+//! program never sees the credential.
+//!
+//! These pages are the architecture: where things are, how a request and a change travel, which rules keep the house
+//! standing, and what is absent on purpose. `README.md` says what it does for its users.
+//!
+//! # Two planes, one direction
+//!
+//! The **control plane** ([`admin`], the command line, the declared part of the configuration) writes the [`vault`]. The
+//! **data plane** ([`proxy`] and what it calls) only reads it. So a request can never change what the next one is
+//! allowed, and whoever reviews what may write a secret reads one plane only. The two meet in one place: a change moves
+//! the *revision* of the object it changed, and what was cached from that object is not used again.
+//!
+//! They also run apart. The calling thread has a runtime of its own for the vault, the admin port, signals and the watch
+//! over files; one worker thread for each core has a current-thread runtime, its own listening sockets (`SO_REUSEPORT`)
+//! and its own pool of upstream connections. Work never moves between workers, so the types of the hot path need not be
+//! `Send`, and a slow admin request delays nobody's call.
+//!
+//! # The tree
+//!
+//! ```text
+//! main.rs         parses the command line and chooses the exit code
+//! proxy           DATA PLANE: `Proxy::handle`, the life of a request; read this first
+//!   tag, target     what the request names, taken out of it; the part that is forwarded byte for byte
+//!   gate            who may ask at this listener: web pages, API keys, the caller's scope
+//!   head, body      what belongs to one hop, what is malformed; bodies as they stream, or held to be filled
+//!   tunnel          WebSockets
+//!   record, error   the access line of a request; every way to stop it, and what its caller is told
+//! directory       facts: name -> `Route`; `Route::admit` -> `Permit`, decided without waiting
+//!   cache           bounded, revision-checked; a small table for each worker before the shared one
+//! credentials     secrets: `Permit` -> `Injection`, rendered once, cached like facts
+//!   injection       a credential on the wire: headers, query pairs, cookies, body fields, path parts
+//!   apply, body     putting it in, so that it stands there exactly once
+//! upstream        `send`: pooled HTTP/1.1 and HTTP/2 over TLS, each step with a deadline
+//!   guard           which addresses may be dialled, asked about the very address that is dialled
+//! vault           the encrypted store: open, read, `commit`; hides database and cipher
+//!   seal, key       AES-256-GCM bound to a place; master key -> data key of an organization -> value
+//!   change, query   everything that may be written, each with its audit event; everything that may be read
+//!   revision        how a cache knows that what it holds is still true
+//!   declared        what stands in files: above the vault's, never written to it
+//!   create, rekey   the first start and a new master key, each survivable at any step
+//! admin           CONTROL PLANE: the router of the admin port, every endpoint on one page
+//! config          `sidekey.toml` and the environment -> `Config`, valid by construction
+//! server          builds every room, knows everyone; workers, listeners, reload, drain
+//! cli             one file for each verb
+//! model           the vocabulary: plain types, no I/O; parsed at the edge and believed inside
+//! tls             rustls, in both directions
+//! telemetry       log format, access lines, counters
+//! ```
+//!
+//! # The life of a request
+//!
+//! [`proxy::Proxy::handle`] cannot fail; around it stands one closed error enum, and a panic costs one request.
+//!
+//! 1. **Check.** What hyper lets pass although it is ambiguous (two framings, an odd `Host`, `TRACE`) is refused.
+//! 2. **Tag.** The connection, environment and customer that the request names, and the caller's key, are read and
+//!    *taken out of the head*: nothing that was a tag can reach an upstream.
+//! 3. **Gate.** Web pages are kept out; the listener or a key says whose connections may be used.
+//! 4. **Route.** The directory finds the connection's facts. A hit in the worker's own table waits for nothing.
+//! 5. **Admit.** Scope, environment, origin: synchronous, and all that can refuse comes before a secret is opened. The
+//!    proof is a [`directory::Permit`]: made here and nowhere else, not `Clone`.
+//! 6. **Clean.** Hop-by-hop fields, the caller's `Authorization`, everything that tells the way goes out.
+//! 7. **Resolve.** The credential as it looks on the wire, from the cache, or opened, its `@@SECRET:…@@` references
+//!    resolved and its templates rendered, once. If that cannot be done, nothing is sent.
+//! 8. **Apply.** Last, so that nothing in the request can remove, duplicate or shadow it. The permit is spent.
+//! 9. **Send.** Over a pooled connection whose address passed the guard. Bodies stream in both directions, with
+//!    back-pressure; a body is held in memory only where the credential goes into it, and then up to a bound.
+//! 10. **Answer.** The upstream's head is cleaned, an injected value is taken out of the headers that point somewhere, the
+//!     body passes as it is. The access line is written when the body ends, however it ends.
+//!
+//! # The life of a change
+//!
+//! A document is parsed into a type that cannot be wrong; an administrator's key says who asks; `commit` takes one of the
+//! closed set of changes ([`vault::change::Change`]). Row, sealed values and audit event go into one transaction. Then
+//! the revision of what changed moves, and only then is the change answered: it holds for the very next request. The
+//! work runs in a task of its own, so whoever asked may hang up.
+//!
+//! What is **declared** in `sidekey.toml` takes another way to the same place: a reload reads the file and the sources of
+//! its credentials, and either all of it replaces what was declared before, or none of it and the log says why.
+//!
+//! # The cache can be stale, never wrong
+//!
+//! Before something is read from the vault, a *stamp* of the revisions of all that will be read is taken. It is cached with
+//! what was loaded, and a hit is used only while every revision is still the stamped one. A load that began before a
+//! change can so never bring the old state back, and a change cools nothing but what was read from the changed object.
+//!
+//! # The rank rule
+//!
+//! ```text
+//! 9 main   8 cli   7 server   6 config   5 admin   4 proxy   3 credentials   2 directory   1 vault, upstream
+//! 0 model, telemetry, tls
+//! ```
+//!
+//! A module uses only modules of lower ranks, and itself. So `vault` and `upstream` never see each other, nor do `model`,
+//! `telemetry` and `tls`; `proxy` does not know that there is an admin; and `config`, which gives settings to the rooms,
+//! knows of them only the declared things that it hands to the vault and the format of log lines. `tls` is for
+//! `upstream`, `server` and `cli`.
+//!
+//! Foreign crates of note have **one door** each: only `vault` knows the database and the cipher, only `tls` knows rustls,
+//! only `admin` knows axum (and the port that serves its router), only `directory::cache` knows moka, only `cli` clap, only
+//! `config` TOML, only `telemetry` the formats of logs and metrics. A secret leaves its wrapper in `vault::seal` and
+//! `credentials::injection`, and where a declared value is checked or compared. `tests/it/architecture.rs` reads the
+//! sources and enforces all of this.
+//!
+//! # What holds, and what is absent on purpose
+//!
+//! * **No request without its credential.** A credential that is missing, damaged or refers to a missing secret refuses the
+//!   request; no other environment's is used in its place.
+//! * **No credential elsewhere.** It is bound to its integration's origins, TLS is verified, and the address that is dialled
+//!   is the address that was judged. Redirects are returned, never followed.
+//! * **No state between requests.** No cookie jar, no response cache, nothing remembered about a client's connection.
+//! * **No second attempt** of its own, but for a pooled connection that turned out to be dead before anything happened.
+//! * **No template on the hot path**, and none in what a caller sends: templates stand in stored configuration only.
+//! * **No `Via`, no `Forwarded`.** The upstream is told nothing of who asked, or through what.
+//! * **No environment variable is read behind one's back**: [`config::Environment`] reads them and nobody else does.
+//!   `HTTP_PROXY` means nothing here.
+//! * **No key is made beside a vault that has one.** A lost master key is told, not replaced.
+//! * **No `unsafe`** in this crate.
+//!
+//! The modules below are in reading order.
+
 pub mod proxy;
-pub mod server;
-pub mod telemetry;
-pub mod tls;
+
+pub mod directory;
+
+pub mod credentials;
+
 pub mod upstream;
+
 pub mod vault;
+
+pub mod admin;
+
+pub mod config;
+
+pub mod server;
+
+pub mod cli;
+
+pub mod model;
+
+pub mod tls;
+
+pub mod telemetry;

@@ -116,12 +116,10 @@ impl Proxy {
         let mut requested = Requested::parse(&parts.uri, parts.version)?;
         let tag = Tag::take(&mut parts.headers, &mut requested, &self.shared.settings.connection_headers)?;
         gate.check_browser(&parts.headers, parts.uri.authority().map(|a| a.as_str()), &requested.form)?;
-        let permit = self.admit(gate, &tag, requested, record).await?;
-        record.admitted(&permit);
+        let (permit, injection) = self.authorize(gate, &tag, &requested, record).await?;
         let wants_websocket = head::asks_for_websocket(&parts);
         let client = parts.extensions.remove::<OnUpgrade>().filter(|_| wants_websocket);
         let nominated = head::clean_request(&mut parts, permit.route().integration.forward_authorization);
-        let injection = self.credentials(&permit).await?;
         let deadlines = self.deadlines(&permit, &tag);
         let sieve = TrailerSieve { forbidden: injection.header_names().chain(nominated).collect() };
         let body = self.prepare_body(&injection, &mut parts.headers, body, sieve, record).await?;
@@ -133,12 +131,34 @@ impl Proxy {
         Ok(Relayed { response: sent?, injection, client })
     }
 
+    /// Admits a request and resolves its credential. Where the connection changes in between, it is admitted again: a
+    /// credential is never used with the facts of another revision.
+    async fn authorize(
+        &self,
+        gate: &Gate,
+        tag: &Tag,
+        requested: &Requested,
+        record: &mut Record,
+    ) -> Result<(Permit, Arc<Injection>), ProxyError> {
+        for _overtaken in 0..4 {
+            let permit = self.admit(gate, tag, requested, record).await?;
+            record.admitted(&permit);
+            match self.shared.credentials.resolve(&self.injections, &permit).await {
+                Ok(injection) => return Ok((permit, injection)),
+                Err(ResolveError::Overtaken) => {}
+                Err(ResolveError::Missing(missing)) => return Err(ProxyError::Missing(missing)),
+                Err(ResolveError::Vault(error)) => return Err(unavailable(&error)),
+            }
+        }
+        Err(ProxyError::VaultUnavailable)
+    }
+
     /// Everything that can refuse the request, in the order that CONTRACT gives, before a credential is opened.
     async fn admit(
         &self,
         gate: &Gate,
         tag: &Tag,
-        requested: Requested,
+        requested: &Requested,
         record: &mut Record,
     ) -> Result<Permit, ProxyError> {
         let scope = gate.caller(tag)?;
@@ -155,24 +175,17 @@ impl Proxy {
             LookupError::Broken(why) => ProxyError::Broken(why),
             LookupError::Vault(error) => unavailable(&error),
         })?;
-        let aim = match (requested.form, &tag.upstream) {
-            (Form::Absolute(origin), _) => Aim::Forward { origin },
+        let aim = match (&requested.form, &tag.upstream) {
+            (Form::Absolute(origin), _) => Aim::Forward { origin: origin.clone() },
             (Form::Origin, Some(origin)) => Aim::Origin(origin.clone()),
             (Form::Origin, None) => Aim::Base,
         };
-        route.admit(scope, environment, &aim, requested.rest).map_err(|denied| match denied {
+        route.admit(scope, environment, &aim, requested.rest.clone()).map_err(|denied| match denied {
             Denied::OutOfScope => ProxyError::ConnectionUnknown,
             Denied::Host => ProxyError::HostNotAllowed,
             Denied::PathCredential => ProxyError::TargetInvalid(
                 "this connection's credential is part of its base path: send the path below it",
             ),
-        })
-    }
-
-    async fn credentials(&self, permit: &Permit) -> Result<Arc<Injection>, ProxyError> {
-        self.shared.credentials.resolve(&self.injections, permit).await.map_err(|error| match error {
-            ResolveError::Missing(missing) => ProxyError::Missing(missing),
-            ResolveError::Vault(error) => unavailable(&error),
         })
     }
 
@@ -210,7 +223,7 @@ impl Proxy {
         let of_media =
             headers.get(CONTENT_TYPE).is_some_and(|value| value.to_str().is_ok_and(|text| media.matches(text)));
         let held = body::hold(body, settings.body_buffer, settings.body_idle_timeout, &count).await?;
-        if !of_media && !(is_empty || held.is_empty()) {
+        if !(of_media || is_empty || held.is_empty()) {
             return Err(ProxyError::BodyUnsupported(format!("it must be {}", media.as_str())));
         }
         let filled =

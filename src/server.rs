@@ -8,6 +8,7 @@ mod admin_port;
 pub mod assemble;
 pub mod bind;
 pub mod connection;
+pub mod control_socket;
 pub mod reload;
 pub mod worker;
 
@@ -30,12 +31,14 @@ use crate::model::name::Key;
 use crate::proxy::{Shared, error};
 use crate::telemetry::access_log::{AccessLog, LogWriter};
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{TlsError, client_config};
+use crate::tls::{ServerTls, TlsError, client_config};
+use crate::upstream;
 use crate::vault::declared::Declared;
 use crate::vault::query::Organization;
 use crate::vault::{Vault, VaultError};
 
 use admin_port::AdminPort;
+use assemble::BoundDoor;
 use bind::{BindError, take};
 use reload::Follower;
 
@@ -154,17 +157,25 @@ pub struct Server {
     workers: Vec<JoinHandle<io::Result<()>>>,
     access: LogWriter,
     sockets: Vec<PathBuf>,
-    drain: CancellationToken,
-    stop: CancellationToken,
+    tokens: Tokens,
     drain_timeout: Duration,
+}
+
+/// How the parts are told to end.
+#[derive(Clone)]
+struct Tokens {
+    /// Finish what was begun.
+    drain: CancellationToken,
+    /// Stop at once.
+    stop: CancellationToken,
 }
 
 /// Where access lines go instead of stderr.
 pub type LineSink = Box<dyn io::Write + Send>;
 
 impl Server {
-    /// Starts everything; call it on the control runtime, inside a `LocalSet`, both of which must go on being polled. Access lines go to `lines`, or
-    /// to stderr where it is absent.
+    /// Starts everything; call it on the control runtime, inside a `LocalSet`, both of which must go on being polled.
+    /// Access lines go to `lines`, or to stderr where it is absent.
     pub async fn start(config: &Config, environment: Environment, lines: Option<LineSink>) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::for_codes(error::CODES));
         let vault = open_vault(config, &environment).await?;
@@ -172,74 +183,30 @@ impl Server {
         let declared = organizations.declare(config, &environment).map_err(StartError::Declared)?;
         vault.declare(declared, &organizations.ids().collect());
         let client_tls = client_config(&config.upstream.ca_files)?;
-        let workers =
-            config.proxy.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
-        let mut bound = Vec::new();
-        let mut certificates = Vec::new();
-        for listener in &config.proxy.listeners {
-            let id = organizations.id(&listener.organization);
-            let id = id.ok_or_else(|| StartError::Organization(listener.organization.clone()))?;
-            let tls = assemble::listener_tls(listener.tls.as_ref())?;
-            certificates.extend(tls.clone());
-            bound.push((take(&listener.address, listener.mode, workers)?, Arc::new(assemble::gate(listener, id)), tls));
-        }
-        let admin = AdminPort::bind(&config.admin)?;
-        certificates.extend(admin.iter().filter_map(|admin| admin.tls.clone()));
-        let mut own: Vec<SocketAddr> = bound.iter().filter_map(|(bound, ..)| bound.address).collect();
-        own.extend(admin.iter().map(|admin| admin.address));
-        let upstream = Arc::new(assemble::upstream_settings(&config.upstream, own, client_tls));
-        let control = tokio::runtime::Handle::current();
-        let limits = assemble::limits(&config.cache);
-        let shared = Arc::new(Shared {
-            directory: Directory::new(vault.clone(), limits, control.clone()),
-            credentials: Credentials::new(vault.clone(), limits, control),
-            settings: assemble::proxy_settings(config, &upstream),
-        });
-        let (log, access) = AccessLog::start(
-            lines.unwrap_or_else(|| Box::new(io::stderr())),
-            config.log.format.resolve(),
-            Arc::clone(&metrics),
-        )?;
-        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-        let proxy = bound.iter().map(|(bound, ..)| bound.name.clone()).collect();
-        let sockets = bound.iter().filter_map(|(bound, ..)| bound.path.clone()).collect();
-        let mut threads = Vec::new();
-        for (index, doors) in assemble::doors(bound, workers).into_iter().enumerate() {
-            let setup = worker::Setup {
-                doors,
-                shared: Arc::clone(&shared),
-                upstream: Arc::clone(&upstream),
-                access: if config.log.access { log.clone() } else { AccessLog::off(Arc::clone(&metrics)) },
-                metrics: Arc::clone(&metrics),
-                max_connections: config.proxy.max_connections.div_ceil(workers),
-                head_timeout: config.proxy.head_timeout,
-                sweep_interval: assemble::sweep_interval(&config.cache),
-                drain: drain.clone(),
-                stop: stop.clone(),
-            };
-            let thread =
-                std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker::run(setup))?;
-            threads.push(thread);
-        }
+        let listening = Listening::bind(config, &organizations)?;
+        let upstream = assemble::upstream_settings(&config.upstream, listening.own_addresses(), client_tls);
+        let tokens = Tokens { drain: CancellationToken::new(), stop: CancellationToken::new() };
+        let (proxy, mut sockets) = (listening.names(), listening.socket_files());
+        sockets.extend(control_socket::listen_beside(&vault));
         let control = Arc::new(Control {
             vault: vault.clone(),
             metrics: Arc::clone(&metrics),
             guard: Guard { host_names: config.admin.host_names.iter().map(ToString::to_string).collect() },
         });
-        let admin = admin.map(|admin| admin.serve(control, config.proxy.head_timeout, drain.clone()));
+        let certificates = listening.certificates();
+        let Listening { doors, admin } = listening;
+        let admin =
+            admin.map(|admin| admin.serve(control, config.proxy.head_timeout, tokens.drain.clone())).transpose()?;
+        let (log, access) = open_access_log(config, lines, &metrics)?;
+        let workers = start_workers(config, &vault, upstream, doors, log, &metrics, &tokens)?;
         let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics);
-        Ok(Server {
-            proxy,
-            admin: admin.transpose()?,
-            follower,
-            vault,
-            workers: threads,
-            access,
-            sockets,
-            drain,
-            stop,
-            drain_timeout: config.proxy.drain_timeout,
-        })
+        let drain_timeout = config.proxy.drain_timeout;
+        Ok(Server { proxy, admin, follower, vault, workers, access, sockets, tokens, drain_timeout })
+    }
+
+    /// What it serves from.
+    pub fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     /// Takes the files as they are now.
@@ -255,7 +222,7 @@ impl Server {
     /// Stops accepting, finishes what was begun, and stops at the latest when the drain timeout is over or `hurry`
     /// resolves.
     pub async fn drain(self, hurry: impl Future<Output = ()>) {
-        self.drain.cancel();
+        self.tokens.drain.cancel();
         let workers = self.workers;
         let mut finished = tokio::task::spawn_blocking(move || {
             for worker in workers {
@@ -265,11 +232,11 @@ impl Server {
         tokio::select! {
             _ = &mut finished => {}
             () = tokio::time::sleep(self.drain_timeout) => {
-                self.stop.cancel();
+                self.tokens.stop.cancel();
                 let _joined = finished.await;
             }
             () = hurry => {
-                self.stop.cancel();
+                self.tokens.stop.cancel();
                 let _joined = finished.await;
             }
         }
@@ -280,4 +247,96 @@ impl Server {
         drop(self.follower);
         self.access.join();
     }
+}
+
+/// Every address that was taken.
+struct Listening {
+    doors: Vec<BoundDoor>,
+    admin: Option<AdminPort>,
+}
+
+impl Listening {
+    fn bind(config: &Config, organizations: &Organizations) -> Result<Self, StartError> {
+        let workers = worker_count(config);
+        let mut doors = Vec::new();
+        for listener in &config.proxy.listeners {
+            let id = organizations.id(&listener.organization);
+            let id = id.ok_or_else(|| StartError::Organization(listener.organization.clone()))?;
+            let tls = assemble::listener_tls(listener.tls.as_ref())?;
+            let bound = take(&listener.address, listener.mode, workers)?;
+            doors.push(BoundDoor { bound, gate: Arc::new(assemble::gate(listener, id)), tls });
+        }
+        Ok(Listening { doors, admin: AdminPort::bind(&config.admin)? })
+    }
+
+    fn own_addresses(&self) -> Vec<SocketAddr> {
+        let proxy = self.doors.iter().filter_map(|door| door.bound.address);
+        proxy.chain(self.admin.iter().map(|admin| admin.address)).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.doors.iter().map(|door| door.bound.name.clone()).collect()
+    }
+
+    fn socket_files(&self) -> Vec<PathBuf> {
+        self.doors.iter().filter_map(|door| door.bound.path.clone()).collect()
+    }
+
+    fn certificates(&self) -> Vec<Arc<ServerTls>> {
+        let admin = self.admin.iter().filter_map(|admin| admin.tls.clone());
+        self.doors.iter().filter_map(|door| door.tls.clone()).chain(admin).collect()
+    }
+}
+
+fn worker_count(config: &Config) -> usize {
+    config.proxy.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into))
+}
+
+fn open_access_log(
+    config: &Config,
+    lines: Option<LineSink>,
+    metrics: &Arc<Metrics>,
+) -> Result<(AccessLog, LogWriter), StartError> {
+    let sink = lines.unwrap_or_else(|| Box::new(io::stderr()));
+    let (log, writer) = AccessLog::start(sink, config.log.format.resolve(), Arc::clone(metrics))?;
+    let log = if config.log.access { log } else { AccessLog::off(Arc::clone(metrics)) };
+    Ok((log, writer))
+}
+
+fn start_workers(
+    config: &Config,
+    vault: &Vault,
+    upstream: upstream::Settings,
+    doors: Vec<BoundDoor>,
+    log: AccessLog,
+    metrics: &Arc<Metrics>,
+    tokens: &Tokens,
+) -> Result<Vec<JoinHandle<io::Result<()>>>, StartError> {
+    let workers = worker_count(config);
+    let control = tokio::runtime::Handle::current();
+    let limits = assemble::limits(&config.cache);
+    let shared = Arc::new(Shared {
+        directory: Directory::new(vault.clone(), limits, control.clone()),
+        credentials: Credentials::new(vault.clone(), limits, control),
+        settings: assemble::proxy_settings(config, &upstream),
+    });
+    let upstream = Arc::new(upstream);
+    let mut threads = Vec::new();
+    for (index, doors) in assemble::doors(doors, workers).into_iter().enumerate() {
+        let setup = worker::Setup {
+            doors,
+            shared: Arc::clone(&shared),
+            upstream: Arc::clone(&upstream),
+            access: log.clone(),
+            metrics: Arc::clone(metrics),
+            max_connections: config.proxy.max_connections.div_ceil(workers),
+            head_timeout: config.proxy.head_timeout,
+            sweep_interval: assemble::sweep_interval(&config.cache),
+            drain: tokens.drain.clone(),
+            stop: tokens.stop.clone(),
+        };
+        let name = format!("worker-{index}");
+        threads.push(std::thread::Builder::new().name(name).spawn(move || worker::run(setup))?);
+    }
+    Ok(threads)
 }

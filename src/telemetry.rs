@@ -6,6 +6,7 @@
 pub mod access_log;
 pub mod metrics;
 
+use std::any::Any;
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
 
@@ -46,10 +47,29 @@ pub fn start_logging(filter: &str, format: Format) -> Result<(), FilterError> {
     Ok(())
 }
 
-/// Logs where a panic happened. Its message is shown only where it is a constant of the program: a formatted one may
-/// hold what a request or a credential held.
+/// Logs where a panic happened.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    let message = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(message withheld)");
+    let message = shown_message(panic.payload());
     tracing::error!(place, message, "a defect of Sidekey's own was met; the request it belonged to is answered 500");
+}
+
+/// A panic's message, shown only where it is a constant of the program: a formatted one may hold what a request or a
+/// credential held.
+fn shown_message(payload: &(dyn Any + Send)) -> &'static str {
+    payload.downcast_ref::<&'static str>().copied().unwrap_or("(message withheld)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_never_tells_what_it_was_formatted_with() {
+        let token = String::from("canary");
+        let formatted = std::panic::catch_unwind(|| panic!("the token {token} is wrong")).unwrap_err();
+        assert_eq!(shown_message(&*formatted), "(message withheld)");
+        let constant = std::panic::catch_unwind(|| panic!("a constant")).unwrap_err();
+        assert_eq!(shown_message(&*constant), "a constant");
+    }
 }

@@ -200,6 +200,13 @@ impl Upstream {
         }
     }
 
+    /// Opens a connection to an origin as a request would and drops it: whether it could be reached. Nothing is sent but
+    /// what the handshake needs.
+    pub async fn reach(&self, origin: &Origin) -> Result<(), UpstreamError> {
+        let deadlines = self.dial_deadlines(&Deadlines::from(&*self.settings));
+        dial(&self.settings, origin, Offer::Http2OrHttp1, deadlines).await.map(drop)
+    }
+
     fn dial_deadlines(&self, deadlines: &Deadlines) -> DialDeadlines {
         DialDeadlines {
             connect_by: Instant::now() + deadlines.connect,

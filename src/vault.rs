@@ -10,6 +10,8 @@ pub mod database;
 pub mod declared;
 mod durable;
 pub mod error;
+#[cfg(test)]
+mod fixture;
 pub mod inspect;
 pub mod key;
 pub mod list;

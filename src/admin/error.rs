@@ -9,11 +9,14 @@ use crate::model::document::Problem;
 use crate::vault::VaultError;
 use crate::vault::error::DatabaseError;
 
+/// How many mistakes of one document are listed.
+const MOST_PROBLEMS: usize = 100;
+
 /// Why an admin request was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// Nobody knows who asks.
-    #[error("show an API key: X-API-Key: apk_… or Authorization: Bearer apk_…")]
+    #[error("show one API key: X-API-Key: apk_… or Authorization: Bearer apk_…")]
     Unauthenticated,
     /// Whoever asks may not do this.
     #[error("this needs one of the roles: {0}")]
@@ -38,10 +41,16 @@ pub enum AdminError {
     MediaType,
     /// The body is no JSON document.
     #[error("the body is not a JSON document: {0}")]
-    Syntax(String),
+    Syntax(&'static str),
     /// The body is too large.
     #[error("the body is larger than 1 MiB")]
     TooLarge,
+    /// The body came too slowly.
+    #[error("the body did not come in time")]
+    RequestTimeout,
+    /// There is such a thing, and this cannot be done with it.
+    #[error("this method is not allowed here; Allow lists those that are")]
+    MethodNotAllowed,
     /// The vault.
     #[error(transparent)]
     Vault(VaultError),
@@ -77,6 +86,8 @@ impl AdminError {
             AdminError::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type_unsupported"),
             AdminError::Syntax(_) => (StatusCode::BAD_REQUEST, "syntax"),
             AdminError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            AdminError::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+            AdminError::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             AdminError::Vault(VaultError::Database(DatabaseError::Corrupt { .. })) => (StatusCode::CONFLICT, "corrupt"),
             AdminError::Vault(_) => (StatusCode::SERVICE_UNAVAILABLE, "vault_unavailable"),
         }
@@ -97,7 +108,8 @@ impl IntoResponse for AdminError {
             "code": code,
         });
         if let AdminError::Invalid(problems) = &self {
-            problem["errors"] = json!(problems);
+            // A document can have as many mistakes as values; nobody reads more than these.
+            problem["errors"] = json!(problems.iter().take(MOST_PROBLEMS).collect::<Vec<_>>());
         }
         let mut response = (status, Json(problem)).into_response();
         let headers = response.headers_mut();
@@ -115,4 +127,9 @@ impl IntoResponse for AdminError {
 /// What no route answers.
 pub async fn not_found() -> AdminError {
     AdminError::NotFound("resource")
+}
+
+/// What a route answers to a method it does not know.
+pub async fn method_not_allowed() -> AdminError {
+    AdminError::MethodNotAllowed
 }

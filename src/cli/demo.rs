@@ -1,7 +1,7 @@
 //! `sidekey demo`: everything in one process, with a sample upstream under a made-up host name.
 //!
 //! The upstream is real TLS on a loopback port; the names and the trust are those of a configuration that a person
-//! could have written, and it is printed. One connection for each kind of injection.
+//! could have written; the vault is a real one in a temporary folder. One connection for each kind of injection.
 
 mod sample;
 mod table;
@@ -41,12 +41,15 @@ async fn demonstrate(options: &Options) -> Result<(), Failure> {
     let folder = tempfile::tempdir()?;
     let connections = connections();
     let upstream = SampleUpstream::start(folder.path(), &connections).await?;
-    let text = configuration(folder.path(), upstream.address, options.port, &connections);
+    let text = configuration(folder.path(), upstream.address, options.port);
     let path = folder.path().join("sidekey.toml");
     let environment = Environment::of::<String, String>([]);
     let config = Config::read(Some(path), Zeroizing::new(text), &environment)?;
     let (lines, captured) = channel();
     let server = Server::start(&config, environment, Some(Box::new(LineSink(lines)))).await?;
+    for connection in &connections {
+        connection.store(server.vault()).await?;
+    }
     let proxy = server.proxy.first().cloned().unwrap_or_default();
     let outcome =
         if options.once { once(&proxy, &connections, &captured).await } else { stay(&proxy, &connections).await };
@@ -68,18 +71,14 @@ impl std::io::Write for LineSink {
     }
 }
 
-/// A configuration as a person would write it.
-fn configuration(folder: &Path, upstream: SocketAddr, port: u16, connections: &[Connection]) -> String {
-    let mut text = format!(
+/// A configuration as a person would write it. The vault is made in the same temporary folder.
+fn configuration(folder: &Path, upstream: SocketAddr, port: u16) -> String {
+    format!(
         "[[proxy.listeners]]\naddress = \"127.0.0.1:{port}\"\ntrust = \"local\"\n\n\
-         [proxy]\nthreads = 1\n\n[admin]\nenabled = false\n\n[vault]\nenabled = false\n\n[log]\nformat = \"json\"\n\n\
+         [proxy]\nthreads = 1\n\n[admin]\nenabled = false\n\n[log]\nformat = \"json\"\n\n\
          [upstream]\nca_files = [\"{}\"]\nallow_networks = [\"127.0.0.0/8\"]\nhosts = {{ \"{HOST}\" = \"{upstream}\" }}\n",
         folder.join("ca.pem").display(),
-    );
-    for connection in connections {
-        text.push_str(&connection.declaration());
-    }
-    text
+    )
 }
 
 /// Sends one request over each connection and prints what became of it.

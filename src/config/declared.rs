@@ -2,7 +2,7 @@
 //!
 //! Reading the file does not read the sources: that is [`DeclaredFile::resolve`], which needs the organizations.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +28,8 @@ use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, SecretKe
 pub struct DeclaredFile {
     /// The built-in ones, but for those that a file replaces, and the files' own. Each slug is there once.
     pub integrations: Vec<Integration>,
+    /// The slugs of the built-in ones among them.
+    pub built_in: HashSet<Key>,
     /// In the order of the file; no two have the same organization, customer and key.
     pub connections: Vec<DeclaredConnection>,
     /// In alphabetical order.
@@ -188,6 +190,11 @@ impl Integrations {
             Some((_, None)) => {}
             None => self.order.push(slug),
         }
+    }
+
+    /// The slugs that no file of the operator's has taken.
+    pub(super) fn built_in_slugs(&self) -> HashSet<Key> {
+        self.of_slug.iter().filter(|(_, (_, place))| place.is_none()).map(|(slug, _)| slug.clone()).collect()
     }
 
     /// Every integration, the built-in ones first.

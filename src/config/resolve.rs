@@ -21,7 +21,7 @@ use crate::model::field::Field;
 use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::integration::Integration;
 use crate::model::name::{EnvironmentName, FieldName, Key};
-use crate::vault::declared::{Declared, DeclaredCredential};
+use crate::vault::declared::{Author, Declared, DeclaredCredential};
 
 /// The longest value of a credential's field or of a secret.
 const VALUE_LIMIT: u64 = 64 << 10;
@@ -38,7 +38,9 @@ impl DeclaredFile {
     ) -> Result<Declared, Report> {
         let mut declared = Declared::default();
         for integration in &self.integrations {
-            declared.add_integration(integration.clone());
+            let is_built_in = self.built_in.contains(&integration.slug);
+            let author = if is_built_in { Author::BuiltIn } else { Author::Operator };
+            declared.add_integration(integration.clone(), author);
         }
         let resolution = Resolution {
             environment,

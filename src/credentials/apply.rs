@@ -76,18 +76,51 @@ fn rooted(rest: &str) -> Zeroizing<String> {
     Zeroizing::new(if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") })
 }
 
-/// A text without any occurrence of another; `None` where there is none.
+/// A text without any occurrence of another, percent-encoded or not; `None` where there is none.
 fn without(text: &[u8], needle: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::new();
-    let mut rest = text;
-    let mut found = false;
-    while let Some(at) = rest.windows(needle.len()).position(|window| window == needle) {
-        out.extend_from_slice(&rest[..at]);
-        rest = &rest[at + needle.len()..];
-        found = true;
+    let mut kept = 0;
+    let mut at = 0;
+    while at < text.len() {
+        match occurrence(&text[at..], needle) {
+            Some(length) => {
+                out.extend_from_slice(&text[kept..at]);
+                at += length;
+                kept = at;
+            }
+            None => at += 1,
+        }
     }
-    out.extend_from_slice(rest);
-    found.then_some(out)
+    out.extend_from_slice(&text[kept..]);
+    (out.len() < text.len()).then_some(out)
+}
+
+/// How many bytes at the beginning of a text spell another one: as it is, or with any of its bytes percent-encoded,
+/// also more than once, as in a URL that is a parameter of another.
+fn occurrence(text: &[u8], needle: &[u8]) -> Option<usize> {
+    if text.starts_with(needle) {
+        return Some(needle.len());
+    }
+    let mut at = 0;
+    for byte in needle {
+        at += match text.get(at)? {
+            b'%' => escape(&text[at + 1..], *byte)? + 1,
+            b'+' if *byte == b' ' => 1,
+            plain if plain == byte => 1,
+            _ => return None,
+        };
+    }
+    Some(at)
+}
+
+/// How many bytes after a `%` make it stand for a byte: two hexadecimal digits, after any number of `25`.
+fn escape(text: &[u8], byte: u8) -> Option<usize> {
+    let nested = text.chunks_exact(2).take_while(|pair| *pair == b"25").count() * 2;
+    let digit = |at: usize| text.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+    match digit(nested).zip(digit(nested + 1)) {
+        Some((high, low)) if high * 16 + low == u32::from(byte) => Some(nested + 2),
+        _ => (byte == b'%' && nested > 0).then_some(nested),
+    }
 }
 
 fn same_header(a: &HeaderName, b: &HeaderName) -> bool {
@@ -134,21 +167,16 @@ fn replace_cookies(headers: &mut HeaderMap, injected: &[Pair]) {
     }
 }
 
-/// The caller's pairs byte for byte without those of an injected name, then the injected ones.
+/// The caller's pairs byte for byte, empty ones included, without those of an injected name; then the injected ones.
 fn replace_query(path_and_query: &str, injected: &[Pair]) -> Zeroizing<String> {
     let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
-    let mut out = Zeroizing::new(path.to_owned());
-    let mut separator = '?';
-    let mut push = |text: &str| {
-        out.push(separator);
-        out.push_str(text);
-        separator = '&';
-    };
-    for pair in query.split('&').filter(|pair| !pair.is_empty() && !names_injected(pair.as_bytes(), injected)) {
-        push(pair);
-    }
+    let pairs: Vec<&str> = query.split('&').filter(|pair| !names_injected(pair.as_bytes(), injected)).collect();
+    let mut out = Zeroizing::new(format!("{path}?{}", pairs.join("&")));
     for pair in injected {
-        push(&pair.value);
+        if out.len() > path.len() + 1 && !out.ends_with('&') {
+            out.push('&');
+        }
+        out.push_str(&pair.value);
     }
     out
 }
@@ -178,6 +206,7 @@ mod tests {
         assert_eq!(*replaced, "/p?a=1&b=%2F+x&api_key=k");
         assert_eq!(*replace_query("/p", &[pair("k", "k=v")]), "/p?k=v");
         assert_eq!(*replace_query("/p?", &[pair("k", "k=v")]), "/p?k=v");
+        assert_eq!(*replace_query("/p?&a&&b=?&", &[pair("k", "k=v"), pair("l", "l=w")]), "/p?&a&&b=?&k=v&l=w");
     }
 
     #[test]
@@ -205,5 +234,24 @@ mod tests {
         let injection = Injection { spellings: vec![Zeroizing::new("canary".into())], ..Injection::default() };
         assert_eq!(injection.redact(b"https://x/?k=canary&l=canary").unwrap(), b"https://x/?k=&l=");
         assert!(injection.redact(b"https://x/").is_none());
+        for text in ["%63anary", "c%61nar%79", "can%2561ry", "canar%25252579", "%63%61%6E%61%72%79"] {
+            assert_eq!(injection.redact(format!("a{text}b").as_bytes()).unwrap(), b"ab", "{text}");
+        }
+        for text in ["canar", "%63anar", "canar%7", "canar%", "canar%25", "c+nary", "canar%797"] {
+            let redacted = injection.redact(text.as_bytes());
+            assert_eq!(redacted, (text == "canar%797").then(|| b"7".to_vec()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_value_full_of_reserved_characters_is_found_however_much_of_it_is_escaped() {
+        let value = "k 1%2f+/=&\u{e9}%";
+        let injection = Injection { spellings: vec![Zeroizing::new(value.into())], ..Injection::default() };
+        let encode =
+            |text: &str| percent_encoding::utf8_percent_encode(text, crate::model::template::RESERVED).to_string();
+        let once = encode(value);
+        for text in [value.to_owned(), once.clone(), once.replace("%20", "+"), once.to_lowercase(), encode(&once)] {
+            assert_eq!(injection.redact(format!("<{text}>").as_bytes()).as_deref(), Some(&b"<>"[..]), "{text}");
+        }
     }
 }

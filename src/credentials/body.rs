@@ -77,9 +77,15 @@ impl Injection {
     }
 
     fn fill_form(&self, body: &[u8]) -> Vec<u8> {
-        let kept = body.split(|b| *b == b'&').filter(|pair| !pair.is_empty() && !names_injected(pair, &self.form));
-        let pairs: Vec<&[u8]> = kept.chain(self.form.iter().map(|pair| pair.value.as_bytes())).collect();
-        pairs.join(&b'&')
+        let kept: Vec<&[u8]> = body.split(|b| *b == b'&').filter(|pair| !names_injected(pair, &self.form)).collect();
+        let mut out = kept.join(&b'&');
+        for pair in &self.form {
+            if !out.is_empty() && !out.ends_with(b"&") {
+                out.push(b'&');
+            }
+            out.extend_from_slice(pair.value.as_bytes());
+        }
+        out
     }
 
     fn fill_json(&self, body: &[u8]) -> Result<Vec<u8>, BodyError> {
@@ -275,5 +281,6 @@ mod tests {
         let fill = |body: &str| String::from_utf8(injection.fill_body(Media::Form, body.as_bytes()).unwrap()).unwrap();
         assert_eq!(fill("a=1&api+key=evil&b=%2F&api%20key=e"), "a=1&b=%2F&api%20key=k");
         assert_eq!(fill(""), "api%20key=k");
+        assert_eq!(fill("&a&&b&"), "&a&&b&api%20key=k");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
@@ -12,8 +12,9 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use crate::directory::route::Route;
-use crate::model::auth::{Place, SlotValue};
+use crate::model::auth::{AuthMethod, Place, SlotValue};
 use crate::model::credential::{Credential, Piece, pieces};
+use crate::model::integration::{Integration, Values};
 use crate::model::name::{FieldName, SecretKey};
 use crate::model::template::{RESERVED, Template};
 
@@ -24,6 +25,8 @@ pub type Secrets = BTreeMap<SecretKey, SecretString>;
 const LARGEST: usize = 64 * 1024;
 /// The largest header value, which every server takes.
 const LARGEST_HEADER: usize = 8 * 1024;
+/// The shortest text that is looked for in an upstream's answer.
+const SHORTEST_REDACTED: usize = 4;
 /// A colon stays as it is in a path segment (RFC 3986 §3.3).
 const PATH_SEGMENT: &AsciiSet = &RESERVED.remove(b':');
 
@@ -35,9 +38,12 @@ pub struct Injection {
     pub(super) cookies: Vec<Pair>,
     pub(super) path: Vec<Pair>,
     pub(super) form: Vec<Pair>,
-    pub(super) json: Vec<(Box<[Box<str>]>, Zeroizing<String>)>,
+    pub(super) json: Vec<Member>,
     pub(super) spellings: Vec<Zeroizing<String>>,
 }
+
+/// Where a value goes in a JSON document: the tokens of a JSON pointer, and the value.
+pub(super) type Member = (Box<[Box<str>]>, Zeroizing<String>);
 
 /// A name and its value, encoded for the place they go to.
 pub(super) struct Pair {
@@ -96,13 +102,40 @@ fn reveal(secret: &SecretString) -> &str {
 impl Injection {
     /// Renders a credential for a route. All or nothing.
     pub fn render(route: &Route, credential: &Credential, secrets: &Secrets) -> Result<Self, RenderError> {
-        let fields = Fields::new(route, credential, secrets)?;
+        let form = Form { integration: &route.integration, auth: route.auth(), values: &route.connection.values };
+        Self::fill(form, credential.fields(), secrets)
+    }
+
+    /// Whether what somebody enters for a credential can stand in the places it goes to, so that a person hears of it
+    /// at once and not at the first request. What a secret will hold is not known before it is looked up: fields that
+    /// refer to one are left to the first request.
+    pub fn check(
+        integration: &Integration,
+        auth: &AuthMethod,
+        values: &Values,
+        entered: &BTreeMap<FieldName, SecretString>,
+    ) -> Result<(), RenderError> {
+        for (name, value) in entered {
+            let pieces = pieces(reveal(value)).map_err(|_| RenderError::Reference(name.clone()))?;
+            if pieces.iter().any(|piece| matches!(piece, Piece::Secret(_))) {
+                return Ok(());
+            }
+        }
+        Self::fill(Form { integration, auth, values }, entered, &Secrets::default()).map(drop)
+    }
+
+    fn fill(
+        form: Form<'_>,
+        entered: &BTreeMap<FieldName, SecretString>,
+        secrets: &Secrets,
+    ) -> Result<Self, RenderError> {
+        let fields = Fields::new(form, entered, secrets)?;
         let mut injection = Injection::default();
-        for slot in &route.auth().slots {
+        for slot in &form.auth.slots {
             let value = fields.fill(&slot.value)?;
             injection.add(&slot.place, value)?;
         }
-        injection.spellings = fields.spellings();
+        injection.spellings = fields.spellings(secrets);
         Ok(injection)
     }
 
@@ -189,18 +222,30 @@ fn is_cookie_octet(b: u8) -> bool {
     matches!(b, 0x21 | 0x23..=0x2b | 0x2d..=0x3a | 0x3c..=0x5b | 0x5d..=0x7e)
 }
 
+/// What asks for a credential: an integration, one of its auth methods, and a connection's public values.
+#[derive(Clone, Copy)]
+struct Form<'a> {
+    integration: &'a Integration,
+    auth: &'a AuthMethod,
+    values: &'a Values,
+}
+
 /// The values that templates may ask for.
 struct Fields<'a> {
-    route: &'a Route,
+    form: Form<'a>,
     values: BTreeMap<&'a FieldName, Zeroizing<String>>,
     secret: BTreeSet<&'a FieldName>,
 }
 
 impl<'a> Fields<'a> {
-    fn new(route: &'a Route, credential: &Credential, secrets: &Secrets) -> Result<Self, RenderError> {
-        let mut fields = Fields { route, values: BTreeMap::new(), secret: BTreeSet::new() };
-        for field in route.auth().credential_fields(&route.integration.fields) {
-            if let Some(value) = credential.fields().get(&field.name) {
+    fn new(
+        form: Form<'a>,
+        entered: &BTreeMap<FieldName, SecretString>,
+        secrets: &Secrets,
+    ) -> Result<Self, RenderError> {
+        let mut fields = Fields { form, values: BTreeMap::new(), secret: BTreeSet::new() };
+        for field in form.auth.credential_fields(&form.integration.fields) {
+            if let Some(value) = entered.get(&field.name) {
                 let value = resolve(&field.name, reveal(value), secrets)?;
                 fields.values.insert(&field.name, value);
             } else if let Some(default) = &field.default {
@@ -214,7 +259,8 @@ impl<'a> Fields<'a> {
     }
 
     fn value(&self, name: &FieldName) -> Option<&str> {
-        self.values.get(name).map(|value| value.as_str()).or_else(|| self.route.value(name))
+        let entered = self.values.get(name).map(|value| value.as_str());
+        entered.or_else(|| self.form.integration.value(self.form.values, name))
     }
 
     fn template(&self, template: &Template) -> Result<Zeroizing<String>, RenderError> {
@@ -237,47 +283,30 @@ impl<'a> Fields<'a> {
         Ok(Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes()))))
     }
 
-    /// Every way in which an upstream may repeat a secret value in a header: as it is, percent-encoded, base64.
-    fn spellings(&self) -> Vec<Zeroizing<String>> {
+    /// What is taken out of an answer's headers: every secret value as it is and in base64, whichever field it came
+    /// through. Percent-encoding is seen through when they are looked for.
+    fn spellings(&self, secrets: &Secrets) -> Vec<Zeroizing<String>> {
+        let fields =
+            self.values.iter().filter(|(name, _)| self.secret.contains(*name)).map(|(_, value)| value.as_str());
         let mut spellings = BTreeSet::new();
-        for (name, value) in &self.values {
-            if !self.secret.contains(name) || value.len() < 4 {
-                continue;
-            }
-            let encoded = utf8_percent_encode(value, RESERVED).to_string();
-            spellings.insert(value.to_string());
-            spellings.insert(encoded.replace("%20", "+"));
-            spellings.insert(lower_escapes(&encoded));
-            spellings.insert(encoded);
-            spellings.insert(STANDARD.encode(value.as_bytes()).trim_end_matches('=').to_owned());
+        for value in fields.chain(secrets.values().map(reveal)) {
+            spellings.insert(value.to_owned());
+            spellings.insert(STANDARD_NO_PAD.encode(value));
+            spellings.insert(URL_SAFE_NO_PAD.encode(value));
         }
-        let basic = self.route.auth().slots.iter().filter(|slot| matches!(slot.value, SlotValue::Basic { .. }));
+        let basic = self.form.auth.slots.iter().filter(|slot| matches!(slot.value, SlotValue::Basic { .. }));
         for value in basic.filter_map(|slot| self.fill(&slot.value).ok()) {
-            spellings.insert(value.trim_start_matches("Basic ").trim_end_matches('=').to_owned());
+            let pair = value.trim_start_matches("Basic ").trim_end_matches('=');
+            spellings.insert(pair.replace('+', "-").replace('/', "_"));
+            spellings.insert(pair.to_owned());
         }
+        let mut spellings: Vec<_> = spellings.into_iter().map(Zeroizing::new).collect();
+        // Shorter values would be found in texts that have nothing to do with them.
+        spellings.retain(|text| text.len() >= SHORTEST_REDACTED);
         // The longest first, so that no part of one is left when a shorter one was taken out before it.
-        let mut spellings: Vec<_> = spellings.into_iter().filter(|text| text.len() >= 4).map(Zeroizing::new).collect();
         spellings.sort_by_key(|text| std::cmp::Reverse(text.len()));
         spellings
     }
-}
-
-/// The same percent-encoding with hexadecimal digits in lower case.
-fn lower_escapes(text: &str) -> String {
-    let mut digits_left = 0;
-    text.chars()
-        .map(|c| {
-            let in_escape = digits_left > 0;
-            digits_left = if c == '%' {
-                2
-            } else if in_escape {
-                digits_left - 1
-            } else {
-                0
-            };
-            if in_escape { c.to_ascii_lowercase() } else { c }
-        })
-        .collect()
 }
 
 /// A field's value with its references replaced, once: a secret's own value is not looked at again.

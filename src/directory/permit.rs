@@ -111,3 +111,80 @@ impl Permit {
         &self.target
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::connection::ConnectionDraft;
+    use crate::model::document::{Problems, Reader};
+    use crate::model::id::{ConnectionId, IntegrationId, OrganizationId};
+    use crate::model::integration::Integration;
+
+    /// A connection to `https://api.example.test/v1`, `https://files.example.test:8443` and `http://plain.example.test`.
+    fn route() -> Arc<Route> {
+        let document = serde_json::json!({
+            "slug": "api", "base_url": "https://api.example.test/v1", "plaintext": true,
+            "hosts": ["files.example.test:8443", "http://plain.example.test"],
+            "auth": [{ "method": "none", "type": "none" }],
+        });
+        let integration = Integration::parse(&document, IntegrationId::generate()).unwrap();
+        let problems = Problems::default();
+        let draft = serde_json::json!({ "key": "api", "integration": "api" });
+        let draft = ConnectionDraft::read(&Reader::new(&draft, "", &problems).unwrap()).unwrap();
+        let connection = draft.into_connection(ConnectionId::generate(), OrganizationId::generate());
+        Arc::new(Route::new(Arc::new(connection), Arc::new(integration)).unwrap())
+    }
+
+    fn scope(connections: &str) -> Scope {
+        let production: EnvironmentName = "production".parse().unwrap();
+        Scope {
+            organization: OrganizationId::generate(),
+            environment: production.clone(),
+            environments: vec![production],
+            connections: vec![connections.parse().unwrap()],
+            customers: Vec::new(),
+            connection: None,
+        }
+    }
+
+    fn admitted(aim: &Aim) -> Result<String, Denied> {
+        let permit = route().admit(&scope("*"), "production".parse().unwrap(), aim, "/x".to_owned())?;
+        Ok(permit.target().origin.to_string())
+    }
+
+    fn forward(origin: &str) -> Result<String, Denied> {
+        admitted(&Aim::Forward { origin: Origin::parse(origin).unwrap() })
+    }
+
+    #[test]
+    fn a_plain_url_means_https_where_that_is_allowed() {
+        assert_eq!(forward("http://api.example.test").unwrap(), "https://api.example.test");
+        assert_eq!(forward("http://files.example.test:8443").unwrap(), "https://files.example.test:8443");
+        assert_eq!(forward("http://plain.example.test").unwrap(), "http://plain.example.test");
+        assert_eq!(forward("https://plain.example.test").unwrap_err(), Denied::Host);
+        assert_eq!(forward("http://files.example.test").unwrap_err(), Denied::Host);
+    }
+
+    #[test]
+    fn a_connection_outside_the_scope_is_denied_first() {
+        let aim = Aim::Origin(Origin::parse("evil.test").unwrap());
+        let denied = route().admit(&scope("other-*"), "production".parse().unwrap(), &aim, String::new());
+        assert_eq!(denied.unwrap_err(), Denied::OutOfScope);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_leads_a_credential_to_another_host(
+            text in "(https?://)?([a-z.]{0,12}(api|files|plain)\\.example\\.test[a-z.@/#?%\\\\]{0,6}(:[0-9]{1,5})?|\\PC{1,24})"
+        ) {
+            let allowed = ["https://api.example.test", "https://files.example.test:8443", "http://plain.example.test"];
+            if let Ok(origin) = Origin::parse(&text) {
+                for aim in [Aim::Origin(origin.clone()), Aim::Forward { origin }] {
+                    if let Ok(admitted) = admitted(&aim) {
+                        proptest::prop_assert!(allowed.contains(&admitted.as_str()), "{} led to {}", text, admitted);
+                    }
+                }
+            }
+        }
+    }
+}

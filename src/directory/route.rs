@@ -30,6 +30,7 @@ pub struct Route {
     pub origins: Vec<Origin>,
     /// Default headers, rendered.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    stamp: Stamp,
 }
 
 /// Why there is no route by a name.
@@ -45,6 +46,16 @@ impl Route {
     /// The auth method its credential is for.
     pub fn auth(&self) -> &AuthMethod {
         &self.integration.auth[self.method]
+    }
+
+    /// The revisions it was made at.
+    pub fn stamp(&self) -> &Stamp {
+        &self.stamp
+    }
+
+    /// Whether nothing that it was made from has changed since.
+    pub fn is_current(&self) -> bool {
+        self.stamp.is_current()
     }
 
     /// A public value of the connection.
@@ -77,7 +88,7 @@ impl Route {
                 HeaderValue::from_str(&text).map_err(|_| format!("the default header {name} is no header value"))?;
             headers.push((name.clone(), value));
         }
-        Ok(Route { connection, integration, method, base, origins, headers })
+        Ok(Route { connection, integration, method, base, origins, headers, stamp: Stamp::default() })
     }
 }
 
@@ -93,7 +104,9 @@ pub(super) async fn load(vault: Vault, name: Name) -> Result<Found, VaultError> 
         Some(integration) if falls_back(&name, &connection) && !integration.customer_fallback => {
             Err(RouteError::Unknown)
         }
-        Some(integration) => Route::new(connection, integration).map(Arc::new).map_err(RouteError::Broken),
+        Some(integration) => Route::new(connection, integration)
+            .map(|route| Arc::new(Route { stamp: stamp.clone(), ..route }))
+            .map_err(RouteError::Broken),
     };
     Ok(Found { route, stamp })
 }

@@ -66,7 +66,8 @@ impl UrlTemplate {
             return Err(UrlTemplateError::Query);
         }
         let path = path.trim_end_matches('/');
-        let plain = |c: char| !c.is_control() && !(c == ' ' && !path.contains("{{")) && c != '\\';
+        let spaced = path.contains("{{");
+        let plain = |c: char| !c.is_control() && c != '\\' && (spaced || c != ' ');
         if !path.chars().all(plain) || check_path(path.as_bytes()).is_err() {
             return Err(UrlTemplateError::Path);
         }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::credentials::Missing;
 use crate::model::name::EnvironmentName;
+use crate::tls::HandshakeError;
 use crate::upstream::{DnsError, UpstreamError};
 
 /// The header that only answers of Sidekey's own carry.
@@ -267,6 +268,9 @@ fn upstream_told(error: &UpstreamError) -> Told {
         ),
         UpstreamError::Refused(_) => {
             bad("upstream_refused", "The upstream refused the connection", "connection_refused")
+        }
+        UpstreamError::Tls(HandshakeError::Certificate(_)) => {
+            bad("upstream_tls", "The upstream's certificate is not accepted", "tls_certificate_error")
         }
         UpstreamError::Tls(_) => bad("upstream_tls", "No verified TLS with the upstream", "tls_protocol_error"),
         UpstreamError::ConnectTimeout => {

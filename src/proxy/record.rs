@@ -1,6 +1,7 @@
 //! The record of a request: what the access log and the counters are told when it is over.
 
 use std::cell::Cell;
+use std::fmt::Write;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,14 @@ pub struct Reporter {
     pub metrics: std::sync::Arc<Metrics>,
     /// Handles of those that every request touches.
     pub counters: RequestCounters,
+}
+
+/// A ULID in lower case behind `req_`: unique, and ordered by time in a log.
+fn new_request_id() -> String {
+    let mut id = String::with_capacity(30);
+    let _infallible = write!(id, "req_{}", ulid::Ulid::generate());
+    id.make_ascii_lowercase();
+    id
 }
 
 /// One request. When it is dropped, its line is written and it is counted.
@@ -57,7 +66,7 @@ impl Record {
     pub fn begin(reporter: Rc<Reporter>, method: Method) -> Self {
         Record {
             reporter,
-            request_id: format!("req_{}", ulid::Ulid::generate().to_string().to_ascii_lowercase()),
+            request_id: new_request_id(),
             method,
             started: Instant::now(),
             asked: None,

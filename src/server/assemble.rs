@@ -103,10 +103,20 @@ pub fn listener_tls(settings: Option<&ListenerTls>) -> Result<Option<Arc<ServerT
     settings.map(load).transpose().map(|tls| tls.map(Arc::new))
 }
 
+/// A listener whose address was taken.
+pub struct BoundDoor {
+    /// Its sockets.
+    pub bound: Bound,
+    /// What it asks of callers.
+    pub gate: Arc<Gate>,
+    /// TLS, where it has a certificate.
+    pub tls: Option<Arc<ServerTls>>,
+}
+
 /// The doors of each worker: one socket of every listener.
-pub fn doors(bound: Vec<(Bound, Arc<Gate>, Option<Arc<ServerTls>>)>, workers: usize) -> Vec<Vec<Door>> {
+pub fn doors(listeners: Vec<BoundDoor>, workers: usize) -> Vec<Vec<Door>> {
     let mut all: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
-    for (bound, gate, tls) in bound {
+    for BoundDoor { bound, gate, tls } in listeners {
         let sockets: Vec<Socket> = match bound.sockets {
             Sockets::Tcp(sockets) => sockets.into_iter().map(Socket::Tcp).collect(),
             Sockets::Unix(sockets) => sockets.into_iter().map(Socket::Unix).collect(),

@@ -7,7 +7,7 @@ mod secret;
 
 use secrecy::SecretString;
 use serde_json::Value;
-use sqlx::{Row, SqliteConnection};
+use sqlx::{Connection as _, Row, SqliteConnection};
 
 pub(super) use organization::{DEFAULT_ENVIRONMENTS, insert_organization};
 
@@ -192,11 +192,24 @@ impl Database {
 
 async fn apply(inner: &Inner, actor: &str, change: Change) -> Result<Outcome, DatabaseError> {
     inner.check_writable()?;
-    let mut transaction = inner.writer.begin_with("BEGIN IMMEDIATE").await?;
+    let mut writer = inner.writer.acquire().await?;
+    let applied = transact(inner, &mut writer, actor, change).await;
+    if applied.is_err() {
+        schema::settle(&mut writer).await;
+    }
+    applied
+}
+
+async fn transact(
+    inner: &Inner,
+    writer: &mut SqliteConnection,
+    actor: &str,
+    change: Change,
+) -> Result<Outcome, DatabaseError> {
+    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
     let mut writing = Writing { inner, connection: &mut transaction, outcome: Outcome::default() };
-    let event = writing.write(change).await?;
+    let Event { organization, action, object, detail } = writing.write(change).await?;
     let outcome = writing.outcome;
-    let Event { organization, action, object, detail } = event;
     record(&mut transaction, Some(organization), actor, action, &object, &detail.to_string()).await?;
     transaction.commit().await?;
     Ok(outcome)

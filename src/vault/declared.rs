@@ -15,6 +15,15 @@ use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::Integration;
 use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, SecretKey};
 
+/// Who wrote a declared integration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Author {
+    /// It came with Sidekey.
+    BuiltIn,
+    /// The operator's files say it, also where they replace a built-in one.
+    Operator,
+}
+
 /// The fields of a declared credential, in one environment.
 pub type DeclaredCredential = Vec<(FieldName, SecretString)>;
 
@@ -24,6 +33,8 @@ type Named = (OrganizationId, Option<CustomerName>, Key);
 #[derive(Default)]
 pub struct Declared {
     integrations: HashMap<Key, Arc<Integration>>,
+    /// The slugs of those that nobody had to write.
+    built_in: HashSet<Key>,
     connections: HashMap<ConnectionId, Arc<Connection>>,
     names: HashMap<Named, ConnectionId>,
     credentials: HashMap<(ConnectionId, EnvironmentName), Arc<DeclaredCredential>>,
@@ -32,7 +43,11 @@ pub struct Declared {
 
 impl Declared {
     /// Adds an integration; it belongs to every organization. The last one of a slug holds.
-    pub fn add_integration(&mut self, integration: Integration) {
+    pub fn add_integration(&mut self, integration: Integration, author: Author) {
+        match author {
+            Author::BuiltIn => drop(self.built_in.insert(integration.slug.clone())),
+            Author::Operator => drop(self.built_in.remove(&integration.slug)),
+        }
         self.integrations.insert(integration.slug.clone(), Arc::new(integration));
     }
 
@@ -62,6 +77,12 @@ impl Declared {
     /// The integration of a slug.
     pub fn integration(&self, slug: &Key) -> Option<&Arc<Integration>> {
         self.integrations.get(slug)
+    }
+
+    /// Who wrote the integration of a slug; `None` where there is none.
+    pub fn author(&self, slug: &Key) -> Option<Author> {
+        let author = if self.built_in.contains(slug) { Author::BuiltIn } else { Author::Operator };
+        self.integrations.contains_key(slug).then_some(author)
     }
 
     /// Every declared integration.
@@ -129,7 +150,7 @@ impl Declared {
         );
         let names = changed_keys(&self.names, &before.names, |a, b| a == b);
         subjects.extend(names.map(|(owner, customer, key)| Subject::Name(*owner, customer.clone(), key.clone())));
-        let credentials = changed_keys(&self.credentials, &before.credentials, |a, b| same_fields(a, b));
+        let credentials = changed_keys(&self.credentials, &before.credentials, same_fields);
         subjects.extend(credentials.map(|(id, environment)| Subject::Credential(*id, environment.clone())));
         let secrets = changed_keys(&self.secrets, &before.secrets, same_secret);
         subjects

@@ -1,6 +1,6 @@
 //! A look at a vault from outside: for `check`, beside a running server, without a lock and without a change.
 
-use sqlx::{Connection, Row, SqliteConnection};
+use sqlx::{Connection as _, Row, SqliteConnection};
 
 use super::database::{self, Options};
 use super::error::DatabaseError;
@@ -8,6 +8,8 @@ use super::key::{KeyId, MasterKey};
 use super::query;
 use super::schema;
 use super::seal::Counters;
+use crate::model::connection::Connection;
+use crate::model::integration::Integration;
 
 /// What was found.
 #[derive(Debug)]
@@ -67,6 +69,32 @@ pub async fn inspect(options: &Options) -> Result<Inspection, DatabaseError> {
         None
     };
     Ok(Inspection { vault, key: master.map(|master| master.map(|master| master.id().clone())) })
+}
+
+/// The connections that are stored, with the integrations they name where those are stored too. Takes no lock.
+pub async fn connections(options: &Options) -> Result<Vec<(Connection, Option<Integration>)>, DatabaseError> {
+    let path = database::resolved(&options.path)?;
+    let mut engine = schema::look(&path).await?;
+    let rows = sqlx::query(
+        "SELECT id, organization_id, customer, key, name, integration, auth, values_json, limit_json FROM connections \
+         ORDER BY key",
+    )
+    .fetch_all(&mut engine)
+    .await?;
+    let mut found = Vec::new();
+    for row in &rows {
+        let connection = query::connection(row)?;
+        let stored =
+            sqlx::query("SELECT id, slug, document FROM integrations WHERE organization_id = $1 AND slug = $2")
+                .bind(connection.organization.to_string())
+                .bind(connection.integration.as_str())
+                .fetch_optional(&mut engine)
+                .await?;
+        let integration = stored.as_ref().map(query::integration).transpose()?;
+        found.push((connection, integration));
+    }
+    engine.close().await?;
+    Ok(found)
 }
 
 /// Errors of the engine are still to be told from a damaged file.

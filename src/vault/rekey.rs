@@ -1,9 +1,10 @@
 //! A new master key: every data key is wrapped anew, no value is touched.
 //!
 //! The new key is on disk before the vault needs it, and the old one is there until the vault does not: a process
-//! killed after any [`Step`] leaves a vault that opens, with the old key before [`Step::Wrap`] and with the new one
+//! killed after any `Step` leaves a vault that opens, with the old key before `Step::Wrap` and with the new one
 //! after it. Where the key is in a file, the new one waits beside it and opening the vault puts it in its place.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,6 +43,18 @@ pub struct Rekeyed {
     pub data_keys: u64,
     /// How many were damaged before, and were left as they are.
     pub damaged: u64,
+}
+
+impl fmt::Display for Rekeyed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rekeyed { from, to, path, data_keys, damaged } = self;
+        write!(f, "{data_keys} data keys are now wrapped by the master key {to}, which is in {}; ", path.display())?;
+        write!(f, "the key {from} opens only backups made before")?;
+        if *damaged > 0 {
+            write!(f, "; {damaged} data keys were damaged before and are left as they are")?;
+        }
+        Ok(())
+    }
 }
 
 impl Database {
@@ -156,6 +169,9 @@ impl<'a> Rekey<'a> {
         // the old one.
         let mut writer = self.inner.writer.acquire().await?;
         let wrapped = self.wrap_all(&mut writer, &new).await;
+        if wrapped.is_err() {
+            schema::settle(&mut writer).await;
+        }
         // Asked and not assumed: after a failed commit either key may be the one.
         match schema::wanted_key(&mut writer, &self.inner.path).await {
             Ok(wanted) if wanted == *new.id() => self.inner.masters.set([new].into()),

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection};
 
 use super::durable;
 use super::error::DatabaseError;
@@ -109,6 +110,16 @@ pub(super) async fn open(path: &Path) -> Result<(SqlitePool, SqlitePool), Databa
     let readers =
         pool().max_connections(READERS).connect_with(options(path).read_only(true)).await.map_err(&opening)?;
     Ok((writer, readers))
+}
+
+/// Call this after a transaction that failed. On some errors, such as a full disk, the engine ends the transaction
+/// itself (sqlite.org/lang_transaction.html §3); the driver would then count it as open for ever and refuse the next
+/// one. Such a connection is closed, and the next change gets a new one.
+pub(super) async fn settle(writer: &mut PoolConnection<Sqlite>) {
+    // What was queued when the transaction was dropped is done before this is answered.
+    if writer.ping().await.is_err() || writer.is_in_transaction() {
+        writer.close_on_drop();
+    }
 }
 
 /// Milliseconds since 1970.

@@ -244,5 +244,12 @@ pub(super) fn encode_key(key: &KeyBytes) -> Zeroizing<String> {
     text
 }
 
+/// What a test stored and reads again.
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests compare what was stored")]
+pub(super) fn plain(secret: &SecretString) -> &str {
+    secret.expose_secret()
+}
+
 #[cfg(test)]
 mod tests;

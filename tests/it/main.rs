@@ -3,6 +3,7 @@
 //! Every test drives the real `sidekey` binary on free ports, against upstreams that live inside the test process.
 //! Nothing here reaches beyond the machine, and nothing waits for a fixed time: tests await events, with a deadline.
 
+mod architecture;
 mod attack;
 mod browser_guard;
 mod egress;
@@ -16,6 +17,15 @@ mod framing_sequences;
 mod h2_frames;
 mod harness;
 mod harness_selftest;
+mod hop_by_hop;
+mod hygiene;
+mod injection;
+mod injection_body;
+mod leaks;
+mod packaging;
+mod refusals;
+mod replaced;
 mod scopes;
+mod secrets;
 mod tagging;
 mod targets;

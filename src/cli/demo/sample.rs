@@ -1,5 +1,6 @@
 //! The sample upstream, the connections to it, and one request over each.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,12 +16,20 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use rand::distr::{Alphanumeric, SampleString};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use crate::cli::Failure;
+use crate::model::connection::ConnectionDraft;
+use crate::model::credential::Credential;
+use crate::model::document::{Problems, Reader};
+use crate::model::id::{ConnectionId, IntegrationId};
+use crate::model::integration::Integration;
 use crate::tls::server_config;
+use crate::vault::change::{Change, PutMode};
+use crate::vault::{Vault, VaultError};
 
 /// The host name of the sample API; it resolves nowhere.
 pub(super) const HOST: &str = "api.demo.test";
@@ -31,7 +40,7 @@ pub(super) struct Connection {
     pub(super) key: &'static str,
     /// What is injected, in words.
     pub(super) what: &'static str,
-    auth: &'static str,
+    auth: Value,
     base: &'static str,
     fields: Vec<(&'static str, String)>,
     /// How the secret is spelled on the wire.
@@ -41,85 +50,102 @@ pub(super) struct Connection {
 
 /// One connection for each kind of injection, each with a secret that exists for this run only.
 pub(super) fn connections() -> Vec<Connection> {
-    let secret = || format!("demo-{}", Alphanumeric.sample_string(&mut rand::rng(), 24));
-    let one = |key, what, auth, field| {
-        let value = secret();
-        Connection {
-            key,
-            what,
-            auth,
-            base: "/v1",
-            spelled: vec![value.clone()],
-            fields: vec![(field, value)],
-            body: None,
-        }
-    };
-    let key = |key, what, auth| one(key, what, auth, "api_key");
-    let password = secret();
-    let login = base64::engine::general_purpose::STANDARD.encode(format!("ada:{password}"));
-    let (account, signature) = (secret(), secret());
+    let api_key = |place, name| json!({ "type": "api_key", "in": place, "name": name });
     vec![
-        one("bearer", "Authorization: Bearer …", "type = \"bearer\"", "token"),
-        Connection {
-            key: "basic",
-            what: "Authorization: Basic …",
-            auth: "type = \"basic\"",
-            base: "/v1",
-            fields: vec![("username", "ada".to_owned()), ("password", password)],
-            spelled: vec![login],
-            body: None,
-        },
-        key("header", "X-Api-Key: …", "type = \"api_key\"\nin = \"header\"\nname = \"X-Api-Key\""),
-        key("query", "?api_key=…", "type = \"api_key\"\nin = \"query\"\nname = \"api_key\""),
-        key("cookie", "Cookie: session=…", "type = \"api_key\"\nin = \"cookie\"\nname = \"session\""),
+        Connection::of_one_secret("bearer", "Authorization: Bearer …", json!({ "type": "bearer" }), "token"),
+        basic(),
+        Connection::of_one_secret("header", "X-Api-Key: …", api_key("header", "X-Api-Key"), "api_key"),
+        Connection::of_one_secret("query", "?api_key=…", api_key("query", "api_key"), "api_key"),
+        Connection::of_one_secret("cookie", "Cookie: session=…", api_key("cookie", "session"), "api_key"),
         Connection {
             base: "/bot{token}",
-            ..key("path", "/bot…/", "type = \"api_key\"\nin = \"path\"\nname = \"token\"")
+            ..Connection::of_one_secret("path", "/bot…/", api_key("path", "token"), "api_key")
         },
         Connection {
             body: Some(("application/json", "{\"amount\": 12.50}")),
-            ..key("json", "JSON body, /auth/key", "type = \"api_key\"\nin = \"body\"\nname = \"/auth/key\"")
+            ..Connection::of_one_secret("json", "JSON body, /auth/key", api_key("body", "/auth/key"), "api_key")
         },
         Connection {
             body: Some(("application/x-www-form-urlencoded", "amount=12.50")),
-            ..key("form", "form body, api_key=…", "type = \"api_key\"\nin = \"body\"\nname = \"api_key\"")
+            ..Connection::of_one_secret("form", "form body, api_key=…", api_key("body", "api_key"), "api_key")
         },
-        Connection {
-            key: "custom",
-            what: "two headers and a query pair",
-            auth: "type = \"custom\"\nfields = [{ name = \"account\" }, { name = \"secret\", secret = true }]\n\
-                   inject = [{ in = \"header\", name = \"X-Account\", value = \"{{ account }}\" }, \
-                   { in = \"query\", name = \"sig\", value = \"{{ secret }}\" }]",
-            base: "/v1",
-            spelled: vec![account.clone(), signature.clone()],
-            fields: vec![("account", account), ("secret", signature)],
-            body: None,
-        },
-        Connection {
-            key: "none",
-            what: "nothing",
-            auth: "type = \"none\"",
-            base: "/v1",
-            fields: Vec::new(),
-            spelled: Vec::new(),
-            body: None,
-        },
+        custom(),
+        Connection::new("none", "nothing", json!({ "type": "none" })),
     ]
 }
 
+/// A secret that exists for this run only.
+fn secret() -> String {
+    format!("demo-{}", Alphanumeric.sample_string(&mut rand::rng(), 24))
+}
+
+fn basic() -> Connection {
+    let password = secret();
+    let login = base64::engine::general_purpose::STANDARD.encode(format!("ada:{password}"));
+    Connection {
+        fields: vec![("username", "ada".to_owned()), ("password", password)],
+        spelled: vec![login],
+        ..Connection::new("basic", "Authorization: Basic …", json!({ "type": "basic" }))
+    }
+}
+
+fn custom() -> Connection {
+    let auth = json!({
+        "type": "custom",
+        "fields": [{ "name": "account" }, { "name": "secret", "secret": true }],
+        "inject": [
+            { "in": "header", "name": "X-Account", "value": "{{ account }}" },
+            { "in": "query", "name": "sig", "value": "{{ secret }}" },
+        ],
+    });
+    let (account, signature) = (secret(), secret());
+    Connection {
+        spelled: vec![account.clone(), signature.clone()],
+        fields: vec![("account", account), ("secret", signature)],
+        ..Connection::new("custom", "two headers and a query pair", auth)
+    }
+}
+
 impl Connection {
-    /// Its integration and itself, as in `sidekey.toml`.
-    pub(super) fn declaration(&self) -> String {
-        let Connection { key, auth, base, .. } = self;
-        let mut text = format!(
-            "\n[[integration]]\nslug = \"demo-{key}\"\nbase_url = \"https://{HOST}{base}\"\n\
-             [[integration.auth]]\nmethod = \"only\"\n{auth}\n\
-             [[connection]]\nkey = \"{key}\"\nintegration = \"demo-{key}\"\n[connection.credentials.production]\n"
-        );
+    fn new(key: &'static str, what: &'static str, auth: Value) -> Self {
+        Connection { key, what, auth, base: "/v1", fields: Vec::new(), spelled: Vec::new(), body: None }
+    }
+
+    fn of_one_secret(key: &'static str, what: &'static str, auth: Value, field: &'static str) -> Self {
+        let value = secret();
+        Connection { spelled: vec![value.clone()], fields: vec![(field, value)], ..Connection::new(key, what, auth) }
+    }
+
+    /// Puts its integration, itself and its credential into a vault.
+    pub(super) async fn store(&self, vault: &Vault) -> Result<(), Failure> {
+        let failed = |error: VaultError| Failure::Failed(error.to_string());
+        let default = vault.organization("default").await.map_err(failed)?;
+        let owner = default.ok_or_else(|| Failure::Failed("the vault has no organization `default`".to_owned()))?.id;
+        let wrong = |what: &str| Failure::Failed(format!("the demo's own {what} for `{}` is wrong", self.key));
+        let mut auth = self.auth.clone();
+        auth["method"] = json!("only");
+        let slug = format!("demo-{}", self.key);
+        let document = json!({ "slug": slug, "base_url": format!("https://{HOST}{}", self.base), "auth": [auth] });
+        let integration = Integration::parse(&document, IntegrationId::generate()).map_err(|_| wrong("integration"))?;
+        let origins = integration.place(&Default::default()).map_err(|_| wrong("base URL"))?.1;
+        let problems = Problems::default();
+        let draft = json!({ "key": self.key, "integration": slug });
+        let draft = Reader::new(&draft, "", &problems).as_ref().and_then(ConnectionDraft::read);
+        let connection = draft.ok_or_else(|| wrong("connection"))?.into_connection(ConnectionId::generate(), owner);
+        let (id, environment) = (connection.id, "production".parse().map_err(|_| wrong("environment"))?);
+        let mut fields = BTreeMap::new();
         for (name, value) in &self.fields {
-            text.push_str(&format!("{name} = {{ value = \"{value}\" }}\n"));
+            fields.insert(name.parse().map_err(|_| wrong("field"))?, SecretString::from(value.as_str()));
         }
-        text
+        let (credential, origins) = (Credential::new(fields), origins.iter().map(ToString::to_string).collect());
+        for change in [
+            Change::PutIntegration { organization: owner, integration: Box::new(integration), mode: PutMode::Create },
+            Change::PutConnection { connection: Box::new(connection), mode: PutMode::Create },
+            Change::PutCredential { organization: owner, connection: id, environment, credential, origins },
+        ] {
+            vault.commit("demo", change).await.map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// A command that works while the demo runs.

@@ -1,0 +1,227 @@
+//! Credentials: entered, replaced and deleted. Nothing here can show one.
+//!
+//! What is entered is tried before it is stored: it must fit the fields of the connection's auth method, and every
+//! value must be able to stand where it goes on the wire.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+
+use super::Control;
+use super::actor::Actor;
+use super::connections::{environments_of, find, route};
+use super::document::{Given, SecretFields};
+use super::environments;
+use super::error::AdminError;
+use super::request::{At, Query};
+use crate::credentials::injection::{Injection, Secrets, referenced_secrets};
+use crate::directory::route::Route;
+use crate::model::connection::Connection;
+use crate::model::credential::{Credential, Piece, pieces};
+use crate::model::document::Problem;
+use crate::model::field::Field;
+use crate::model::name::{EnvironmentName, FieldName};
+use crate::vault::VaultError;
+use crate::vault::change::Change;
+
+/// The longest value of a field.
+const LONGEST: usize = 64 * 1024;
+
+/// How a connection stands in one environment.
+#[derive(Serialize)]
+pub struct Standing {
+    status: Status,
+    /// Each field of the auth method, and whether it is set.
+    fields: BTreeMap<FieldName, bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    Active,
+    /// A field is not set yet.
+    Incomplete,
+    /// It must be entered again.
+    Expired,
+    /// It cannot be used.
+    Error,
+}
+
+/// Says how a connection stands in an environment. A stored credential is opened for it, to see whether it opens and
+/// which hosts it is bound to: a status that says `active` of what every request refuses would be worse than none.
+pub(super) async fn standing(
+    control: &Control,
+    connection: &Connection,
+    route: &Result<Route, String>,
+    environment: &EnvironmentName,
+) -> Result<Standing, AdminError> {
+    let broken = |reason| Standing { status: Status::Error, fields: BTreeMap::new(), reason: Some(reason) };
+    let held = match control.vault.credential(connection, environment).await {
+        Ok(held) => held,
+        Err(error) if error.is_corrupt() => return Ok(broken(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    let route = match route {
+        Ok(route) => route,
+        Err(why) => return Ok(broken(why.clone())),
+    };
+    let is_set = |field: &Field| held.as_ref().is_some_and(|held| held.credential.fields().contains_key(&field.name));
+    let fields: BTreeMap<_, _> = expected(route).map(|field| (field.name.clone(), is_set(field))).collect();
+    let bound = held.as_ref().and_then(|held| held.origins.as_ref());
+    let moved = bound.is_some_and(|bound| origins(route).iter().any(|origin| !bound.contains(origin)));
+    let lacks = expected(route).any(|field| is_needed(field) && !is_set(field));
+    let (status, reason) = match (moved, lacks) {
+        (true, _) => (Status::Expired, Some("the hosts have changed since it was entered; enter it again".to_owned())),
+        (false, true) => (Status::Incomplete, None),
+        (false, false) => (Status::Active, None),
+    };
+    Ok(Standing { status, fields, reason })
+}
+
+/// `GET /connections/{connection}/credentials/{environment}`: which fields are set.
+pub(super) async fn show(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    query: Query,
+    At((named, environment)): At<(String, String)>,
+) -> Result<Json<Standing>, AdminError> {
+    let connection = find(&control, &actor, &query, &named).await?;
+    let known = environments_of(&control, &connection).await?;
+    let environment = known.get(environment.as_str()).ok_or(AdminError::NotFound("environment"))?;
+    let route = route(&control, &connection).await?;
+    Ok(Json(standing(&control, &connection, &route, environment).await?))
+}
+
+/// `PUT /connections/{connection}/credentials/{environment}` with `{"token": "…"}`: replaces all fields.
+pub(super) async fn replace(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    query: Query,
+    At((named, environment)): At<(String, String)>,
+    fields: SecretFields,
+) -> Result<StatusCode, AdminError> {
+    let connection = find(&control, &actor, &query, &named).await?;
+    if control.vault.declares(connection.id) {
+        return Err(VaultError::Declared(format!("the connection {}", connection.key)).into());
+    }
+    let environment = environments::find(&control, actor.organization, &environment).await?;
+    let route = route(&control, &connection).await?;
+    let route = route.map_err(|why| AdminError::Conflict(format!("the connection cannot be used: {why}")))?;
+    let credential = check(&route, fields)?;
+    let change = Change::PutCredential {
+        organization: actor.organization,
+        connection: connection.id,
+        environment,
+        credential,
+        origins: origins(&route),
+    };
+    control.commit(&actor, change).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `DELETE /connections/{connection}/credentials/{environment}`
+pub(super) async fn delete(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    query: Query,
+    At((named, environment)): At<(String, String)>,
+) -> Result<StatusCode, AdminError> {
+    let connection = find(&control, &actor, &query, &named).await?.id;
+    let environment = environment.parse().map_err(|_| AdminError::NotFound("environment"))?;
+    let change = Change::DeleteCredential { organization: actor.organization, connection, environment };
+    control.commit(&actor, change).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The origins that a credential entered now is bound to.
+fn origins(route: &Route) -> Vec<String> {
+    route.origins.iter().map(ToString::to_string).collect()
+}
+
+fn expected(route: &Route) -> impl Iterator<Item = &Field> {
+    route.auth().credential_fields(&route.integration.fields)
+}
+
+fn is_needed(field: &Field) -> bool {
+    field.required && field.default.is_none()
+}
+
+/// The credential that was given, where it fits and every value can go where it goes. All mistakes at once.
+fn check(route: &Route, given: SecretFields) -> Result<Credential, AdminError> {
+    let is_given = |field: &Field| given.0.iter().any(|(name, _)| name == field.name.as_str());
+    let mut problems: Vec<Problem> = expected(route)
+        .filter(|field| is_needed(field) && !is_given(field))
+        .map(|field| problem(None, format!("the field `{}` is missing", field.name)))
+        .collect();
+    let mut values = BTreeMap::new();
+    for (name, given) in given.0 {
+        match check_field(route, &name, given) {
+            Ok((name, value)) => drop(values.insert(name, value)),
+            Err(detail) => problems.push(problem(Some(&name), detail)),
+        }
+    }
+    if problems.is_empty() {
+        problems = try_out(route, &values);
+    }
+    if problems.is_empty() { Ok(Credential::new(values)) } else { Err(AdminError::Invalid(problems)) }
+}
+
+fn problem(field: Option<&str>, detail: String) -> Problem {
+    let pointer = field.map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1")));
+    Problem { pointer: pointer.unwrap_or_default(), detail }
+}
+
+fn check_field(route: &Route, name: &str, given: Given) -> Result<(FieldName, SecretString), String> {
+    let Some(field) = expected(route).find(|field| field.name.as_str() == name) else {
+        let names: Vec<&str> = expected(route).map(|field| field.name.as_str()).collect();
+        let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        return Err(format!("the auth method `{}` has no such field; there are: {there}", route.auth().method));
+    };
+    match given {
+        Given::Text(value) => check_text(field, &value).map(|()| (field.name.clone(), value)),
+        Given::Other(found) => Err(format!(
+            "expected a text, found {found}; values from files and variables are declared in the configuration"
+        )),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a value must fit its field before anybody relies on it")]
+fn check_text(field: &Field, value: &SecretString) -> Result<(), String> {
+    let text = value.expose_secret();
+    if text.is_empty() && field.required {
+        return Err("the value is empty".to_owned());
+    }
+    if text.len() > LONGEST {
+        return Err("the value is longer than 64 KiB".to_owned());
+    }
+    let pieces = pieces(text).map_err(|error| error.to_string())?;
+    // What a secret will hold is not known before it is looked up.
+    let refers = pieces.iter().any(|piece| matches!(piece, Piece::Secret(_)));
+    if refers { Ok(()) } else { field.check(text) }
+}
+
+/// Renders what was given as every request would, with stand-ins for the secrets it refers to. Where that fails, each
+/// value is tried among stand-ins for the others, to tell which of them it is.
+fn try_out(route: &Route, values: &BTreeMap<FieldName, SecretString>) -> Vec<Problem> {
+    let stand_in = || SecretString::from("x");
+    let whole = Credential::new(values.clone());
+    let secrets: Secrets = referenced_secrets(&whole).into_iter().map(|key| (key, stand_in())).collect();
+    let Err(together) = Injection::render(route, &whole, &secrets) else { return Vec::new() };
+    let alone = |name: &FieldName| {
+        let among = |(other, value): (&FieldName, &SecretString)| {
+            (other.clone(), if other == name { value.clone() } else { stand_in() })
+        };
+        let credential = Credential::new(values.iter().map(among).collect());
+        Injection::render(route, &credential, &secrets).err()
+    };
+    let guilty = values.keys().filter_map(|name| Some(problem(Some(name.as_str()), alone(name)?.to_string())));
+    let problems: Vec<Problem> = guilty.collect();
+    if problems.is_empty() { vec![problem(None, together.to_string())] } else { problems }
+}

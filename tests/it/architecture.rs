@@ -1,0 +1,444 @@
+//! The house rules, read from the sources: ranks, doors, where secrets are exposed, names and sizes.
+//!
+//! `src/lib.rs` tells the rules to people; this file holds the sources to them. Every rule is also shown a made-up
+//! source that breaks it, so that none of them can pass by looking at nothing.
+
+mod source;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path as FilePath;
+
+use source::{Path, Source};
+
+/// The modules below the crate's root. A module uses only modules of lower ranks, and itself.
+const RANKS: [(&str, u8); 13] = [
+    ("main", 9),
+    ("cli", 8),
+    ("server", 7),
+    ("config", 6),
+    ("admin", 5),
+    ("proxy", 4),
+    ("credentials", 3),
+    ("directory", 2),
+    ("vault", 1),
+    ("upstream", 1),
+    ("model", 0),
+    ("telemetry", 0),
+    ("tls", 0),
+];
+
+/// What only some may use although their rank would let more: the module, and who.
+const NARROW: [(&str, &[&str]); 1] = [("tls", &["upstream", "server", "cli"])];
+
+/// What a module uses although its rank would let it use more: it gives settings to rooms and does not know them.
+const SEES_ONLY: [(&str, &[&str]); 1] = [("config", &["model", "vault::declared", "telemetry::Format"])];
+
+/// Foreign crates that have a door: the crate, and the modules that may name it. The rest of the house knows them by
+/// what these modules promise.
+const DOORS: [(&str, &[&str]); 19] = [
+    ("sqlx", &["vault"]),
+    ("aes_gcm", &["vault"]),
+    ("hmac", &["vault"]),
+    ("rustls", &["tls"]),
+    ("tokio_rustls", &["tls"]),
+    ("webpki_roots", &["tls"]),
+    ("rustls_platform_verifier", &["tls"]),
+    // The port is the server's; it takes the finished `Router` and serves it.
+    ("axum", &["admin", "server::admin_port"]),
+    ("tower", &["admin", "server::admin_port"]),
+    ("moka", &["directory::cache"]),
+    ("clap", &["cli"]),
+    ("prometheus_client", &["telemetry"]),
+    ("tracing_subscriber", &["telemetry"]),
+    ("toml", &["config"]),
+    ("annotate_snippets", &["config"]),
+    ("regex_lite", &["model::field"]),
+    ("rcgen", &["cli::demo"]),
+    ("h2", &["upstream"]),
+    ("arc_swap", &["vault", "tls"]),
+];
+
+/// Crates that nobody has a use for yet: injection templates are the model's own, and limits are a later part. Whoever
+/// brings one in gives it a door above.
+const NOWHERE: [&str; 5] = ["minijinja", "governor", "reqwest", "native_tls", "openssl"];
+
+/// Files that may take a secret out of its wrapper, each with its reason.
+const EXPOSING: [(&str, &str); 5] = [
+    ("src/vault/seal.rs", "a value is exposed to be sealed, and a presented key to be digested"),
+    ("src/credentials/injection.rs", "a credential is exposed to be rendered for the wire"),
+    ("src/config/resolve.rs", "a declared value is held to its field's pattern, and told without itself"),
+    ("src/vault/declared.rs", "two readings of a declared value are compared, in constant time, to see what changed"),
+    ("src/config/tests.rs", "a test looks at what it put in"),
+];
+
+/// Names that say nothing of what is inside.
+const EMPTY_NAMES: [&str; 12] = [
+    "utils", "util", "common", "helpers", "helper", "types", "handlers", "handler", "services", "service", "manager",
+    "managers",
+];
+
+/// The longest a file may be.
+const LONGEST: usize = 500;
+
+/// Something that a rule forbids: where, and what.
+type Violations = Vec<String>;
+
+fn is_within(module: &[String], place: &str) -> bool {
+    let place: Vec<_> = place.split("::").collect();
+    module.len() >= place.len() && module.iter().zip(place).all(|(own, place)| own == place)
+}
+
+/// The module below the root that a path leads to, if it is one of ours.
+fn own_target(path: &Path) -> Option<&str> {
+    let own = matches!(path.segments.first().map(String::as_str), Some("crate" | "sidekey"));
+    own.then(|| path.segments.get(1).map_or("", String::as_str))
+}
+
+fn rank(module: &str) -> Option<u8> {
+    RANKS.iter().find(|(name, _)| *name == module).map(|(_, rank)| *rank)
+}
+
+fn is_narrowly_allowed(from: &str, to: &[String]) -> bool {
+    NARROW.iter().all(|(narrow, users)| !is_within(to, narrow) || users.contains(&from))
+        && SEES_ONLY.iter().all(|(who, seen)| *who != from || seen.iter().any(|place| is_within(to, place)))
+}
+
+/// The rank rule, and the narrower ones.
+fn broken_ranks(sources: &[Source]) -> Violations {
+    let mut broken = Violations::new();
+    for source in sources {
+        let module = source.module();
+        let from = module.first().map_or("", String::as_str);
+        let own_rank = rank(from);
+        if own_rank.is_none() && !from.is_empty() {
+            broken.push(format!("{}: the module `{from}` has no rank", source.path));
+        }
+        for path in source.read().paths {
+            let Some(to) = own_target(&path) else { continue };
+            let place = format!("{}:{}", source.path, path.line);
+            let to_rank = rank(to);
+            if to_rank.is_none() {
+                broken.push(format!("{place}: `{}` leads to no module with a rank", path.segments.join("::")));
+            } else if to != from && own_rank <= to_rank {
+                broken.push(format!("{place}: `{from}` may not use `{to}`, which does not rank below it"));
+            } else if to != from && !is_narrowly_allowed(from, &path.segments[1..]) {
+                broken.push(format!("{place}: `{from}` is not among those who may use `{to}`, or not this of it"));
+            }
+        }
+    }
+    broken
+}
+
+/// The modules, with their inner ones, that are compiled for tests only.
+fn test_modules(sources: &[Source]) -> BTreeSet<Vec<String>> {
+    let declared = sources.iter().flat_map(|source| source.read().modules);
+    declared.filter(|declared| declared.in_tests).map(|declared| declared.module).collect()
+}
+
+/// The one-door rule. `rcgen` makes certificates for tests too.
+fn broken_doors(sources: &[Source]) -> Violations {
+    let tests = test_modules(sources);
+    let mut broken = Violations::new();
+    for source in sources {
+        let module = source.module();
+        let in_test_file = (1..=module.len()).any(|length| tests.contains(&module[..length]));
+        for path in source.read().paths {
+            let Some(first) = path.segments.first() else { continue };
+            let place = format!("{}:{}", source.path, path.line);
+            if NOWHERE.contains(&first.as_str()) {
+                broken.push(format!("{place}: `{first}` has no door"));
+            }
+            let Some((_, allowed)) = DOORS.iter().find(|(door, _)| door == first) else { continue };
+            let for_tests = first == "rcgen" && (path.in_tests || in_test_file);
+            if !for_tests && !allowed.iter().any(|place| is_within(&module, place)) {
+                broken.push(format!("{place}: only {} may know `{first}`", allowed.join(" and ")));
+            }
+        }
+    }
+    broken
+}
+
+/// Secrets leave their wrappers in the named files only.
+fn broken_seals(sources: &[Source]) -> Violations {
+    let mut broken = Violations::new();
+    for source in sources.iter().filter(|source| EXPOSING.iter().all(|(path, _)| *path != source.path)) {
+        let exposed = source.tokens().into_iter().filter(|t| matches!(&*t.text, "expose_secret" | "ExposeSecret"));
+        broken.extend(exposed.map(|token| format!("{}:{}: exposes a secret", source.path, token.line)));
+    }
+    broken
+}
+
+/// Words that stay out of sources.
+fn broken_words(sources: &[Source]) -> Violations {
+    let mut broken = Violations::new();
+    for source in sources {
+        let tokens = source.tokens();
+        for (at, token) in tokens.iter().enumerate() {
+            let is_macro = tokens.get(at + 1).is_some_and(|next| next.text == "!");
+            let forbidden = match token.text.as_str() {
+                "unsafe" => true,
+                "todo" | "dbg" | "unimplemented" => is_macro,
+                _ => false,
+            };
+            if forbidden {
+                broken.push(format!("{}:{}: `{}`", source.path, token.line, token.text));
+            }
+        }
+    }
+    broken
+}
+
+/// Files are short, and modules are called what they are.
+fn broken_shapes(sources: &[Source]) -> Violations {
+    let mut broken = Violations::new();
+    for source in sources {
+        let lines = source.text.lines().count();
+        if lines > LONGEST {
+            broken.push(format!("{}: {lines} lines; two files, each with one meaning", source.path));
+        }
+        let inline = source.read().modules.into_iter().filter_map(|declared| declared.module.last().cloned());
+        let names: BTreeSet<String> = source.module().into_iter().chain(inline).collect();
+        for name in names.iter().filter(|name| EMPTY_NAMES.contains(&name.as_str())) {
+            broken.push(format!("{}: a module called `{name}`", source.path));
+        }
+    }
+    broken
+}
+
+/// The lints that the house relies on.
+const LINTS: [(&str, &str, &str); 10] = [
+    ("rust", "unsafe_code", "forbid"),
+    ("rust", "unreachable_pub", "warn"),
+    ("clippy", "await_holding_lock", "deny"),
+    ("clippy", "unwrap_used", "warn"),
+    ("clippy", "todo", "warn"),
+    ("clippy", "dbg_macro", "warn"),
+    ("clippy", "manual_let_else", "warn"),
+    ("clippy", "large_futures", "warn"),
+    ("clippy", "wildcard_imports", "warn"),
+    ("clippy", "allow_attributes_without_reason", "warn"),
+];
+
+/// Methods that clippy refuses without a reason.
+const DISALLOWED: [&str; 3] = ["secrecy::ExposeSecret::expose_secret", "std::env::var", "std::thread::sleep"];
+
+fn missing_lints(manifest: &toml::Table, clippy: &toml::Table) -> Violations {
+    let mut missing = Violations::new();
+    for (tool, lint, level) in LINTS {
+        let found = manifest.get("lints").and_then(|lints| lints.get(tool)?.get(lint)?.as_str());
+        if found != Some(level) {
+            missing.push(format!("Cargo.toml: [lints.{tool}] {lint} = \"{level}\", found {found:?}"));
+        }
+    }
+    let methods = clippy.get("disallowed-methods").and_then(toml::Value::as_array).map_or(&[][..], Vec::as_slice);
+    for method in DISALLOWED {
+        let is_named = |entry: &&toml::Value| entry.get("path").and_then(toml::Value::as_str) == Some(method);
+        let reason = methods.iter().find(is_named).and_then(|entry| entry.get("reason")?.as_str());
+        if reason.is_none_or(str::is_empty) {
+            missing.push(format!(".clippy.toml: disallowed-methods has no {method} with a reason"));
+        }
+    }
+    missing
+}
+
+/// Dependencies that no source names.
+fn unused_dependencies(manifest: &toml::Table, sources: &[Source]) -> Violations {
+    let words: BTreeSet<String> = sources.iter().flat_map(Source::tokens).map(|token| token.text).collect();
+    let names = manifest.get("dependencies").and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys);
+    let unused = names.filter(|name| !words.contains(&name.replace('-', "_")));
+    unused.map(|name| format!("Cargo.toml: nobody uses {name}")).collect()
+}
+
+/// Every Rust source below a folder of the repository.
+fn sources(folder: &str) -> Vec<Source> {
+    fn collect(folder: &FilePath, below: &str, found: &mut Vec<Source>) {
+        for entry in fs::read_dir(folder).expect("a folder of sources") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name in UTF-8");
+            let below = format!("{below}/{name}");
+            if path.is_dir() {
+                collect(&path, &below, found);
+            } else if below.ends_with(".rs") {
+                found.push(Source { path: below, text: fs::read_to_string(&path).expect("a source in UTF-8") });
+            }
+        }
+    }
+    let mut found = Vec::new();
+    collect(&FilePath::new(env!("CARGO_MANIFEST_DIR")).join(folder), folder, &mut found);
+    found
+}
+
+fn table(file: &str) -> toml::Table {
+    let text = fs::read_to_string(FilePath::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect(file);
+    text.parse().expect(file)
+}
+
+#[track_caller]
+fn assert_none(broken: &Violations) {
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+#[test]
+fn a_module_uses_only_modules_of_lower_ranks() {
+    let sources = sources("src");
+    let present: BTreeSet<String> = sources.iter().filter_map(|source| source.module().into_iter().next()).collect();
+    let ranked: BTreeSet<String> = RANKS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(present, ranked, "a rank for each module, and a module for each rank");
+    assert_none(&broken_ranks(&sources));
+}
+
+#[test]
+fn every_foreign_crate_of_note_has_one_door() {
+    let sources = sources("src");
+    for (door, places) in DOORS {
+        let is_used = |source: &Source| source.read().paths.iter().any(|path| path.segments[0] == door);
+        assert!(sources.iter().any(is_used), "nobody goes through the door of {door} ({places:?})");
+    }
+    assert_none(&broken_doors(&sources));
+}
+
+#[test]
+fn secrets_are_exposed_in_named_places_only() {
+    let sources = sources("src");
+    for (path, reason) in EXPOSING {
+        let source = sources.iter().find(|source| source.path == path).expect(path);
+        assert!(source.tokens().iter().any(|token| token.text == "expose_secret"), "{path} need not: {reason}");
+    }
+    assert_none(&broken_seals(&sources));
+}
+
+#[test]
+fn sources_are_safe_finished_short_and_called_what_they_are() {
+    for folder in ["src", "tests"] {
+        let sources = sources(folder);
+        assert!(sources.len() > 10, "{folder}");
+        assert_none(&broken_words(&sources));
+        assert_none(&broken_shapes(&sources));
+    }
+}
+
+#[test]
+fn the_lints_of_the_house_are_in_force() {
+    assert_none(&missing_lints(&table("Cargo.toml"), &table(".clippy.toml")));
+}
+
+#[test]
+fn every_dependency_is_used() {
+    assert_none(&unused_dependencies(&table("Cargo.toml"), &sources("src")));
+}
+
+/// Each rule, shown what it is there for.
+mod broken_on_purpose {
+    use super::{
+        LONGEST, Source, Violations, broken_doors, broken_ranks, broken_seals, broken_shapes, broken_words,
+        missing_lints, unused_dependencies,
+    };
+
+    fn source(path: &str, text: &str) -> Source {
+        Source { path: path.to_owned(), text: text.to_owned() }
+    }
+
+    #[track_caller]
+    fn told(rule: fn(&[Source]) -> Violations, path: &str, text: &str) {
+        assert_eq!(rule(&[source(path, text)]).len(), 1, "{path}: {text}");
+    }
+
+    #[track_caller]
+    fn accepted(rule: fn(&[Source]) -> Violations, path: &str, text: &str) {
+        assert_eq!(rule(&[source(path, text)]), Violations::new(), "{path}: {text}");
+    }
+
+    #[test]
+    fn a_module_that_looks_up_or_sideways_is_told() {
+        told(broken_ranks, "src/proxy.rs", "use crate::admin::Control;");
+        told(broken_ranks, "src/proxy/head.rs", "use crate::{model::header, server::Server};");
+        told(broken_ranks, "src/vault/query.rs", "fn f() { crate::upstream::send() }");
+        told(broken_ranks, "src/upstream.rs", "use super::vault::Vault;");
+        told(broken_ranks, "src/model/id.rs", "use crate::telemetry::Format;");
+        told(broken_ranks, "src/telemetry.rs", "use crate::model::id;");
+        told(broken_ranks, "src/tls.rs", "use crate::model::origin::Host;");
+        told(broken_ranks, "src/vault.rs", "mod tests { use crate::directory::Route; }");
+        told(broken_ranks, "src/server.rs", "use crate::stranger::Thing;");
+        told(broken_ranks, "src/stranger.rs", "");
+        told(broken_ranks, "src/lib.rs", "pub use crate::proxy::Proxy;");
+        accepted(broken_ranks, "src/proxy/head.rs", "use super::error; use crate::proxy::tag; use crate::model::id;");
+        accepted(broken_ranks, "src/main.rs", "fn main() { sidekey::cli::run() }");
+        accepted(
+            broken_ranks,
+            "src/vault.rs",
+            "/// As [`crate::upstream`] does.\nconst TEXT: &str = \"crate::proxy::X\";",
+        );
+    }
+
+    #[test]
+    fn what_only_some_may_use_is_refused_to_the_rest() {
+        told(broken_ranks, "src/proxy.rs", "use crate::tls::ServerTls;");
+        told(broken_ranks, "src/config.rs", "use crate::admin::Control;");
+        told(broken_ranks, "src/config/resolve.rs", "use crate::vault::Vault;");
+        accepted(broken_ranks, "src/config/resolve.rs", "use crate::vault::declared::Declared;");
+        accepted(broken_ranks, "src/upstream/connect.rs", "use crate::tls::Offer;");
+    }
+
+    #[test]
+    fn a_crate_that_does_not_come_through_its_door_is_told() {
+        told(broken_doors, "src/directory/route.rs", "use sqlx::Row;");
+        told(broken_doors, "src/upstream/connect.rs", "fn f() -> rustls::ClientConfig { todo() }");
+        told(broken_doors, "src/server/worker.rs", "use axum::Router;");
+        told(broken_doors, "src/credentials.rs", "use moka::future::Cache;");
+        told(broken_doors, "src/directory/route.rs", "use ::moka::future::Cache;");
+        told(broken_doors, "src/tls/client.rs", "use rcgen::KeyPair;");
+        told(broken_doors, "src/model/template.rs", "use minijinja::Environment;");
+        accepted(broken_doors, "src/server/admin_port.rs", "use axum::Router;");
+        accepted(broken_doors, "src/vault/change/secret.rs", "use sqlx::Row;");
+        accepted(broken_doors, "src/vault.rs", "mod rustls_notes {} // rustls::ClientConfig");
+    }
+
+    #[test]
+    fn certificates_are_made_in_tests_and_nowhere_else() {
+        let inline = "#[cfg(test)]\nmod tests { use rcgen::KeyPair; }\nmod other { use rcgen::KeyPair; }";
+        told(broken_doors, "src/tls.rs", inline);
+        let files =
+            [source("src/tls.rs", "#[cfg(test)]\npub(crate) mod pki;"), source("src/tls/pki.rs", "use rcgen::Ca;")];
+        assert_eq!(broken_doors(&files), Violations::new());
+        let files = [source("src/tls.rs", "pub(crate) mod pki;"), source("src/tls/pki.rs", "use rcgen::Ca;")];
+        assert_eq!(broken_doors(&files).len(), 1);
+    }
+
+    #[test]
+    fn a_secret_taken_out_elsewhere_is_told() {
+        told(broken_seals, "src/proxy.rs", "fn f(s: &SecretString) { s.expose_secret(); }");
+        told(broken_seals, "src/admin/view.rs", "use secrecy::ExposeSecret as _;");
+        accepted(broken_seals, "src/vault/seal.rs", "fn f(s: &SecretString) { s.expose_secret(); }");
+        accepted(
+            broken_seals,
+            "src/proxy.rs",
+            "// expose_secret is not for here\nconst NAME: &str = \"expose_secret\";",
+        );
+    }
+
+    #[test]
+    fn words_and_shapes_are_told() {
+        told(broken_words, "src/proxy.rs", "fn f() { unsafe { g() } }");
+        told(broken_words, "src/proxy.rs", "fn f() { todo!() }");
+        told(broken_words, "tests/it/x.rs", "fn f() { dbg!(1); }");
+        told(broken_words, "src/proxy.rs", "fn f() { unimplemented!() }");
+        accepted(broken_words, "src/proxy.rs", "fn todo() { g(\"unsafe\") }");
+        told(broken_shapes, "src/proxy.rs", &"\n".repeat(LONGEST + 1));
+        accepted(broken_shapes, "src/proxy.rs", &"\n".repeat(LONGEST));
+        told(broken_shapes, "src/proxy/utils.rs", "");
+        told(broken_shapes, "tests/it/common/server.rs", "");
+        told(broken_shapes, "src/proxy.rs", "mod helpers { }");
+    }
+
+    #[test]
+    fn a_lint_or_a_use_that_is_missing_is_told() {
+        let nothing = toml::Table::new();
+        assert_eq!(missing_lints(&nothing, &nothing).len(), super::LINTS.len() + super::DISALLOWED.len());
+        let weak: toml::Table = "lints.rust.unsafe_code = \"warn\"".parse().expect("TOML");
+        assert!(missing_lints(&weak, &nothing)[0].contains("unsafe_code"));
+        let manifest: toml::Table = "[dependencies]\na-b = \"1\"\nc = \"1\"".parse().expect("TOML");
+        let broken = unused_dependencies(&manifest, &[source("src/x.rs", "use a_b::D; // c")]);
+        assert_eq!(broken, ["Cargo.toml: nobody uses c"]);
+    }
+}

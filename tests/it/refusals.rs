@@ -1,0 +1,312 @@
+//! Every answer that is Sidekey's own, produced by a real request: status, headers and document as snapshots, the same
+//! twice but for the request's id, and nothing sent upstream where there was nothing to send.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::harness::client::Address;
+use crate::harness::pki::{self, Validity};
+use crate::harness::sink::places::{Refusing, Silent};
+use crate::harness::sink::{End, Greeting, HOST, Step};
+use crate::harness::{Canary, Config, Raw, Reply, Script, Sidekey, Sink, problem};
+
+/// An own answer as it is compared: everything but the date and the request's id.
+fn stable(reply: &Reply) -> Value {
+    let problem = problem(reply);
+    assert_eq!(reply.header("sidekey-error"), Some(problem.code.as_str()));
+    assert_eq!(reply.header("sidekey-request-id"), Some(problem.request_id.as_str()));
+    assert!(problem.request_id.starts_with("req_") && problem.request_id.len() == 30, "{}", problem.request_id);
+    let mut headers: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (name, value) in &reply.headers {
+        headers.entry(name.to_ascii_lowercase()).or_default().push(value);
+    }
+    headers.remove("date");
+    headers.insert("sidekey-request-id".to_owned(), vec!["[request id]"]);
+    json!({ "status": reply.status, "headers": headers, "body": problem.snapshot })
+}
+
+/// Sends the same bytes twice, each on a connection of its own, and compares what comes back with the snapshot.
+async fn refused(name: &str, address: impl Into<Address>, request: impl AsRef<[u8]>) {
+    let address = address.into();
+    let mut answers = Vec::new();
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let mut raw = Raw::connect(&address).await;
+        raw.send(request.as_ref()).await;
+        let reply = raw.response().await;
+        ids.push(problem(&reply).request_id);
+        answers.push(stable(&reply));
+        if reply.header("connection") == Some("close") {
+            raw.closed().await;
+        }
+    }
+    assert_eq!(answers[0], answers[1], "{name}: two answers differ in more than their ids");
+    assert_ne!(ids[0], ids[1]);
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_json_snapshot!(format!("refusal_{name}"), answers[0]);
+    });
+}
+
+/// A GET of `/` with these lines.
+fn lines(lines: &[&str]) -> String {
+    lines.iter().fold("GET / HTTP/1.1\r\nHost: localhost\r\n".to_owned(), |text, line| text + line + "\r\n") + "\r\n"
+}
+
+/// A GET by way of a proxy, with this login.
+fn proxied(login: &str) -> String {
+    let login = match login {
+        "" => String::new(),
+        login => format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(login)),
+    };
+    format!("GET http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n{login}\r\n")
+}
+
+fn stripe(token: &Canary, sink: &Sink) -> impl FnOnce(&mut Config) {
+    move |config| {
+        config.to(sink).bearer("stripe", token.text());
+    }
+}
+
+#[tokio::test]
+async fn what_is_malformed_or_names_no_connection() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let server = Sidekey::with(stripe(&token, &sink)).await;
+    let proxy = server.proxy();
+    refused("connection_missing", &proxy, lines(&[])).await;
+    refused("connection_missing_as_proxy", &proxy, proxied("")).await;
+    refused("tag_malformed", &proxy, lines(&["Sidekey-Connection: ../stripe"])).await;
+    refused("tag_conflict", &proxy, lines(&["Sidekey-Connection: stripe", "X-Connection-Id: other"])).await;
+    let climbing = "GET /a/%2e%2e/b HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: stripe\r\n\r\n";
+    refused("target_invalid", &proxy, climbing).await;
+    refused("request_malformed", &proxy, lines(&["Host: localhost", "Sidekey-Connection: stripe"])).await;
+    let trace = "TRACE / HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: stripe\r\n\r\n";
+    refused("method_refused", &proxy, trace).await;
+    assert_eq!(sink.connection_count(), 0);
+    server.finish(&[&token]).await;
+}
+
+#[tokio::test]
+async fn who_may_not_ask() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let server = Sidekey::with(|config| {
+        config.to(&sink).bearer("stripe", token.text()).connection_key("customer", "acme").bearer("crm", token.text());
+        config.listener("connections", vec!["crm"]);
+        config.add_listener(&[("address", "127.0.0.1:0".into()), ("trust", "key".into())]);
+    })
+    .await;
+    let (local, keyed) = (server.proxies[0].clone(), server.proxies[1].clone());
+    let key = "apk_01jzzzzzzzzzzzzzzzzzzzzzzz_0123456789012345678901234567890123456789012";
+    refused("key_missing", &keyed, lines(&["Sidekey-Connection: crm"])).await;
+    refused("key_missing_as_proxy", &keyed, proxied("crm:")).await;
+    refused("key_unknown", &keyed, lines(&["Sidekey-Connection: crm", &format!("Sidekey-Key: {key}")])).await;
+    refused("key_unknown_as_proxy", &keyed, proxied(&format!("crm:{key}"))).await;
+    let page = lines(&["Sidekey-Connection: crm", "Origin: https://page.example.test"]);
+    refused("browser_request", &local, page).await;
+    let elsewhere = lines(&["Sidekey-Connection: crm", "Sidekey-Environment: staging"]);
+    refused("environment_not_permitted", &local, elsewhere).await;
+    let host = lines(&["Sidekey-Connection: crm", "Sidekey-Upstream: https://evil.example.test"]);
+    refused("host_not_allowed", &local, host).await;
+    // One document for what does not exist, what is out of scope, and a customer who is: they are the same snapshot.
+    for hidden in [
+        &["Sidekey-Connection: nobody"][..],
+        &["Sidekey-Connection: stripe"],
+        &["Sidekey-Connection: conn_01jzzzzzzzzzzzzzzzzzzzzzzz"],
+        &["Sidekey-Connection: crm", "Sidekey-Customer: acme"],
+    ] {
+        refused("connection_unknown", &local, lines(hidden)).await;
+    }
+    assert_eq!(sink.connection_count(), 0);
+    server.finish(&[&token]).await;
+}
+
+#[tokio::test]
+async fn bodies_that_cannot_take_a_credential() {
+    let (sink, key) = (Sink::https().await, Canary::new("key"));
+    let server = Sidekey::with(|config| {
+        config.to(&sink).api_key("json", "body", "/key", key.text()).set("proxy.body_idle_timeout", "150ms");
+    })
+    .await;
+    let post = |fields: &str, body: &str| {
+        format!("POST / HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: json\r\n{fields}\r\n{body}")
+    };
+    let json = "Content-Type: application/json\r\n";
+    let of_length = |length: usize| format!("{json}Content-Length: {length}\r\n");
+    let proxy = server.proxy();
+    refused("body_too_large", &proxy, post(&of_length(65_537), "")).await;
+    refused("body_unsupported_type", &proxy, post("Content-Type: text/plain\r\nContent-Length: 2\r\n", "{}")).await;
+    refused("body_unsupported_encoding", &proxy, post(&format!("{}Content-Encoding: gzip\r\n", of_length(2)), "{}"))
+        .await;
+    refused("body_unsupported_syntax", &proxy, post(&of_length(1), "{")).await;
+    refused("body_unsupported_duplicate", &proxy, post(&of_length(13), "{\"a\":1,\"a\":2}")).await;
+    refused("body_unsupported_place", &proxy, post(&of_length(3), "[1]")).await;
+    refused("request_timeout", &proxy, post(&of_length(9), "{")).await;
+    assert_eq!(sink.connection_count(), 0);
+    server.finish(&[&key]).await;
+}
+
+#[tokio::test]
+async fn credentials_that_cannot_be_had() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let server = Sidekey::with(|config| {
+        config.to(&sink).bearer("stripe", token.text()).bearer("secret", "@@SECRET:STRIPE_KEY@@");
+        config.secret("SPLIT", &format!("{}\r\nX: 1", token.text())).bearer("corrupt", "@@SECRET:SPLIT@@");
+        config.listener("environments", vec!["production", "staging"]);
+    })
+    .await;
+    let staging = lines(&["Sidekey-Connection: stripe", "Sidekey-Environment: staging"]);
+    refused("credential_missing", server.proxy(), staging).await;
+    refused("secret_missing", server.proxy(), lines(&["Sidekey-Connection: secret"])).await;
+    refused("credential_corrupt", server.proxy(), lines(&["Sidekey-Connection: corrupt"])).await;
+    assert_eq!(sink.connection_count(), 0);
+    server.finish(&[&token]).await;
+}
+
+#[tokio::test]
+async fn upstreams_that_cannot_be_reached() {
+    let token = Canary::new("token");
+    let (refusing, silent) = (Refusing::new(), Silent::new().await);
+    let strange = Sink::builder().leaf(pki::stranger().leaf(&[HOST])).start().await;
+    let expired = Sink::builder().leaf(pki::authority().leaf_valid(&[HOST], Validity::Expired)).start().await;
+    let other = Sink::builder().tls(&["another.example.test"]).start().await;
+    let (plain, mute) = (Sink::http().await, Sink::https().await);
+    mute.greet_all(Greeting::Silence);
+    let server = Sidekey::with(|config| {
+        config.set("upstream.connect_timeout", "150ms").set("upstream.tls_timeout", "150ms");
+        for (key, addr) in [
+            ("refused", refusing.addr),
+            ("silent", silent.addr),
+            ("strange", strange.addr),
+            ("expired", expired.addr),
+            ("other", other.addr),
+            ("plain", plain.addr),
+            ("mute", mute.addr),
+        ] {
+            let host = format!("{key}.example.test");
+            let url = format!("https://{host}");
+            config.pin(&host, addr).base(&url).bearer(key, token.text());
+        }
+        config.base("https://10.1.2.3").bearer("private", token.text());
+        config.base("https://no-such-name.invalid").bearer("nameless", token.text());
+    })
+    .await;
+    let ask = |name: &'static str, connection: &'static str| {
+        refused(name, server.proxy(), lines(&[&format!("Sidekey-Connection: {connection}")]))
+    };
+    ask("upstream_refused", "refused").await;
+    ask("connect_timeout", "silent").await;
+    ask("connect_timeout_in_tls", "mute").await;
+    ask("upstream_tls_stranger", "strange").await;
+    ask("upstream_tls_other_name", "other").await;
+    ask("upstream_tls_plaintext", "plain").await;
+    ask("address_prohibited", "private").await;
+    for sink in [&strange, &expired, &other, &plain, &mute] {
+        assert_eq!(sink.count(), 0);
+    }
+    // What a resolver says of a name that does not exist depends on the machine, and how long ago a certificate
+    // expired on the day: the codes do not.
+    for (connection, code) in [("nameless", "upstream_dns"), ("expired", "upstream_tls")] {
+        let mut raw = Raw::connect(server.proxy()).await;
+        raw.send(lines(&[&format!("Sidekey-Connection: {connection}")])).await;
+        let reply = raw.response().await;
+        assert_eq!((reply.status, problem(&reply).code.as_str()), (502, code));
+    }
+    server.finish(&[&token]).await;
+}
+
+#[tokio::test]
+async fn upstreams_that_do_not_answer_as_they_should() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let server = Sidekey::with(|config| {
+        config.to(&sink).bearer("stripe", token.text()).set("upstream.response_timeout", "150ms");
+    })
+    .await;
+    let two_lengths = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok";
+    let unasked = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    for (name, path, script) in [
+        ("upstream_closed", "/fin", Script::new().then(Step::ReadBody).then(Step::Fin)),
+        ("upstream_closed_reset", "/reset", Script::new().then(Step::ReadBody).then(Step::Reset)),
+        ("upstream_closed_in_head", "/half", Script::cut_in_head(Step::Cut)),
+        ("upstream_malformed", "/lengths", Script::malformed(two_lengths)),
+        ("upstream_malformed_no_http", "/no-http", Script::malformed("SSH-2.0-OpenSSH_9.2\r\n")),
+        ("upstream_malformed_101", "/unasked", Script::malformed(unasked)),
+        ("response_timeout", "/stall", Script::stall()),
+    ] {
+        sink.on(path, script);
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: stripe\r\n\r\n");
+        refused(name, server.proxy(), request).await;
+        let last = sink.connection_count() - 1;
+        assert_ne!(sink.closed(last).await, End::Failed(String::new()), "a connection that failed is not kept");
+    }
+    server.finish(&[&token]).await;
+}
+
+/// CA-03: a vault that cannot be read is a 503 for what it would have to say, never a 404, and what is cached or
+/// declared goes on; when it is back, so is everything.
+#[tokio::test]
+async fn ca_03_a_vault_that_cannot_be_read() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let server = Sidekey::with(stripe(&token, &sink)).await;
+    let vault = server.folder().join("sidekey.vault");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&vault).create_if_missing(false);
+    let mut database = sqlx::ConnectOptions::connect(&options).await.expect("the vault's file");
+    let mut run = async |statement: &'static str| {
+        sqlx::query(statement).execute(&mut database).await.expect("a statement");
+    };
+    run("ALTER TABLE connections RENAME TO hidden").await;
+    for unknown in ["nobody", "conn_01jzzzzzzzzzzzzzzzzzzzzzzz"] {
+        refused("vault_unavailable", server.proxy(), lines(&[&format!("Sidekey-Connection: {unknown}")])).await;
+    }
+    let mut raw = Raw::connect(server.proxy()).await;
+    raw.send(lines(&["Sidekey-Connection: stripe"])).await;
+    assert_eq!(raw.response().await.status, 200, "a declared connection does not need the vault");
+    run("ALTER TABLE hidden RENAME TO connections").await;
+    refused("connection_unknown", server.proxy(), lines(&["Sidekey-Connection: nobody"])).await;
+    assert!(!server.process().stderr().contains("SELECT"), "the log repeats no SQL");
+    server.finish(&[&token]).await;
+}
+
+/// Over HTTP/2 the document and its headers are the same, but for `Connection`, which HTTP/2 does not have.
+#[tokio::test]
+async fn over_http2_the_answers_are_the_same() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let server = Sidekey::with(stripe(&token, &sink)).await;
+    let client = crate::harness::client::h2::H2::connect(server.proxy()).await;
+    for (fields, path) in [
+        (vec![], "/"),
+        (vec![("sidekey-connection", "nobody")], "/"),
+        (vec![("sidekey-connection", "stripe")], "/a/../b"),
+        (vec![("sidekey-connection", "stripe"), ("origin", "https://page.example.test")], "/"),
+    ] {
+        let over_http2 = client.get(path, &fields).await;
+        let mut raw = Raw::connect(server.proxy()).await;
+        raw.request("GET", path, &fields, "").await;
+        let mut over_http1 = stable(&raw.response().await);
+        over_http1["headers"].as_object_mut().expect("headers").remove("connection");
+        assert_eq!(stable(&over_http2), over_http1);
+    }
+    assert_eq!(sink.connection_count(), 0);
+    server.finish(&[&token]).await;
+}
+
+#[tokio::test]
+async fn a_refusal_without_a_read_body_ends_the_connection_and_one_with_it_does_not() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let server = Sidekey::with(stripe(&token, &sink)).await;
+    let mut raw = Raw::connect(server.proxy()).await;
+    for _ in 0..3 {
+        raw.request("POST", "/", &[("Sidekey-Connection", "nobody")], "a body that is there").await;
+        assert_eq!(raw.response().await.status, 404);
+        raw.request("GET", "/", &[("Sidekey-Connection", "stripe")], "").await;
+        assert_eq!(raw.response().await.status, 200, "the connection goes on where its place is known");
+    }
+    let mut raw = Raw::connect(server.proxy()).await;
+    raw.send("POST / HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: nobody\r\nContent-Length: 1000000000\r\n\r\n")
+        .await;
+    assert_eq!(raw.response().await.status, 404);
+    raw.closed().await;
+    sink.assert_strict();
+    server.finish(&[&token]).await;
+}
