@@ -6,7 +6,9 @@
 mod architecture;
 mod attack;
 mod browser_guard;
+mod cached;
 mod egress;
+mod entered;
 mod first_request;
 mod forward_proxy;
 mod framing_chunked;
