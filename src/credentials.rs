@@ -186,7 +186,7 @@ mod tests {
     use crate::model::document::{Problems, Reader};
     use crate::model::id::{ConnectionRef, IntegrationId, OrganizationId};
     use crate::model::integration::Integration;
-    use crate::vault::declared::Declared;
+    use crate::vault::declared::{Author, Declared};
 
     /// One declared bearer connection to `host`.
     fn declared(host: &str, token: &str) -> (Declared, HashSet<OrganizationId>) {
@@ -199,7 +199,8 @@ mod tests {
         let draft = ConnectionDraft::read(&Reader::new(&draft, "", &problems).unwrap()).unwrap();
         let connection = draft.into_connection(ConnectionId::derived("api"), owner);
         let mut declared = Declared::default();
-        declared.add_integration(Integration::parse(&document, IntegrationId::derived("api")).unwrap());
+        let integration = Integration::parse(&document, IntegrationId::derived("api")).unwrap();
+        declared.add_integration(integration, Author::Operator);
         let token = vec![("token".parse().unwrap(), SecretString::from(token))];
         declared.add_credential(connection.id, "production".parse().unwrap(), token);
         declared.add_connection(connection);

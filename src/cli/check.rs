@@ -199,8 +199,7 @@ impl Findings {
             .connections()
             .map(|connection| {
                 let integration = declared.integration(&connection.integration).cloned().ok_or_else(missing);
-                let route = integration
-                    .and_then(|integration| Route::new(Arc::clone(connection), integration));
+                let route = integration.and_then(|integration| Route::new(Arc::clone(connection), integration));
                 (connection.key.to_string(), route)
             })
             .collect();

@@ -104,9 +104,9 @@ pub(super) async fn load(vault: Vault, name: Name) -> Result<Found, VaultError> 
         Some(integration) if falls_back(&name, &connection) && !integration.customer_fallback => {
             Err(RouteError::Unknown)
         }
-        Some(integration) => {
-            Route::new(connection, integration).map(|route| Arc::new(Route { stamp: stamp.clone(), ..route })).map_err(RouteError::Broken)
-        }
+        Some(integration) => Route::new(connection, integration)
+            .map(|route| Arc::new(Route { stamp: stamp.clone(), ..route }))
+            .map_err(RouteError::Broken),
     };
     Ok(Found { route, stamp })
 }

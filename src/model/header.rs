@@ -42,6 +42,12 @@ pub fn folded(name: &str) -> Option<String> {
     name.contains('_').then(|| name.replace('_', "-"))
 }
 
+/// Whether two names are one to everybody who makes no difference between `_` and `-`.
+pub fn is_same(name: &HeaderName, other: &HeaderName) -> bool {
+    let folded = |name: &HeaderName| folded(name.as_str()).unwrap_or_else(|| name.as_str().to_owned());
+    name == other || folded(name) == folded(other)
+}
+
 /// Reads the name of a header that configuration may set: a token (RFC 9110 §5.1) that neither frames the message, nor
 /// belongs to one hop, nor is Sidekey's own.
 pub fn parse_settable(name: &str) -> Result<HeaderName, &'static str> {

@@ -123,7 +123,9 @@ pub fn clean_request(parts: &mut Parts, forward_authorization: bool) -> Nominate
 /// Whether every field that a `Trailer` line names may be one.
 fn announces_only_harmless(value: &HeaderValue, nominated: &[HeaderName]) -> bool {
     tokens(value).all(|token| {
-        HeaderName::try_from(token).is_ok_and(|name| header::may_be_trailer(&name) && !nominated.contains(&name))
+        HeaderName::try_from(token).is_ok_and(|name| {
+            header::may_be_trailer(&name) && !nominated.iter().any(|other| header::is_same(&name, other))
+        })
     })
 }
 

@@ -6,7 +6,7 @@ use crate::h2_frames::{
     block, frame,
 };
 use crate::harness::client::h2::H2;
-use crate::harness::sink::{Gate, How, Step};
+use crate::harness::sink::{Framing, Gate, How, Step};
 use crate::harness::{Canary, Raw, Script, Sidekey, Sink, get};
 
 type Fields = Vec<(&'static [u8], &'static [u8])>;
@@ -309,12 +309,13 @@ async fn an_upstreams_refusals_and_resets_are_told_apart() {
     assert_eq!(reply.header("sidekey-error"), Some("upstream_closed"));
     let attempts = stage.sink.requests().iter().filter(|seen| seen.target == "/refused").count();
     assert!(attempts <= 2, "{attempts} attempts");
-    let half =
-        Script::new().then(Step::ReadBody).head(200, &[], crate::harness::sink::Framing::Length(100)).data("part");
-    stage.sink.on("/reset", half.then(Step::Reset));
-    let mut raw = Raw::connect(stage.server.proxy()).await;
+    let gate = Gate::shut();
+    let half = Script::new().then(Step::ReadBody).head(200, &[], Framing::Length(100)).data("part");
+    stage.sink.on("/reset", half.gate(&gate).then(Step::Reset));
     raw.request("GET", "/reset", &tag, "").await;
-    assert!(raw.try_response().await.is_err(), "half an answer looks whole");
+    assert_eq!((raw.head().await.status, raw.piece().await.as_deref()), (200, Some(&b"part"[..])));
+    gate.open();
+    assert!(raw.try_piece().await.is_err(), "half an answer looks whole");
     stage.finish().await;
 }
 
