@@ -268,6 +268,45 @@ async fn ca_03_a_vault_that_cannot_be_read() {
     server.finish(&[&token]).await;
 }
 
+/// ST-05, ST-06, CO-07: a row that was damaged or moved, or a host that changed, is a refusal of that connection only.
+#[tokio::test]
+async fn st_05_st_06_credentials_of_the_vault_that_must_not_be_used() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let server = Sidekey::with(|config| {
+        config.to(&sink);
+    })
+    .await;
+    let admin = server.admin();
+    let integration = |slug: &str, host: &str| json!({ "slug": slug, "base_url": format!("https://{host}"), "auth": [{ "method": "token", "type": "bearer" }] });
+    for (key, slug) in [("sound", "example"), ("damaged", "example"), ("moved", "example"), ("rebound", "other")] {
+        admin.must("PUT", &format!("integrations/{slug}"), integration(slug, HOST)).await;
+        admin.must("POST", "connections", json!({ "key": key, "integration": slug })).await;
+        let path = format!("connections/{key}/credentials/production");
+        admin.must("PUT", &path, json!({ "token": token.text() })).await;
+    }
+    admin.must("PUT", "integrations/other", integration("other", "elsewhere.example.test")).await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(server.folder().join("sidekey.vault"));
+    let mut database = sqlx::ConnectOptions::connect(&options).await.expect("the vault's file");
+    let of = "field = 'token' AND connection_id = (SELECT id FROM connections WHERE key =";
+    let damage = format!("UPDATE credentials SET ciphertext = zeroblob(length(ciphertext)) WHERE {of} 'damaged')");
+    let sound = format!("(SELECT nonce, ciphertext, version, key_id FROM credentials WHERE {of} 'sound'))");
+    let moved = format!("UPDATE credentials SET (nonce, ciphertext, version, key_id) = {sound} WHERE {of} 'moved')");
+    for statement in [damage, moved] {
+        let changed = sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut database).await.expect("a statement");
+        assert_eq!(changed.rows_affected(), 1);
+    }
+    for key in ["damaged", "moved"] {
+        refused("credential_corrupt_in_the_vault", server.proxy(), lines(&[&format!("Sidekey-Connection: {key}")]))
+            .await;
+    }
+    refused("connection_needs_reconnect", server.proxy(), lines(&["Sidekey-Connection: rebound"])).await;
+    assert_eq!(sink.connection_count(), 0);
+    let mut raw = Raw::connect(server.proxy()).await;
+    raw.send(lines(&["Sidekey-Connection: sound"])).await;
+    assert_eq!(raw.response().await.status, 200, "the others are not affected");
+    server.finish(&[&token]).await;
+}
+
 /// Over HTTP/2 the document and its headers are the same, but for `Connection`, which HTTP/2 does not have.
 #[tokio::test]
 async fn over_http2_the_answers_are_the_same() {
