@@ -9,6 +9,7 @@ pub mod assemble;
 pub mod bind;
 pub mod connection;
 pub mod reload;
+pub mod stream;
 pub mod worker;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Control, Guard};
@@ -37,7 +39,7 @@ use crate::vault::{Vault, VaultError};
 
 use admin_port::AdminPort;
 use bind::{BindError, take};
-use reload::Follower;
+use reload::{Follower, Watched};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +171,7 @@ impl Server {
         let metrics = Arc::new(Metrics::for_codes(error::CODES));
         let vault = open_vault(config, &environment).await?;
         let organizations = Organizations::of(config, &vault).await?;
+        let watched = Watched::of(config);
         let declared = organizations.declare(config, &environment).map_err(StartError::Declared)?;
         vault.declare(declared, &organizations.ids().collect());
         let client_tls = client_config(&config.upstream.ca_files)?;
@@ -203,6 +206,7 @@ impl Server {
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
         let proxy = bound.iter().map(|(bound, ..)| bound.name.clone()).collect();
         let sockets = bound.iter().filter_map(|(bound, ..)| bound.path.clone()).collect();
+        let places = Arc::new(Semaphore::new(config.proxy.max_connections));
         let mut threads = Vec::new();
         for (index, doors) in assemble::doors(bound, workers).into_iter().enumerate() {
             let setup = worker::Setup {
@@ -211,7 +215,7 @@ impl Server {
                 upstream: Arc::clone(&upstream),
                 access: if config.log.access { log.clone() } else { AccessLog::off(Arc::clone(&metrics)) },
                 metrics: Arc::clone(&metrics),
-                max_connections: config.proxy.max_connections.div_ceil(workers),
+                places: Arc::clone(&places),
                 head_timeout: config.proxy.head_timeout,
                 sweep_interval: assemble::sweep_interval(&config.cache),
                 drain: drain.clone(),
@@ -227,7 +231,7 @@ impl Server {
             guard: Guard { host_names: config.admin.host_names.iter().map(ToString::to_string).collect() },
         });
         let admin = admin.map(|admin| admin.serve(control, config.proxy.head_timeout, drain.clone()));
-        let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics);
+        let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
         Ok(Server {
             proxy,
             admin: admin.transpose()?,

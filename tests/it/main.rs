@@ -3,6 +3,8 @@
 //! Every test drives the real `sidekey` binary on free ports, against upstreams that live inside the test process.
 //! Nothing here reaches beyond the machine, and nothing waits for a fixed time: tests await events, with a deadline.
 
+mod api;
 mod first_request;
 mod harness;
 mod harness_selftest;
+mod streaming;
