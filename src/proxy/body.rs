@@ -276,6 +276,15 @@ impl Body for AnswerBody {
     }
 }
 
+impl Drop for AnswerBody {
+    /// Whoever knew the length stops reading when all of it has come, and need not ask for the end.
+    fn drop(&mut self) {
+        if matches!(&self.content, Content::Upstream(body) if body.size_hint().exact() == Some(0)) {
+            self.completed();
+        }
+    }
+}
+
 /// An upstream's body that ended before its end: the client's connection is broken off, so that it sees a truncated
 /// message and never a complete-looking one.
 #[derive(Debug, thiserror::Error)]

@@ -71,7 +71,11 @@ pub enum Socket {
 pub fn run(setup: Setup) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
-    local.block_on(&runtime, work(setup))
+    let reporter = local.block_on(&runtime, work(setup))?;
+    // What is cut here is told too: requests write their lines when their tasks are dropped.
+    drop(local);
+    reporter.access.flush();
+    Ok(())
 }
 
 /// What the tasks of a worker share.
@@ -85,7 +89,7 @@ struct Worker {
     drain: CancellationToken,
 }
 
-async fn work(setup: Setup) -> io::Result<()> {
+async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
     let reporter = Rc::new(Reporter {
         access: setup.access.buffer(),
         metrics: Arc::clone(&setup.metrics),
@@ -112,8 +116,7 @@ async fn work(setup: Setup) -> io::Result<()> {
         () = setup.stop.cancelled() => {}
         () = keep_house(&worker, setup.sweep_interval) => {}
     }
-    worker.reporter.access.flush();
-    Ok(())
+    Ok(Rc::clone(&worker.reporter))
 }
 
 /// Flushes the log and sweeps caches, for as long as it is polled.

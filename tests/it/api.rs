@@ -3,15 +3,15 @@
 use crate::harness::{Config, Sidekey, Sink};
 
 /// The tag of the connection.
-pub const API: (&str, &str) = ("Sidekey-Connection", "api");
+pub(crate) const API: (&str, &str) = ("Sidekey-Connection", "api");
 
 /// A server whose connection `api` goes to `sink`.
-pub async fn before(sink: &Sink) -> Sidekey {
+pub(crate) async fn before(sink: &Sink) -> Sidekey {
     with(sink, |_| {}).await
 }
 
 /// The same, completed by the test.
-pub async fn with(sink: &Sink, describe: impl FnOnce(&mut Config)) -> Sidekey {
+pub(crate) async fn with(sink: &Sink, describe: impl FnOnce(&mut Config)) -> Sidekey {
     Sidekey::with(|config| {
         describe(config.to(sink).bearer("api", "api-token"));
     })
@@ -19,6 +19,6 @@ pub async fn with(sink: &Sink, describe: impl FnOnce(&mut Config)) -> Sidekey {
 }
 
 /// A request head for the connection, without its last line: fields of the test's choice may follow.
-pub fn head(method: &str, path: &str) -> String {
+pub(crate) fn head(method: &str, path: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: api\r\n")
 }

@@ -4,7 +4,15 @@
 //! Nothing here reaches beyond the machine, and nothing waits for a fixed time: tests await events, with a deadline.
 
 mod api;
+mod deadlines;
+mod drain;
+mod endings;
 mod first_request;
+mod first_run;
 mod harness;
 mod harness_selftest;
+mod listeners;
+mod reload;
 mod streaming;
+mod upstream;
+mod websocket;
