@@ -56,7 +56,8 @@ pub struct TrailerSieve {
 
 impl TrailerSieve {
     fn sift(&self, trailers: &mut HeaderMap) {
-        let goes = |name: &HeaderName| !header::may_be_trailer(name) || self.forbidden.contains(name);
+        let forbidden = |name: &HeaderName| self.forbidden.iter().any(|other| header::is_same(name, other));
+        let goes = |name: &HeaderName| !header::may_be_trailer(name) || forbidden(name);
         while let Some(name) = trailers.keys().find(|name| goes(name)).cloned() {
             trailers.remove(name);
         }
