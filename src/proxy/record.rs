@@ -15,6 +15,9 @@ use crate::telemetry::access_log::{AccessBuffer, Entry};
 use crate::telemetry::metrics::{Metrics, RequestCounters};
 use crate::upstream::{Exchange, UpstreamError};
 
+/// The reason where a client went away before the end.
+const CLIENT_GONE: &str = "client_gone";
+
 /// What one worker tells about its requests.
 pub struct Reporter {
     /// Lines on their way to the log.
@@ -159,7 +162,10 @@ impl Drop for Record {
     fn drop(&mut self) {
         let now = Instant::now();
         if !self.complete && self.reason.is_none() {
-            self.reason = Some("client_gone");
+            self.reason = Some(CLIENT_GONE);
+        }
+        // Gone while the answer was on its way, or already in the middle of its own body.
+        if self.reason == Some(CLIENT_GONE) {
             self.reporter.metrics.request_aborted.inc();
         }
         let between = |from: Option<Instant>, to: Option<Instant>| {
