@@ -1,6 +1,8 @@
 //! Bodies on their way through: streamed frame by frame, counted, bounded in time, their trailers sifted.
 
 use std::cell::Cell;
+use std::error::Error;
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -56,7 +58,8 @@ pub struct TrailerSieve {
 
 impl TrailerSieve {
     fn sift(&self, trailers: &mut HeaderMap) {
-        let goes = |name: &HeaderName| !header::may_be_trailer(name) || self.forbidden.contains(name);
+        let forbidden = |name: &HeaderName| self.forbidden.iter().any(|other| header::is_same(name, other));
+        let goes = |name: &HeaderName| !header::may_be_trailer(name) || forbidden(name);
         while let Some(name) = trailers.keys().find(|name| goes(name)).cloned() {
             trailers.remove(name);
         }
@@ -137,11 +140,19 @@ pub async fn hold(incoming: Incoming, limit: u64, idle: Duration, count: &Rc<Cel
 pub fn client_error(error: &BoxError) -> ProxyError {
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::TooSlow) => ProxyError::RequestTimeout,
-        Some(ClientError::Broken(error)) if error.is_parse() || error.is_user() => {
+        Some(ClientError::Broken(error)) if is_misframed(error) => {
             ProxyError::RequestMalformed("the request's body is not framed as it says")
         }
         _ => ProxyError::ClientGone,
     }
+}
+
+/// Whether what came is no body, instead of none coming any more. hyper tells a chunk that is none as bad input or bad
+/// data, and the end of the connection in the middle of a body as another error.
+fn is_misframed(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    let kind = cause.map(io::Error::kind);
+    error.is_parse() || matches!(kind, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
 }
 
 /// A deadline for standing still. It arms a timer only when something stands still, and looks at the clock only when
