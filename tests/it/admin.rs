@@ -274,7 +274,8 @@ async fn what_is_built_in_or_declared_is_shown_and_not_changed() {
         let reply = admin.call(method, path, &[], body).await;
         assert_eq!(refused(&reply), (409, "conflict".to_owned()), "{method} {path}");
         let detail = problem(&reply).detail;
-        assert!(detail.contains("is declared in the configuration") || detail.contains("is built in"), "{detail}");
+        let why = if path == "integrations/github" { "is built in" } else { "is declared in the configuration" };
+        assert!(detail.contains(why) || method == "POST", "{detail}");
     }
     assert_eq!(ask(&server, "stripe").await.status, 200);
     // A connection of one's own may use what is built in.
@@ -314,19 +315,21 @@ async fn lists_show_everything_once_however_the_pages_are_cut() {
         sorted.dedup();
         assert!(resource == "environments" || names == sorted, "{resource}: {names:?}");
     }
+    assert_eq!(walk(&admin, "connections?customer=a-b", 2).await.len(), 3, "only that customer's");
     server.finish(&[]).await;
 }
 
 async fn walk(admin: &Admin, resource: &str, limit: usize) -> Vec<Value> {
     let mut all = Vec::new();
-    let mut path = format!("{resource}?limit={limit}");
+    let start = format!("{resource}{}limit={limit}", if resource.contains('?') { '&' } else { '?' });
+    let mut path = start.clone();
     loop {
         let page = admin.get(&path).await.json();
         let items = page["items"].as_array().expect("items");
         assert!(items.len() <= limit && (!items.is_empty() || all.is_empty()));
         all.extend(items.iter().cloned());
         let Some(next) = page["next"].as_str() else { return all };
-        path = format!("{resource}?limit={limit}&cursor={next}");
+        path = format!("{start}&cursor={next}");
     }
 }
 
