@@ -37,7 +37,7 @@ use crate::vault::{Vault, VaultError};
 
 use admin_port::AdminPort;
 use bind::{BindError, take};
-use reload::Follower;
+use reload::{Follower, Watched};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +169,7 @@ impl Server {
         let metrics = Arc::new(Metrics::for_codes(error::CODES));
         let vault = open_vault(config, &environment).await?;
         let organizations = Organizations::of(config, &vault).await?;
+        let watched = Watched::of(config);
         let declared = organizations.declare(config, &environment).map_err(StartError::Declared)?;
         vault.declare(declared, &organizations.ids().collect());
         let client_tls = client_config(&config.upstream.ca_files)?;
@@ -227,7 +228,7 @@ impl Server {
             guard: Guard { host_names: config.admin.host_names.iter().map(ToString::to_string).collect() },
         });
         let admin = admin.map(|admin| admin.serve(control, config.proxy.head_timeout, drain.clone()));
-        let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics);
+        let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
         Ok(Server {
             proxy,
             admin: admin.transpose()?,
