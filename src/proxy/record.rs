@@ -14,6 +14,9 @@ use crate::telemetry::access_log::{AccessBuffer, Entry};
 use crate::telemetry::metrics::{Metrics, RequestCounters};
 use crate::upstream::{Exchange, UpstreamError};
 
+/// The reason of a request whose client went away before its end, whether or not there was anybody left to answer.
+const CLIENT_GONE: &str = "client_gone";
+
 /// What one worker tells about its requests.
 pub struct Reporter {
     /// Lines on their way to the log.
@@ -150,7 +153,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         let now = Instant::now();
         if !self.complete && self.reason.is_none() {
-            self.reason = Some("client_gone");
+            self.reason = Some(CLIENT_GONE);
+        }
+        if self.reason == Some(CLIENT_GONE) {
             self.reporter.metrics.request_aborted.inc();
         }
         let between = |from: Option<Instant>, to: Option<Instant>| {
