@@ -9,6 +9,7 @@ pub mod assemble;
 pub mod bind;
 pub mod connection;
 pub mod reload;
+pub mod stream;
 pub mod worker;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Control, Guard};
@@ -204,6 +206,7 @@ impl Server {
         let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
         let proxy = bound.iter().map(|(bound, ..)| bound.name.clone()).collect();
         let sockets = bound.iter().filter_map(|(bound, ..)| bound.path.clone()).collect();
+        let places = Arc::new(Semaphore::new(config.proxy.max_connections));
         let mut threads = Vec::new();
         for (index, doors) in assemble::doors(bound, workers).into_iter().enumerate() {
             let setup = worker::Setup {
@@ -212,7 +215,7 @@ impl Server {
                 upstream: Arc::clone(&upstream),
                 access: if config.log.access { log.clone() } else { AccessLog::off(Arc::clone(&metrics)) },
                 metrics: Arc::clone(&metrics),
-                max_connections: config.proxy.max_connections.div_ceil(workers),
+                places: Arc::clone(&places),
                 head_timeout: config.proxy.head_timeout,
                 sweep_interval: assemble::sweep_interval(&config.cache),
                 drain: drain.clone(),
