@@ -186,70 +186,16 @@ impl Server {
         let declared = organizations.declare(config, &environment).map_err(StartError::Declared)?;
         vault.declare(declared, &organizations.ids().collect());
         let client_tls = client_config(&config.upstream.ca_files)?;
-<<<<<<< HEAD
         let listening = Listening::bind(config, &organizations)?;
         let upstream = assemble::upstream_settings(&config.upstream, listening.own_addresses(), client_tls);
         let tokens = Tokens { drain: CancellationToken::new(), stop: CancellationToken::new() };
         let (proxy, mut sockets) = (listening.names(), listening.socket_files());
         sockets.extend(control_socket::listen_beside(&vault));
-=======
-        let workers =
-            config.proxy.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
-        let mut bound = Vec::new();
-        let mut certificates = Vec::new();
-        for listener in &config.proxy.listeners {
-            let id = organizations.id(&listener.organization);
-            let id = id.ok_or_else(|| StartError::Organization(listener.organization.clone()))?;
-            let tls = assemble::listener_tls(listener.tls.as_ref())?;
-            certificates.extend(tls.clone());
-            bound.push((take(&listener.address, listener.mode, workers)?, Arc::new(assemble::gate(listener, id)), tls));
-        }
-        let admin = AdminPort::bind(&config.admin)?;
-        certificates.extend(admin.iter().filter_map(|admin| admin.tls.clone()));
-        let mut own: Vec<SocketAddr> = bound.iter().filter_map(|(bound, ..)| bound.address).collect();
-        own.extend(admin.iter().map(|admin| admin.address));
-        let upstream = Arc::new(assemble::upstream_settings(&config.upstream, own, client_tls));
-        let control = tokio::runtime::Handle::current();
-        let limits = assemble::limits(&config.cache);
-        let shared = Arc::new(Shared {
-            directory: Directory::new(vault.clone(), limits, control.clone()),
-            credentials: Credentials::new(vault.clone(), limits, control),
-            settings: assemble::proxy_settings(config, &upstream),
-        });
-        let (log, access) = AccessLog::start(
-            lines.unwrap_or_else(|| Box::new(io::stderr())),
-            config.log.format.resolve(),
-            Arc::clone(&metrics),
-        )?;
-        let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-        let proxy = bound.iter().map(|(bound, ..)| bound.name.clone()).collect();
-        let sockets = bound.iter().filter_map(|(bound, ..)| bound.path.clone()).collect();
-        let places = Arc::new(Semaphore::new(config.proxy.max_connections));
-        let mut threads = Vec::new();
-        for (index, doors) in assemble::doors(bound, workers).into_iter().enumerate() {
-            let setup = worker::Setup {
-                doors,
-                shared: Arc::clone(&shared),
-                upstream: Arc::clone(&upstream),
-                access: if config.log.access { log.clone() } else { AccessLog::off(Arc::clone(&metrics)) },
-                metrics: Arc::clone(&metrics),
-                places: Arc::clone(&places),
-                head_timeout: config.proxy.head_timeout,
-                sweep_interval: assemble::sweep_interval(&config.cache),
-                drain: drain.clone(),
-                stop: stop.clone(),
-            };
-            let thread =
-                std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker::run(setup))?;
-            threads.push(thread);
-        }
->>>>>>> t3
         let control = Arc::new(Control {
             vault: vault.clone(),
             metrics: Arc::clone(&metrics),
             guard: Guard { host_names: config.admin.host_names.iter().map(ToString::to_string).collect() },
         });
-<<<<<<< HEAD
         let certificates = listening.certificates();
         let Listening { doors, admin } = listening;
         let admin =
@@ -264,22 +210,6 @@ impl Server {
     /// What it serves from.
     pub fn vault(&self) -> &Vault {
         &self.vault
-=======
-        let admin = admin.map(|admin| admin.serve(control, config.proxy.head_timeout, drain.clone()));
-        let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
-        Ok(Server {
-            proxy,
-            admin: admin.transpose()?,
-            follower,
-            vault,
-            workers: threads,
-            access,
-            sockets,
-            drain,
-            stop,
-            drain_timeout: config.proxy.drain_timeout,
-        })
->>>>>>> t3
     }
 
     /// Takes the files as they are now.

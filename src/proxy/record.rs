@@ -162,10 +162,7 @@ impl Drop for Record {
         if !self.complete && self.reason.is_none() {
             self.reason = Some(CLIENT_GONE);
         }
-<<<<<<< HEAD
         // Gone while the answer was on its way, or already in the middle of its own body.
-=======
->>>>>>> t3
         if self.reason == Some(CLIENT_GONE) {
             self.reporter.metrics.request_aborted.inc();
         }

@@ -319,11 +319,6 @@ impl Raw {
         self.socket.agreed()
     }
 
-    /// What TLS agreed on, as `(version, ALPN protocol)`.
-    pub fn agreed(&self) -> Option<(String, Option<String>)> {
-        self.socket.agreed()
-    }
-
     /// Ends the connection by RST.
     pub fn reset(self) {
         self.socket.reset();
