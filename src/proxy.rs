@@ -257,7 +257,7 @@ impl Proxy {
             tunnel::ask(request.headers_mut());
             Box::pin(self.upstream.send_upgrade(&destination.origin, request, deadlines, exchange)).await
         } else {
-            self.upstream.send_recording(&destination.origin, request, deadlines, exchange).await
+            self.upstream.send(&destination.origin, request, deadlines, exchange).await
         };
         sent.map_err(|error| match error {
             UpstreamError::RequestBody(source) => body::client_error(&source),
