@@ -104,6 +104,6 @@ pub fn run() -> ExitCode {
 
 /// Runs a future on the control runtime: current-thread, on the thread that called, with local tasks.
 fn on_control_runtime<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, future)
+    let options = tokio::runtime::LocalOptions::default();
+    tokio::runtime::Builder::new_current_thread().enable_all().build_local(options)?.block_on(future)
 }

@@ -84,7 +84,7 @@ struct Relayed {
 }
 
 impl Proxy {
-    /// A worker's data plane; call it on the worker's `LocalSet`. WebSockets live in tasks of `tunnels`.
+    /// A worker's data plane; call it on the worker's local runtime. WebSockets live in tasks of `tunnels`.
     pub fn new(shared: Arc<Shared>, upstream: Upstream, reporter: Rc<Reporter>, tunnels: TaskTracker) -> Self {
         let routes = shared.directory.local();
         let injections = shared.credentials.local();

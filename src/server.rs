@@ -176,7 +176,7 @@ struct Tokens {
 pub type LineSink = Box<dyn io::Write + Send>;
 
 impl Server {
-    /// Starts everything; call it on the control runtime, inside a `LocalSet`, both of which must go on being polled.
+    /// Starts everything; call it on the control runtime, which must be a local one and go on being polled.
     /// Access lines go to `lines`, or to stderr where it is absent.
     pub async fn start(config: &Config, environment: Environment, lines: Option<LineSink>) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::for_codes(error::CODES));

@@ -1,7 +1,7 @@
 //! Sending a request to an upstream: pooled HTTP/1.1 and HTTP/2 over verified TLS, at addresses that may be dialled.
 //!
 //! One [`Upstream`] for each worker thread; nothing here is shared between threads but the [`Settings`]. It lives on a
-//! `LocalSet`: connections are driven by local tasks. It decides nothing about credentials and knows no caller; it takes
+//! local runtime: connections are driven by local tasks. It decides nothing about credentials and knows no caller; it takes
 //! a request as it is to be and an origin that is already allowed, and refuses addresses that nobody may reach.
 //!
 //! A request is sent once. It is sent again by itself one time only, on a connection that had been used before, and only
@@ -101,7 +101,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Makes an empty pool and starts the task that clears it. Needs to be called on a `LocalSet`.
+    /// Makes an empty pool and starts the task that clears it. Needs to be called on a local runtime.
     pub fn new(settings: Arc<Settings>) -> Self {
         let pool = Rc::new(Pool::default());
         let sweeper = spawn_local(sweep(Rc::clone(&pool), settings.pool_idle_timeout)).abort_handle();

@@ -9,14 +9,13 @@ use http::{Request, Version};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::LocalOptions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::Protocol;
-use super::stream::ClientStream;
-use crate::proxy::body::Unfinished;
+use super::stream::{ClientStream, Signs};
 use crate::proxy::gate::Gate;
 use crate::proxy::record::Reporter;
 use crate::proxy::{Proxy, Shared};
@@ -69,11 +68,10 @@ pub enum Socket {
 
 /// Runs a worker on this thread until it has drained or is stopped.
 pub fn run(setup: Setup) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let local = LocalSet::new();
-    let reporter = local.block_on(&runtime, work(setup))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let reporter = runtime.block_on(work(setup))?;
     // What is cut here is told too: requests write their lines when their tasks are dropped.
-    drop(local);
+    drop(runtime);
     reporter.access.flush();
     Ok(())
 }
@@ -169,19 +167,19 @@ async fn accept(
 ) -> io::Result<()> {
     let (worker, gate, tls) = (Rc::clone(worker), Arc::clone(gate), tls.cloned());
     let connections = worker.connections.clone();
-    let unfinished = Unfinished::default();
+    let signs = Signs::default();
     match listener {
         Listener::Tcp(listener) => {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            let stream = ClientStream::new(stream, unfinished.clone());
+            let stream = ClientStream::new(stream, signs.clone());
             let Some(place) = place(&worker).await else { return Ok(()) };
-            connections.spawn_local(serve(worker, stream, unfinished, gate, tls, place));
+            connections.spawn_local(serve(worker, stream, signs, gate, tls, place));
         }
         Listener::Unix(listener) => {
             let (stream, _) = listener.accept().await?;
             let Some(place) = place(&worker).await else { return Ok(()) };
-            connections.spawn_local(serve(worker, stream, unfinished, gate, tls, place));
+            connections.spawn_local(serve(worker, stream, signs, gate, tls, place));
         }
     }
     Ok(())
@@ -196,7 +194,7 @@ async fn place(worker: &Worker) -> Option<OwnedSemaphorePermit> {
 async fn serve<S>(
     worker: Rc<Worker>,
     stream: S,
-    unfinished: Unfinished,
+    signs: Signs,
     gate: Arc<Gate>,
     tls: Option<Arc<ServerTls>>,
     _place: OwnedSemaphorePermit,
@@ -206,13 +204,17 @@ async fn serve<S>(
     let metrics = &worker.reporter.metrics;
     metrics.open_connections.inc();
     let drain = worker.drain.clone();
+    // Beneath TLS nothing can be written that is not a record of it.
+    let can_be_asked = tls.is_none();
     let answer = |request: Request<Incoming>| {
-        let (worker, gate, unfinished) = (Rc::clone(&worker), Arc::clone(&gate), unfinished.clone());
+        let (worker, gate, signs) = (Rc::clone(&worker), Arc::clone(&gate), signs.clone());
         async move {
             let version = request.version();
+            signs.waiting.set(can_be_asked && version == Version::HTTP_11);
             let mut response = worker.proxy.handle(&gate, request).await;
+            signs.waiting.set(false);
             if version < Version::HTTP_11 {
-                response.body_mut().ends_with_connection(&unfinished);
+                response.body_mut().ends_with_connection(&signs.unfinished);
             }
             response
         }
