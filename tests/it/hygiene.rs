@@ -169,10 +169,14 @@ async fn hi_14_nobody_forges_lines_of_the_log() {
             assert!([200, 400, 404].contains(&status), "{status} for {}", &line[..20.min(line.len())]);
         }
         let mut raw = Raw::connect(server.proxy()).await;
+        let method = "M".repeat(20_000);
+        raw.send(format!("{method} / HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: stripe\r\n\r\n")).await;
+        assert_eq!(raw.response().await.status, 200);
+        let mut raw = Raw::connect(server.proxy()).await;
         let login = STANDARD.encode("stripe\n{\"level\":\"ERROR\"}\x1b[2J:");
         raw.send(format!("GET http://api.example.test/ HTTP/1.1\r\nHost: api.example.test\r\nProxy-Authorization: Basic {login}\r\n\r\n")).await;
         assert_eq!(raw.response().await.status, 400);
-        server.access_lines(10).await;
+        server.access_lines(11).await;
         for line in server.process().stderr().lines() {
             let parsed = serde_json::from_str::<serde_json::Value>(line);
             assert!(parsed.is_ok_and(|json| json["level"].is_string()), "no JSON: {line}");
@@ -181,7 +185,7 @@ async fn hi_14_nobody_forges_lines_of_the_log() {
             let unescaped = ['\u{2028}', '\u{2029}', '\u{85}', '\u{1b}'];
             assert!(!line.contains(unescaped), "{line}");
         }
-        for access in server.access_lines(10).await {
+        for access in server.access_lines(11).await {
             let text = access.to_string();
             assert!(!text.contains("secret-query") && !text.contains("evil") && !text.contains("ppp"), "{text}");
         }

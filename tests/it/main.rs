@@ -31,3 +31,4 @@ mod scopes;
 mod secrets;
 mod tagging;
 mod targets;
+mod untagged;
