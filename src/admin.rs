@@ -1,7 +1,7 @@
 //! The control plane: the router of the admin port. Every endpoint is on this page.
 //!
 //! A request is checked before it is routed (is the name it was sent to ours, is it a web page's), then who asks, then
-//! what they may; only then is its body read. Changes go through [`Control::commit`] and nowhere else. What is shown of
+//! what they may; only then is its body read. Changes go through `Control::commit` and nowhere else. What is shown of
 //! a thing is a view of its own, and no view has a field that could hold a secret.
 
 pub mod actor;

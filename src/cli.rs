@@ -42,7 +42,7 @@ enum Verb {
     Demo(demo::Options),
 }
 
-/// Why a verb did not succeed. Each says what to do; [`Failure::exit_code`] is what a script sees.
+/// Why a verb did not succeed. Each says what to do; its exit code is what a script sees.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The configuration.

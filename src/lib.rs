@@ -42,7 +42,7 @@
 //!   create, rekey   the first start and a new master key, each survivable at any step
 //! admin           CONTROL PLANE: the router of the admin port, every endpoint on one page
 //! config          `sidekey.toml` and the environment -> `Config`, valid by construction
-//! server          builds every room, knows everyone; workers, listeners, reload, drain
+//! server          builds every room, knows everyone; workers, listeners, reload, drain, the socket that `rekey` asks
 //! cli             one file for each verb
 //! model           the vocabulary: plain types, no I/O; parsed at the edge and believed inside
 //! tls             rustls, in both directions

@@ -222,7 +222,7 @@ impl Proxy {
         let is_empty = body.is_end_stream();
         let of_media =
             headers.get(CONTENT_TYPE).is_some_and(|value| value.to_str().is_ok_and(|text| media.matches(text)));
-        let held = body::hold(body, settings.body_buffer, settings.body_idle_timeout, &count).await?;
+        let held = Box::pin(body::hold(body, settings.body_buffer, settings.body_idle_timeout, &count)).await?;
         if !(of_media || is_empty || held.is_empty()) {
             return Err(ProxyError::BodyUnsupported(format!("it must be {}", media.as_str())));
         }
@@ -253,7 +253,7 @@ impl Proxy {
         *request.headers_mut() = parts.headers;
         let sent = if upgrade {
             tunnel::ask(request.headers_mut());
-            self.upstream.send_upgrade(&destination.origin, request, deadlines, exchange).await
+            Box::pin(self.upstream.send_upgrade(&destination.origin, request, deadlines, exchange)).await
         } else {
             self.upstream.send_recording(&destination.origin, request, deadlines, exchange).await
         };

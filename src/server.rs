@@ -10,6 +10,7 @@ pub mod bind;
 pub mod connection;
 pub mod control_socket;
 pub mod reload;
+pub mod stream;
 pub mod worker;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Control, Guard};
@@ -40,7 +42,7 @@ use crate::vault::{Vault, VaultError};
 use admin_port::AdminPort;
 use assemble::BoundDoor;
 use bind::{BindError, take};
-use reload::Follower;
+use reload::{Follower, Watched};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -180,6 +182,7 @@ impl Server {
         let metrics = Arc::new(Metrics::for_codes(error::CODES));
         let vault = open_vault(config, &environment).await?;
         let organizations = Organizations::of(config, &vault).await?;
+        let watched = Watched::of(config);
         let declared = organizations.declare(config, &environment).map_err(StartError::Declared)?;
         vault.declare(declared, &organizations.ids().collect());
         let client_tls = client_config(&config.upstream.ca_files)?;
@@ -199,7 +202,7 @@ impl Server {
             admin.map(|admin| admin.serve(control, config.proxy.head_timeout, tokens.drain.clone())).transpose()?;
         let (log, access) = open_access_log(config, lines, &metrics)?;
         let workers = start_workers(config, &vault, upstream, doors, log, &metrics, &tokens)?;
-        let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics);
+        let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
         let drain_timeout = config.proxy.drain_timeout;
         Ok(Server { proxy, admin, follower, vault, workers, access, sockets, tokens, drain_timeout })
     }
@@ -321,6 +324,7 @@ fn start_workers(
         settings: assemble::proxy_settings(config, &upstream),
     });
     let upstream = Arc::new(upstream);
+    let places = Arc::new(Semaphore::new(config.proxy.max_connections));
     let mut threads = Vec::new();
     for (index, doors) in assemble::doors(doors, workers).into_iter().enumerate() {
         let setup = worker::Setup {
@@ -329,7 +333,7 @@ fn start_workers(
             upstream: Arc::clone(&upstream),
             access: log.clone(),
             metrics: Arc::clone(metrics),
-            max_connections: config.proxy.max_connections.div_ceil(workers),
+            places: Arc::clone(&places),
             head_timeout: config.proxy.head_timeout,
             sweep_interval: assemble::sweep_interval(&config.cache),
             drain: tokens.drain.clone(),

@@ -31,6 +31,7 @@ use ipnet::IpNet;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+pub use crate::tls::HandshakeError;
 pub use body::UpstreamBody;
 pub use error::{BoxError, DnsError, Exchange, UpstreamError};
 

@@ -93,6 +93,7 @@ const SHOWN: &[&str] = &[
     "time_to_live",
     "tls_timeout",
     "trust",
+    "tunnel_idle_timeout",
     "type",
 ];
 

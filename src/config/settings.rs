@@ -31,6 +31,8 @@ pub struct ProxySettings {
     pub head_timeout: Duration,
     /// How long a request's body may stand still.
     pub body_idle_timeout: Duration,
+    /// How long a WebSocket may be quiet in both directions.
+    pub tunnel_idle_timeout: Duration,
     /// How long requests may finish after SIGTERM.
     pub drain_timeout: Duration,
     /// Connections held open at once, over all listeners.
@@ -151,6 +153,7 @@ impl Default for ProxySettings {
             body_buffer: 64 << 10,
             head_timeout: 30 * SECOND,
             body_idle_timeout: 60 * SECOND,
+            tunnel_idle_timeout: 600 * SECOND,
             drain_timeout: 30 * SECOND,
             max_connections: 10_000,
         }
@@ -180,6 +183,7 @@ impl ProxySettings {
             body_buffer: reader.size("body_buffer").unwrap_or(absent.body_buffer),
             head_timeout: reader.duration("head_timeout").unwrap_or(absent.head_timeout),
             body_idle_timeout: reader.duration("body_idle_timeout").unwrap_or(absent.body_idle_timeout),
+            tunnel_idle_timeout: reader.duration("tunnel_idle_timeout").unwrap_or(absent.tunnel_idle_timeout),
             drain_timeout: reader.duration("drain_timeout").unwrap_or(absent.drain_timeout),
             max_connections: count(&reader, "max_connections", 1, 10_000_000).unwrap_or(absent.max_connections),
         };
@@ -227,12 +231,8 @@ impl FromStr for TagHeader {
 
 impl Default for AdminSettings {
     fn default() -> Self {
-        AdminSettings {
-            enabled: true,
-            address: SocketAddr::from(([127, 0, 0, 1], 7879)),
-            host_names: Vec::new(),
-            tls: None,
-        }
+        let address = SocketAddr::from(([127, 0, 0, 1], 7879));
+        AdminSettings { enabled: true, address, host_names: Vec::new(), tls: None }
     }
 }
 

@@ -95,7 +95,8 @@ where
         if let Some(value) = local.get(key) {
             return Some(value);
         }
-        let entry = self.shared.get(key).await?;
+        // Boxed: a request's future is moved about, and what is rare shall not make it large.
+        let entry = Box::pin(self.shared.get(key)).await?;
         if !entry.value.stamp().is_current() {
             return None;
         }
@@ -112,15 +113,17 @@ where
     {
         for _overtaken in 0..3 {
             let entry =
-                self.shared.try_get_with_by_ref(key, self.begin(load())).await.map_err(|error| match &*error {
-                    LoadFailed::Refused(error) => LoadFailed::Refused(Arc::clone(error)),
-                    LoadFailed::Lost => LoadFailed::Lost,
-                })?;
+                Box::pin(self.shared.try_get_with_by_ref(key, self.begin(load()))).await.map_err(
+                    |error| match &*error {
+                        LoadFailed::Refused(error) => LoadFailed::Refused(Arc::clone(error)),
+                        LoadFailed::Lost => LoadFailed::Lost,
+                    },
+                )?;
             if entry.value.stamp().is_current() {
                 local.insert(key.clone(), &entry);
                 return Ok(entry.value);
             }
-            self.discard(key, &entry).await;
+            Box::pin(self.discard(key, &entry)).await;
         }
         Ok(self.begin(load()).await?.value)
     }

@@ -30,6 +30,10 @@ pub struct Route {
     pub origins: Vec<Origin>,
     /// Default headers, rendered.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The authority of each origin, as it is logged.
+    authorities: Vec<Arc<str>>,
+    /// The connection's id, as it is logged.
+    id_text: Box<str>,
     stamp: Stamp,
 }
 
@@ -46,6 +50,17 @@ impl Route {
     /// The auth method its credential is for.
     pub fn auth(&self) -> &AuthMethod {
         &self.integration.auth[self.method]
+    }
+
+    /// The connection's id as text, made once.
+    pub fn id_text(&self) -> &str {
+        &self.id_text
+    }
+
+    /// Host and port of one of its origins as text, made once.
+    pub fn authority(&self, origin: &Origin) -> Arc<str> {
+        let index = self.origins.iter().position(|own| own == origin).unwrap_or_default();
+        Arc::clone(&self.authorities[index])
     }
 
     /// The revisions it was made at.
@@ -88,7 +103,10 @@ impl Route {
                 HeaderValue::from_str(&text).map_err(|_| format!("the default header {name} is no header value"))?;
             headers.push((name.clone(), value));
         }
-        Ok(Route { connection, integration, method, base, origins, headers, stamp: Stamp::default() })
+        let authorities = origins.iter().map(|origin| origin.authority().into()).collect();
+        let id_text = connection.id.to_string().into();
+        let stamp = Stamp::default();
+        Ok(Route { connection, integration, method, base, origins, headers, authorities, id_text, stamp })
     }
 }
 

@@ -65,7 +65,9 @@ macro_rules! id {
                 if ulid.len() != 26 || ulid.bytes().any(|b| b.is_ascii_uppercase()) {
                     return Err(WRONG);
                 }
-                Ulid::from_string(&ulid.to_ascii_uppercase()).map(|ulid| $name(ulid.0)).map_err(|_| WRONG)
+                let id = Ulid::from_string(&ulid.to_ascii_uppercase()).map(|ulid| $name(ulid.0)).map_err(|_| WRONG)?;
+                // The decoder drops what is beyond 128 bits: every id has one spelling only.
+                if id.to_string() == text { Ok(id) } else { Err(WRONG) }
             }
         }
 

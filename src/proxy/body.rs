@@ -1,8 +1,12 @@
 //! Bodies on their way through: streamed frame by frame, counted, bounded in time, their trailers sifted.
 
 use std::cell::Cell;
+use std::error::Error;
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -54,7 +58,8 @@ pub struct TrailerSieve {
 
 impl TrailerSieve {
     fn sift(&self, trailers: &mut HeaderMap) {
-        let goes = |name: &HeaderName| !header::may_be_trailer(name) || self.forbidden.contains(name);
+        let forbidden = |name: &HeaderName| self.forbidden.iter().any(|other| header::is_same(name, other));
+        let goes = |name: &HeaderName| !header::may_be_trailer(name) || forbidden(name);
         while let Some(name) = trailers.keys().find(|name| goes(name)).cloned() {
             trailers.remove(name);
         }
@@ -135,11 +140,19 @@ pub async fn hold(incoming: Incoming, limit: u64, idle: Duration, count: &Rc<Cel
 pub fn client_error(error: &BoxError) -> ProxyError {
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::TooSlow) => ProxyError::RequestTimeout,
-        Some(ClientError::Broken(error)) if error.is_parse() || error.is_user() => {
+        Some(ClientError::Broken(error)) if is_misframed(error) => {
             ProxyError::RequestMalformed("the request's body is not framed as it says")
         }
         _ => ProxyError::ClientGone,
     }
+}
+
+/// Whether what came is no body, instead of none coming any more. hyper tells a chunk that is none as bad input or bad
+/// data, and the end of the connection in the middle of a body as another error.
+fn is_misframed(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    let kind = cause.map(io::Error::kind);
+    error.is_parse() || matches!(kind, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
 }
 
 /// A deadline for standing still. It arms a timer only when something stands still, and looks at the clock only when
@@ -179,6 +192,19 @@ impl Patience {
 pub struct AnswerBody {
     content: Content,
     record: Option<Record>,
+    unfinished: Option<Unfinished>,
+}
+
+/// Whether an answer that ends with its connection (RFC 9112 §6.3, to an HTTP/1.0 client) is still on its way. Whoever
+/// closes the connection meanwhile must not let it look like the answer's end.
+#[derive(Clone, Debug, Default)]
+pub struct Unfinished(Arc<AtomicBool>);
+
+impl Unfinished {
+    /// Whether there is such an answer now.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Relaxed)
+    }
 }
 
 enum Content {
@@ -189,12 +215,12 @@ enum Content {
 impl AnswerBody {
     /// An answer of Sidekey's own.
     pub fn own(bytes: Bytes, record: Record) -> Self {
-        AnswerBody { content: Content::Own(Some(bytes)), record: Some(record) }
+        AnswerBody { content: Content::Own(Some(bytes)), record: Some(record), unfinished: None }
     }
 
     /// Nothing, for an answer whose record somebody else carries.
     pub fn empty() -> Self {
-        AnswerBody { content: Content::Own(None), record: None }
+        AnswerBody { content: Content::Own(None), record: None, unfinished: None }
     }
 
     /// An upstream's.
@@ -202,7 +228,24 @@ impl AnswerBody {
         if body.is_end_stream() {
             record.completed();
         }
-        AnswerBody { content: Content::Upstream(body), record: Some(record) }
+        AnswerBody { content: Content::Upstream(body), record: Some(record), unfinished: None }
+    }
+
+    /// Says in `unfinished` while this body is on its way, if nothing but the end of the connection can tell its end.
+    pub fn ends_with_connection(&mut self, unfinished: &Unfinished) {
+        if !self.is_end_stream() && self.size_hint().exact().is_none() {
+            unfinished.0.store(true, Relaxed);
+            self.unfinished = Some(unfinished.clone());
+        }
+    }
+
+    fn completed(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.completed();
+        }
+        if let Some(unfinished) = self.unfinished.take() {
+            unfinished.0.store(false, Relaxed);
+        }
     }
 }
 
@@ -211,21 +254,20 @@ impl Body for AnswerBody {
     type Error = BrokenOff;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let AnswerBody { content, record } = &mut *self;
-        let frame = match content {
+        let frame = match &mut self.content {
             Content::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
-        let Some(record) = record else { return Poll::Ready(frame.map(|frame| frame.map_err(BrokenOff))) };
+        let Some(record) = &mut self.record else { return Poll::Ready(frame.map(|frame| frame.map_err(BrokenOff))) };
         let frame = frame.map(|frame| frame.map_err(|error| record.cut_off(error)));
         match &frame {
             Some(Ok(frame)) => record.passed_on(frame.data_ref().map_or(0, Bytes::len)),
             Some(Err(_)) => {}
-            None => record.completed(),
+            None => self.completed(),
         }
         // hyper does not ask again after the last byte of a known length.
-        if matches!(content, Content::Upstream(body) if body.is_end_stream()) {
-            record.completed();
+        if matches!(frame, Some(Ok(_))) && self.is_end_stream() {
+            self.completed();
         }
         Poll::Ready(frame)
     }
@@ -241,6 +283,15 @@ impl Body for AnswerBody {
         match &self.content {
             Content::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Content::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for AnswerBody {
+    /// Whoever knew the length stops reading when all of it has come, and need not ask for the end.
+    fn drop(&mut self) {
+        if matches!(&self.content, Content::Upstream(body) if body.size_hint().exact() == Some(0)) {
+            self.completed();
         }
     }
 }

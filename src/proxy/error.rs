@@ -10,8 +10,7 @@ use serde::Serialize;
 
 use crate::credentials::Missing;
 use crate::model::name::EnvironmentName;
-use crate::tls::HandshakeError;
-use crate::upstream::{DnsError, UpstreamError};
+use crate::upstream::{DnsError, HandshakeError, UpstreamError};
 
 /// The header that only answers of Sidekey's own carry.
 pub const SIDEKEY_ERROR: HeaderName = HeaderName::from_static("sidekey-error");
@@ -148,95 +147,61 @@ impl ProxyError {
 
     fn told(&self) -> Told {
         use Retry::{CannotHelp, MayHelp};
-        let told = |status, code, title, proxy_status, retry| Told { status, code, title, proxy_status, retry };
-        let bad = |code, title| told(StatusCode::BAD_REQUEST, code, title, "http_request_error", CannotHelp);
-        let denied = |code, title| told(StatusCode::FORBIDDEN, code, title, "http_request_denied", CannotHelp);
+        let bad = |code, title| Told::new(StatusCode::BAD_REQUEST, code, title, "http_request_error", CannotHelp);
+        let denied = |status, code, title| Told::new(status, code, title, "http_request_denied", CannotHelp);
+        let forbidden = |code, title| denied(StatusCode::FORBIDDEN, code, title);
+        let unusable = |code, title| {
+            Told::new(StatusCode::FAILED_DEPENDENCY, code, title, "proxy_configuration_error", CannotHelp)
+        };
+        let ours = |status, code, title| Told::new(status, code, title, "proxy_internal_error", MayHelp);
         match self {
-            ProxyError::ConnectionMissing => bad("connection_missing", "No connection is named"),
-            ProxyError::TagMalformed(_) => bad("tag_malformed", "A tag is malformed"),
-            ProxyError::TagConflict(_) => bad("tag_conflict", "Tags contradict each other"),
-            ProxyError::TargetInvalid(_) => bad("target_invalid", "The request target is not forwarded"),
-            ProxyError::RequestMalformed(_) => bad("request_malformed", "The request is malformed"),
-            ProxyError::KeyMissing => told(
-                StatusCode::UNAUTHORIZED,
-                "key_missing",
-                "An API key is required",
-                "http_request_denied",
-                CannotHelp,
-            ),
-            ProxyError::KeyUnknown => told(
-                StatusCode::UNAUTHORIZED,
-                "key_unknown",
-                "The API key is not valid",
-                "http_request_denied",
-                CannotHelp,
-            ),
-            ProxyError::BrowserRequest => denied("browser_request", "Web pages are not served here"),
-            ProxyError::EnvironmentNotPermitted => {
-                denied("environment_not_permitted", "The environment is not permitted")
+            Self::ConnectionMissing => bad("connection_missing", "No connection is named"),
+            Self::TagMalformed(_) => bad("tag_malformed", "A tag is malformed"),
+            Self::TagConflict(_) => bad("tag_conflict", "Tags contradict each other"),
+            Self::TargetInvalid(_) => bad("target_invalid", "The request target is not forwarded"),
+            Self::RequestMalformed(_) => bad("request_malformed", "The request is malformed"),
+            Self::ClientGone => bad("client_gone", "The client went away"),
+            Self::KeyMissing => denied(StatusCode::UNAUTHORIZED, "key_missing", "An API key is required"),
+            Self::KeyUnknown => denied(StatusCode::UNAUTHORIZED, "key_unknown", "The API key is not valid"),
+            Self::BrowserRequest => forbidden("browser_request", "Web pages are not served here"),
+            Self::EnvironmentNotPermitted => forbidden("environment_not_permitted", "The environment is not permitted"),
+            Self::HostNotAllowed => forbidden("host_not_allowed", "The host is not allowed"),
+            Self::ConnectionUnknown => denied(StatusCode::NOT_FOUND, "connection_unknown", "The connection is unknown"),
+            Self::MethodRefused => denied(StatusCode::METHOD_NOT_ALLOWED, "method_refused", "The method is refused"),
+            Self::BodyTooLarge(_) => denied(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
+            Self::BodyUnsupported(_) => {
+                denied(StatusCode::UNSUPPORTED_MEDIA_TYPE, "body_unsupported", "The body cannot take the credential")
             }
-            ProxyError::HostNotAllowed => denied("host_not_allowed", "The host is not allowed"),
-            ProxyError::ConnectionUnknown => told(
-                StatusCode::NOT_FOUND,
-                "connection_unknown",
-                "The connection is unknown",
-                "http_request_denied",
-                CannotHelp,
-            ),
-            ProxyError::MethodRefused => told(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_refused",
-                "The method is refused",
-                "http_request_denied",
-                CannotHelp,
-            ),
-            ProxyError::RequestTimeout => told(
+            Self::RequestTimeout => Told::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "request_timeout",
                 "The request came too slowly",
                 "http_request_error",
                 MayHelp,
             ),
-            ProxyError::BodyTooLarge(_) => told(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                "The body is too large",
-                "http_request_denied",
-                CannotHelp,
-            ),
-            ProxyError::BodyUnsupported(_) => told(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "body_unsupported",
-                "The body cannot take the credential",
-                "http_request_denied",
-                CannotHelp,
-            ),
-            ProxyError::Missing(missing) => {
+            Self::Missing(missing) => {
                 let (code, title) = missing_code(missing);
-                told(StatusCode::FAILED_DEPENDENCY, code, title, "proxy_configuration_error", CannotHelp)
+                unusable(code, title)
             }
-            ProxyError::Broken(_) => told(
-                StatusCode::FAILED_DEPENDENCY,
-                "connection_needs_reconnect",
-                "The connection needs attention",
-                "proxy_configuration_error",
-                CannotHelp,
-            ),
-            ProxyError::VaultUnavailable => told(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "vault_unavailable",
-                "The vault is unavailable",
-                "proxy_internal_error",
-                MayHelp,
-            ),
-            ProxyError::ClientGone => {
-                told(StatusCode::BAD_REQUEST, "client_gone", "The client went away", "http_request_error", CannotHelp)
+            Self::Broken(_) => unusable("connection_needs_reconnect", "The connection needs attention"),
+            Self::VaultUnavailable => {
+                ours(StatusCode::SERVICE_UNAVAILABLE, "vault_unavailable", "The vault is unavailable")
             }
-            ProxyError::Upstream(error) => upstream_told(error),
-            ProxyError::Internal => {
-                told(StatusCode::INTERNAL_SERVER_ERROR, "internal", "A defect was met", "proxy_internal_error", MayHelp)
-            }
+            Self::Internal => ours(StatusCode::INTERNAL_SERVER_ERROR, "internal", "A defect was met"),
+            Self::Upstream(error) => upstream_told(error),
         }
+    }
+}
+
+impl Told {
+    fn new(
+        status: StatusCode,
+        code: &'static str,
+        title: &'static str,
+        proxy_status: &'static str,
+        retry: Retry,
+    ) -> Self {
+        Told { status, code, title, proxy_status, retry }
     }
 }
 
@@ -251,7 +216,7 @@ fn missing_code(missing: &Missing) -> (&'static str, &'static str) {
 
 fn upstream_told(error: &UpstreamError) -> Told {
     use Retry::{CannotHelp, MayHelp};
-    let told = |status, code, title, proxy_status, retry| Told { status, code, title, proxy_status, retry };
+    let told = Told::new;
     let bad = |code, title, proxy_status| told(StatusCode::BAD_GATEWAY, code, title, proxy_status, MayHelp);
     let late = |code, title, proxy_status| told(StatusCode::GATEWAY_TIMEOUT, code, title, proxy_status, MayHelp);
     match error {

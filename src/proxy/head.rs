@@ -1,8 +1,8 @@
 //! Heads: what is malformed, what belongs to one hop, what an upstream may say to a client.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    LINK, LOCATION, REFRESH, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, HOST, HeaderMap, HeaderName, HeaderValue, LINK,
+    LOCATION, REFRESH, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Method, Version};
@@ -105,7 +105,6 @@ pub fn clean_request(parts: &mut Parts, forward_authorization: bool) -> Nominate
         headers.remove(name);
     }
     headers.remove(HOST);
-    headers.remove(EXPECT);
     if !forward_authorization {
         headers.remove(AUTHORIZATION);
     }

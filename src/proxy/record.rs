@@ -3,24 +3,29 @@
 use std::cell::Cell;
 use std::fmt::Write;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 
 use super::body::BrokenOff;
 use crate::directory::Permit;
-use crate::model::id::{ConnectionId, ConnectionRef};
-use crate::model::name::{CustomerName, EnvironmentName, Key};
+use crate::directory::route::Route;
+use crate::model::id::ConnectionRef;
+use crate::model::name::{CustomerName, EnvironmentName};
 use crate::telemetry::access_log::{AccessBuffer, Entry};
 use crate::telemetry::metrics::{Metrics, RequestCounters};
 use crate::upstream::{Exchange, UpstreamError};
+
+/// The reason of a request whose client went away before its end, whether or not there was anybody left to answer.
+const CLIENT_GONE: &str = "client_gone";
 
 /// What one worker tells about its requests.
 pub struct Reporter {
     /// Lines on their way to the log.
     pub access: AccessBuffer,
     /// The process's counters.
-    pub metrics: std::sync::Arc<Metrics>,
+    pub metrics: Arc<Metrics>,
     /// Handles of those that every request touches.
     pub counters: RequestCounters,
 }
@@ -54,11 +59,9 @@ pub struct Record {
 }
 
 struct Admitted {
-    id: ConnectionId,
-    key: Key,
+    route: Arc<Route>,
     environment: EnvironmentName,
-    customer: Option<CustomerName>,
-    upstream: String,
+    upstream: Arc<str>,
 }
 
 impl Record {
@@ -102,13 +105,11 @@ impl Record {
 
     /// It was admitted.
     pub fn admitted(&mut self, permit: &Permit) {
-        let connection = &permit.route().connection;
+        let route = permit.route();
         self.admitted = Some(Admitted {
-            id: connection.id,
-            key: connection.key.clone(),
+            route: Arc::clone(route),
             environment: permit.environment().clone(),
-            customer: connection.customer.clone(),
-            upstream: permit.target().origin.authority(),
+            upstream: route.authority(&permit.target().origin),
         });
     }
 
@@ -159,7 +160,10 @@ impl Drop for Record {
     fn drop(&mut self) {
         let now = Instant::now();
         if !self.complete && self.reason.is_none() {
-            self.reason = Some("client_gone");
+            self.reason = Some(CLIENT_GONE);
+        }
+        // Gone while the answer was on its way, or already in the middle of its own body.
+        if self.reason == Some(CLIENT_GONE) {
             self.reporter.metrics.request_aborted.inc();
         }
         let between = |from: Option<Instant>, to: Option<Instant>| {
@@ -168,19 +172,19 @@ impl Drop for Record {
         let upstream_wait = between(self.sent, self.answered);
         let until_head = self.head_passed.unwrap_or(now).duration_since(self.started);
         self.reporter.counters.count(self.status.map(|status| status.as_u16()));
-        let id = self.admitted.as_ref().map(|admitted| admitted.id.to_string());
-        let asked = self.asked.as_ref().map(ToString::to_string);
         let admitted = self.admitted.as_ref();
+        let asked = self.asked.as_ref().filter(|_| admitted.is_none()).map(ToString::to_string);
+        let connection = admitted.map(|admitted| &*admitted.route.connection);
         self.reporter.access.write(&Entry {
             request_id: &self.request_id,
             caller: "local",
-            connection: admitted.map(|admitted| admitted.key.as_str()).or(asked.as_deref()),
-            connection_id: id.as_deref(),
+            connection: connection.map(|connection| connection.key.as_str()).or(asked.as_deref()),
+            connection_id: admitted.map(|admitted| admitted.route.id_text()),
             environment: admitted.map(|admitted| admitted.environment.as_str()),
-            customer: admitted.and_then(|admitted| admitted.customer.as_ref()).map(CustomerName::as_str),
+            customer: connection.and_then(|connection| connection.customer.as_ref()).map(CustomerName::as_str),
             workflow: self.workflow.as_deref(),
             method: self.method.as_str(),
-            upstream: admitted.map(|admitted| admitted.upstream.as_str()),
+            upstream: admitted.map(|admitted| &*admitted.upstream),
             status: self.status.map(|status| status.as_u16()),
             reason: self.reason,
             total: now.duration_since(self.started),

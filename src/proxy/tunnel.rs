@@ -8,7 +8,7 @@ use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::record::Record;
 
@@ -25,8 +25,8 @@ pub(super) fn accept(headers: &mut HeaderMap) {
     ask(headers);
 }
 
-/// Joins the two ends. It ends when either side does, or when nothing has moved in either direction for `idle`; then
-/// both are closed.
+/// Joins the two ends until both have closed their side, one has broken, nothing has moved in either direction for
+/// `idle`, or one of them takes nothing more for as long.
 pub(super) async fn join(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, mut record: Record) {
     let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
     let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
@@ -35,7 +35,8 @@ pub(super) async fn join(client: OnUpgrade, upstream: OnUpgrade, idle: Duration,
     let last_moved = Cell::new(Instant::now());
     let up = copy(from_client, to_upstream, idle, &last_moved, |bytes| sent.set(sent.get() + bytes as u64));
     let down = copy(from_upstream, to_client, idle, &last_moved, |bytes| record.passed_on(bytes));
-    let (_up, _down) = tokio::join!(up, down);
+    // An end that broke takes the other with it, which would otherwise wait for a peer that is gone.
+    let _broken = tokio::try_join!(up, down);
 }
 
 /// Copies until the end, an error or a standstill of both directions, then closes this one.
@@ -54,9 +55,9 @@ async fn copy(
             Err(_) => 0,
         };
         if read == 0 {
-            return to.shutdown().await;
+            return timeout(idle, to.shutdown()).await?;
         }
-        to.write_all(&buffer[..read]).await?;
+        timeout(idle, to.write_all(&buffer[..read])).await??;
         last_moved.set(Instant::now());
         moved(read);
     }

@@ -50,7 +50,7 @@ pub fn proxy_settings(config: &Config, upstream: &upstream::Settings) -> proxy::
         connection_headers,
         body_buffer: config.proxy.body_buffer,
         body_idle_timeout: config.proxy.body_idle_timeout,
-        tunnel_idle_timeout: Duration::from_secs(600),
+        tunnel_idle_timeout: config.proxy.tunnel_idle_timeout,
         deadlines: upstream.into(),
     }
 }

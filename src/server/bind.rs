@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -99,8 +100,11 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> 
 fn take_unix(path: &Path, mode: u32, workers: usize) -> io::Result<Bound> {
     match UnixStream::connect(path) {
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-        // A socket that nobody listens on was left behind by a server that was killed.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+        // A socket that nobody listens on was left behind by a server that was killed. Any other file refuses as well,
+        // and is somebody's.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
+            std::fs::remove_file(path)?;
+        }
         Err(_) => {}
     }
     // The file is never there with wider permissions than it is to have.
@@ -112,6 +116,10 @@ fn take_unix(path: &Path, mode: u32, workers: usize) -> io::Result<Bound> {
     let handles = (1..workers).map(|_| listener.try_clone()).collect::<io::Result<Vec<_>>>()?;
     let sockets = Sockets::Unix(std::iter::once(listener).chain(handles).collect());
     Ok(Bound { name: format!("unix:{}", path.display()), address: None, path: Some(path.to_owned()), sockets })
+}
+
+fn is_socket(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 #[cfg(test)]

@@ -9,11 +9,49 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Organizations;
-use crate::config::{Config, Environment};
+use crate::config::{
+    AdminSettings, CacheSettings, Config, Environment, LogSettings, ProxySettings, UpstreamSettings, VaultSettings,
+};
 use crate::model::id::OrganizationId;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Reloaded, ServerTls};
 use crate::vault::Vault;
+
+/// What cannot change while the server runs.
+struct Fixed {
+    proxy: ProxySettings,
+    admin: AdminSettings,
+    vault: VaultSettings,
+    upstream: UpstreamSettings,
+    log: LogSettings,
+    cache: CacheSettings,
+}
+
+impl Fixed {
+    fn of(config: &Config) -> Self {
+        Fixed {
+            proxy: config.proxy.clone(),
+            admin: config.admin.clone(),
+            vault: config.vault.clone(),
+            upstream: config.upstream.clone(),
+            log: config.log.clone(),
+            cache: config.cache.clone(),
+        }
+    }
+
+    /// The sections of a new configuration that wait for the next start.
+    fn changed(&self, config: &Config) -> Vec<&'static str> {
+        let sections = [
+            ("proxy", self.proxy != config.proxy),
+            ("admin", self.admin != config.admin),
+            ("vault", self.vault != config.vault),
+            ("upstream", self.upstream != config.upstream),
+            ("log", self.log != config.log),
+            ("cache", self.cache != config.cache),
+        ];
+        sections.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
+    }
+}
 
 /// What is followed.
 pub struct Follower {
@@ -23,8 +61,8 @@ pub struct Follower {
     vault: Vault,
     certificates: Vec<Arc<ServerTls>>,
     metrics: Arc<Metrics>,
-    files: Vec<PathBuf>,
-    seen: Vec<Option<Print>>,
+    fixed: Fixed,
+    watched: Watched,
     certificate_error: Option<String>,
 }
 
@@ -36,6 +74,33 @@ struct Print {
     inode: u64,
 }
 
+/// The files of a configuration as they were before they were read: a change while they are being read is seen at the
+/// next look.
+pub struct Watched(Vec<(PathBuf, Option<Print>)>);
+
+impl Watched {
+    /// The configuration's own file, as `own` was before it was read, and those of its declared part, not yet read.
+    fn before_reading(config: &Config, own: Option<Print>) -> Self {
+        let declared = config.declared.files().map(|path| (path.to_owned(), print(path)));
+        Watched(config.path.iter().map(|path| (path.clone(), own)).chain(declared).collect())
+    }
+
+    /// Those of a configuration whose declared part is not yet read.
+    pub fn of(config: &Config) -> Self {
+        Self::before_reading(config, config.path.as_deref().and_then(print))
+    }
+
+    /// Whether one of them has changed since; from now on what they are now counts.
+    fn look(&mut self) -> bool {
+        let mut changed = false;
+        for (path, seen) in &mut self.0 {
+            let now = print(path);
+            changed |= std::mem::replace(seen, now) != now;
+        }
+        changed
+    }
+}
+
 fn print(path: &Path) -> Option<Print> {
     let metadata = std::fs::metadata(path).ok()?;
     let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
@@ -43,7 +108,7 @@ fn print(path: &Path) -> Option<Print> {
 }
 
 impl Follower {
-    /// Follows the files of a configuration that has been loaded.
+    /// Follows the files of a configuration that has been loaded, from the state they were in.
     pub fn new(
         config: &Config,
         environment: Environment,
@@ -51,33 +116,25 @@ impl Follower {
         vault: Vault,
         certificates: Vec<Arc<ServerTls>>,
         metrics: Arc<Metrics>,
+        watched: Watched,
     ) -> Self {
-        let mut follower = Follower {
+        Follower {
             explicit: config.path.clone(),
             environment,
             organizations,
             vault,
             certificates,
             metrics,
-            files: Vec::new(),
-            seen: Vec::new(),
+            fixed: Fixed::of(config),
+            watched,
             certificate_error: None,
-        };
-        follower.remember(config);
-        follower
-    }
-
-    fn remember(&mut self, config: &Config) {
-        self.files = config.path.iter().cloned().chain(config.declared.files().map(Path::to_owned)).collect();
-        self.seen = self.files.iter().map(|path| print(path)).collect();
+        }
     }
 
     /// Looks whether anything has changed, and takes it if so.
     pub fn look(&mut self) {
         self.look_at_certificates();
-        let now: Vec<_> = self.files.iter().map(|path| print(path)).collect();
-        if now != self.seen {
-            self.seen = now;
+        if self.watched.look() {
             self.reload();
         }
     }
@@ -93,12 +150,18 @@ impl Follower {
     }
 
     fn try_reload(&mut self, path: PathBuf) -> Result<(), String> {
+        let own = print(&path);
         let config = Config::load(Some(path), &self.environment).map_err(|error| super::chain(&error))?;
+        // Followed even if it turns out to be wrong: what mends it may be a file that only it names.
+        self.watched = Watched::before_reading(&config, own);
         let declared = self.organizations.declare(&config, &self.environment).map_err(|report| report.to_string())?;
         let owners: HashSet<OrganizationId> = self.organizations.ids().collect();
         self.vault.declare(declared, &owners);
         self.metrics.reloads.inc();
-        self.remember(&config);
+        let waiting = self.fixed.changed(&config);
+        if !waiting.is_empty() {
+            tracing::warn!(sections = waiting.join(", "), "these settings are taken at the next start only");
+        }
         Ok(())
     }
 

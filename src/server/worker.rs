@@ -5,6 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{Request, Version};
+use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -13,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::Protocol;
+use super::stream::ClientStream;
+use crate::proxy::body::Unfinished;
 use crate::proxy::gate::Gate;
 use crate::proxy::record::Reporter;
 use crate::proxy::{Proxy, Shared};
@@ -33,8 +37,8 @@ pub struct Setup {
     pub access: AccessLog,
     /// The process's counters.
     pub metrics: Arc<Metrics>,
-    /// How many connections it holds at once.
-    pub max_connections: usize,
+    /// A place for each connection that may be open at once, over all workers.
+    pub places: Arc<Semaphore>,
     /// See [`Protocol::new`].
     pub head_timeout: Duration,
     /// How often unused cache entries are swept.
@@ -67,7 +71,11 @@ pub enum Socket {
 pub fn run(setup: Setup) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
-    local.block_on(&runtime, work(setup))
+    let reporter = local.block_on(&runtime, work(setup))?;
+    // What is cut here is told too: requests write their lines when their tasks are dropped.
+    drop(local);
+    reporter.access.flush();
+    Ok(())
 }
 
 /// What the tasks of a worker share.
@@ -81,7 +89,7 @@ struct Worker {
     drain: CancellationToken,
 }
 
-async fn work(setup: Setup) -> io::Result<()> {
+async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
     let reporter = Rc::new(Reporter {
         access: setup.access.buffer(),
         metrics: Arc::clone(&setup.metrics),
@@ -93,7 +101,7 @@ async fn work(setup: Setup) -> io::Result<()> {
         proxy: Proxy::new(setup.shared, upstream, Rc::clone(&reporter), connections.clone()),
         protocol: Protocol::new(setup.head_timeout, Arc::clone(&setup.metrics)),
         reporter,
-        places: Arc::new(Semaphore::new(setup.max_connections)),
+        places: setup.places,
         connections,
         head_timeout: setup.head_timeout,
         drain: setup.drain.clone(),
@@ -108,8 +116,7 @@ async fn work(setup: Setup) -> io::Result<()> {
         () = setup.stop.cancelled() => {}
         () = keep_house(&worker, setup.sweep_interval) => {}
     }
-    worker.reporter.access.flush();
-    Ok(())
+    Ok(Rc::clone(&worker.reporter))
 }
 
 /// Flushes the log and sweeps caches, for as long as it is polled.
@@ -160,28 +167,36 @@ async fn accept(
     gate: &Arc<Gate>,
     tls: Option<&Arc<ServerTls>>,
 ) -> io::Result<()> {
-    // With every place taken, new connections wait in the kernel's queue.
-    let Ok(place) = Arc::clone(&worker.places).acquire_owned().await else { return Ok(()) };
     let (worker, gate, tls) = (Rc::clone(worker), Arc::clone(gate), tls.cloned());
+    let connections = worker.connections.clone();
+    let unfinished = Unfinished::default();
     match listener {
         Listener::Tcp(listener) => {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            let connections = worker.connections.clone();
-            connections.spawn_local(serve(worker, stream, gate, tls, place));
+            let stream = ClientStream::new(stream, unfinished.clone());
+            let Some(place) = place(&worker).await else { return Ok(()) };
+            connections.spawn_local(serve(worker, stream, unfinished, gate, tls, place));
         }
         Listener::Unix(listener) => {
             let (stream, _) = listener.accept().await?;
-            let connections = worker.connections.clone();
-            connections.spawn_local(serve(worker, stream, gate, tls, place));
+            let Some(place) = place(&worker).await else { return Ok(()) };
+            connections.spawn_local(serve(worker, stream, unfinished, gate, tls, place));
         }
     }
     Ok(())
 }
 
+/// A place for a connection that has come. With every place taken it waits, and the next ones in the kernel's queue. An
+/// idle listener holds no place: it would keep it from the others.
+async fn place(worker: &Worker) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(&worker.places).acquire_owned().await.ok()
+}
+
 async fn serve<S>(
     worker: Rc<Worker>,
     stream: S,
+    unfinished: Unfinished,
     gate: Arc<Gate>,
     tls: Option<Arc<ServerTls>>,
     _place: OwnedSemaphorePermit,
@@ -191,17 +206,32 @@ async fn serve<S>(
     let metrics = &worker.reporter.metrics;
     metrics.open_connections.inc();
     let drain = worker.drain.clone();
-    let answer = |request| {
-        let (worker, gate) = (Rc::clone(&worker), Arc::clone(&gate));
-        async move { worker.proxy.handle(&gate, request).await }
+    let answer = |request: Request<Incoming>| {
+        let (worker, gate, unfinished) = (Rc::clone(&worker), Arc::clone(&gate), unfinished.clone());
+        async move {
+            let version = request.version();
+            let mut response = worker.proxy.handle(&gate, request).await;
+            if version < Version::HTTP_11 {
+                response.body_mut().ends_with_connection(&unfinished);
+            }
+            response
+        }
     };
     match tls {
         None => Box::pin(worker.protocol.serve(stream, drain, answer)).await,
-        Some(tls) => match tokio::time::timeout(worker.head_timeout, tls.accept(stream)).await {
-            Ok(Ok((stream, _))) => Box::pin(worker.protocol.serve(stream, drain, answer)).await,
-            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake with a client failed"),
-            Err(_) => tracing::debug!("a TLS handshake with a client took too long"),
-        },
+        Some(tls) => {
+            let shaken = tokio::select! {
+                shaken = tokio::time::timeout(worker.head_timeout, tls.accept(stream)) => Some(shaken),
+                // A handshake is no request that was begun.
+                () = drain.cancelled() => None,
+            };
+            match shaken {
+                Some(Ok(Ok((stream, _)))) => Box::pin(worker.protocol.serve(stream, drain, answer)).await,
+                Some(Ok(Err(error))) => tracing::debug!(%error, "a TLS handshake with a client failed"),
+                Some(Err(_)) => tracing::debug!("a TLS handshake with a client took too long"),
+                None => {}
+            }
+        }
     }
     worker.reporter.metrics.open_connections.dec();
 }

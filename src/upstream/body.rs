@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -22,7 +23,8 @@ use super::upload::{Progress, Upload};
 /// connection and resets an HTTP/2 stream. While it is asked for a frame and none comes for the idle deadline (and no
 /// upload moves either), it fails with [`UpstreamError::IdleTimeout`].
 pub struct UpstreamBody {
-    incoming: Incoming,
+    /// Taken only when this is dropped.
+    incoming: Option<Incoming>,
     flight: Option<Flight>,
     idle: Duration,
     /// Since when the next frame is awaited, and how much the connection had read by then.
@@ -39,8 +41,9 @@ impl std::fmt::Debug for UpstreamBody {
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, flight: Flight, idle: Duration) -> Self {
-        let mut body = UpstreamBody { incoming, flight: Some(flight), idle, waiting: None, timer: None };
-        if body.incoming.is_end_stream() {
+        let mut body =
+            UpstreamBody { incoming: Some(incoming), flight: Some(flight), idle, waiting: None, timer: None };
+        if body.has_ended() {
             body.finish();
         }
         body
@@ -48,7 +51,11 @@ impl UpstreamBody {
 
     /// The empty body of a `101`, whose connection has left HTTP.
     pub(super) fn upgraded(incoming: Incoming) -> Self {
-        UpstreamBody { incoming, flight: None, idle: Duration::ZERO, waiting: None, timer: None }
+        UpstreamBody { incoming: Some(incoming), flight: None, idle: Duration::ZERO, waiting: None, timer: None }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn finish(&mut self) {
@@ -87,11 +94,14 @@ impl Body for UpstreamBody {
         if self.flight.is_none() {
             return Poll::Ready(None);
         }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(None);
+        };
+        match Pin::new(incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.waiting = None;
                 // Whoever reads may stop here without asking for the end.
-                if frame.is_trailers() || self.incoming.is_end_stream() {
+                if frame.is_trailers() || self.has_ended() {
                     self.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -118,11 +128,29 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.flight.is_none() || self.incoming.is_end_stream()
+        self.flight.is_none() || self.has_ended()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for UpstreamBody {
+    /// All that was promised may have come and only the mark of its end not yet, an empty frame of HTTP/2: who knew the
+    /// length stops reading there. That is no reason to reset the stream.
+    fn drop(&mut self) {
+        let all_came = self.size_hint().exact() == Some(0);
+        let (true, Some(flight), Some(mut incoming)) = (all_came, self.flight.take(), self.incoming.take()) else {
+            return;
+        };
+        let idle = self.idle;
+        drop(spawn_local(async move {
+            let end = async { while let Some(Ok(_)) = incoming.frame().await {} };
+            if timeout(idle, end).await.is_ok() {
+                flight.land(idle);
+            }
+        }));
     }
 }
 

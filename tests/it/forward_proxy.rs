@@ -4,7 +4,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::attack::{Outcome, SMUGGLED, Stage, Table};
-use crate::harness::client::Address;
 use crate::harness::{Canary, Raw, Sidekey, Sink};
 
 fn login(user: &str) -> String {
@@ -181,24 +180,20 @@ async fn a_proxy_client_without_a_login_is_asked_for_one() {
         config.add_listener(&[("address", "127.0.0.1:0".into()), ("trust", "key".into())]);
     })
     .await;
-    let key_listener = stage.server.proxies[1].clone();
-    let rows: [(Address, &str, u16, &str); 7] = [
-        (stage.server.proxy(), "", 407, "connection_missing"),
-        (stage.server.proxy(), "Proxy-Authorization: Bearer x\r\n", 407, "connection_missing"),
-        (stage.server.proxy(), &login(":"), 407, "connection_missing"),
-        (stage.server.proxy(), &login("c1:apk_unknown"), 407, "key_unknown"),
-        (key_listener.clone(), &login("c1:"), 407, "key_missing"),
-        (key_listener.clone(), &login("c1:not-a-key"), 407, "key_missing"),
-        (key_listener, &login("c1:apk_unknown"), 407, "key_unknown"),
-    ]
-    .map(|(address, lines, status, code): (Address, &str, u16, &str)| {
-        (address, String::leak(lines.to_owned()) as &str, status, code)
-    });
-    for (address, lines, status, code) in rows {
+    let (local, key) = (stage.server.proxy(), stage.server.proxies[1].clone());
+    for (address, lines, code) in [
+        (&local, String::new(), "connection_missing"),
+        (&local, "Proxy-Authorization: Bearer x\r\n".to_owned(), "connection_missing"),
+        (&local, login(":"), "connection_missing"),
+        (&local, login("c1:apk_unknown"), "key_unknown"),
+        (&key, login("c1:"), "key_missing"),
+        (&key, login("c1:not-a-key"), "key_missing"),
+        (&key, login("c1:apk_unknown"), "key_unknown"),
+    ] {
         let mut raw = Raw::connect(address).await;
-        raw.send(absolute("http://api.example.test/p", lines)).await;
+        raw.send(absolute("http://api.example.test/p", &lines)).await;
         let reply = raw.response().await;
-        assert_eq!((reply.status, reply.header("sidekey-error")), (status, Some(code)), "{lines}");
+        assert_eq!((reply.status, reply.header("sidekey-error")), (407, Some(code)), "{lines}");
         assert!(reply.header("proxy-authenticate").is_some_and(|value| value.starts_with("Basic ")), "{lines}");
         assert_eq!(reply.header("www-authenticate"), None, "{lines}");
         assert_eq!(reply.json()["status"], 407);

@@ -169,7 +169,7 @@ async fn next(read: &mut OwnedReadHalf, buffer: &mut Vec<u8>) -> Option<Frame> {
                 return Some(Frame { kind: bytes[3], flags: bytes[4], stream, payload: bytes[9..].to_vec() });
             }
         }
-        let mut bytes = [0; 16 << 10];
+        let mut bytes = vec![0; 16 << 10];
         match soon("a frame", read.read(&mut bytes)).await {
             Ok(0) | Err(_) => return None,
             Ok(count) => buffer.extend_from_slice(&bytes[..count]),

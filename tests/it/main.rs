@@ -3,13 +3,21 @@
 //! Every test drives the real `sidekey` binary on free ports, against upstreams that live inside the test process.
 //! Nothing here reaches beyond the machine, and nothing waits for a fixed time: tests await events, with a deadline.
 
+mod admin;
+mod admin_access;
+mod admin_documents;
+mod api;
 mod architecture;
 mod attack;
 mod browser_guard;
 mod cached;
+mod deadlines;
+mod drain;
 mod egress;
+mod endings;
 mod entered;
 mod first_request;
+mod first_run;
 mod forward_proxy;
 mod framing_chunked;
 mod framing_h2;
@@ -24,11 +32,16 @@ mod hygiene;
 mod injection;
 mod injection_body;
 mod leaks;
+mod listeners;
 mod packaging;
 mod refusals;
+mod reload;
 mod replaced;
 mod scopes;
 mod secrets;
+mod streaming;
 mod tagging;
 mod targets;
 mod untagged;
+mod upstream;
+mod websocket;

@@ -1,9 +1,11 @@
 //! What a caller may name: environments, customers and connections, and the one answer for everything that is not there.
 
+use serde_json::json;
+
 use crate::attack::{Stage, TAG};
 use crate::harness::client::get;
 use crate::harness::config::Config;
-use crate::harness::{Canary, Reply, Sidekey, Sink};
+use crate::harness::{Canary, Reply, Sidekey, Sink, problem};
 
 /// A declared connection of a customer.
 fn customer(config: &mut Config, key: &str, integration: &str, customer: &str, token: &str) {
@@ -126,6 +128,9 @@ async fn everything_that_is_not_there_for_this_caller_answers_the_same() {
         assert_eq!(reply.status, 200);
         ids.push(id_of_latest(&server, ids.len() + 1).await);
     }
+    // An id does not get round the customer that is named beside it, where both are in the scope.
+    let headers = [("Sidekey-Connection", &*ids[1]), ("Sidekey-Customer", "acme")];
+    assert_eq!(get(&server.proxies[1], "/x", &headers).await.status, 404);
     let before = sink.count();
     let mut answers = Vec::new();
     for (connection, customer) in [
@@ -231,4 +236,51 @@ async fn decisions_come_in_the_order_of_the_contract() {
     assert_eq!((outcome.reply().status, outcome.code()), (403, Some("address_prohibited")));
     assert_eq!(stage.sink.connection_count(), 0);
     stage.server.finish(&[&stage.token]).await;
+}
+
+/// CONTRACT §2.2: another organization's connection is one that does not exist, by its key and by its id.
+#[tokio::test]
+async fn another_organizations_connection_is_not_there() {
+    let (sink, theirs) = (Sink::https().await, Canary::new("theirs"));
+    let mut server = Sidekey::with(|config| {
+        config.to(&sink).bearer("crm", "ours");
+    })
+    .await;
+    let admin = server.admin();
+    admin.must("POST", "organizations", json!({ "key": "other" })).await;
+    let auth = json!([{ "method": "main", "type": "bearer" }]);
+    let integration = json!({ "slug": "api", "base_url": "https://api.example.test", "auth": auth });
+    admin.must("POST", "integrations?organization=other", integration).await;
+    let mut ids = Vec::new();
+    for key in ["crm", "theirs"] {
+        let connection = json!({ "key": key, "integration": "api", "auth": "main" });
+        let made = admin.must("POST", "connections?organization=other", connection).await;
+        ids.push(made.json()["id"].as_str().expect("an id").to_owned());
+        let path = format!("connections/{key}/credentials/production?organization=other");
+        admin.must("PUT", &path, json!({ "token": theirs.text() })).await;
+    }
+    server.reconfigure(|config| {
+        config.add_listener(&[
+            ("address", "127.0.0.1:0".into()),
+            ("trust", "local".into()),
+            ("organization", "other".into()),
+        ]);
+    });
+    server.restart().await;
+    let ask =
+        async |listener: usize, name: &str| get(&server.proxies[listener], "/x", &[("Sidekey-Connection", name)]).await;
+    assert_eq!(sent(&ask(0, "crm").await), "ours");
+    for name in ["crm", "theirs", &ids[0], &ids[1]] {
+        assert_eq!(sent(&ask(1, name).await), theirs.text(), "{name}");
+    }
+    let before = sink.count();
+    let mut answers = Vec::new();
+    for name in ["no-such", "theirs", &ids[0], &ids[1]] {
+        let reply = ask(0, name).await;
+        assert_eq!((reply.status, reply.header("sidekey-error")), (404, Some("connection_unknown")), "{name}");
+        answers.push(problem(&reply).snapshot);
+    }
+    answers.dedup();
+    assert_eq!((answers.len(), sink.count()), (1, before), "{answers:#?}");
+    server.finish(&[&theirs]).await;
 }

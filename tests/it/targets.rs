@@ -156,53 +156,54 @@ async fn a_fragment_is_cut_off_and_never_sent() {
 }
 
 /// EX-09, EX-19, EX-20, EX-22: a base URL is read once and strictly.
+const TWO_WAYS: [&str; 33] = [
+    "http://api.example.test",
+    "unix:/run/x.sock",
+    "file:///etc/passwd",
+    "gopher://api.example.test",
+    "ftp://api.example.test",
+    "data:text/plain,x",
+    "http+unix://%2frun/x",
+    "ws://api.example.test",
+    "wss://api.example.test",
+    "api.example.test",
+    "//api.example.test",
+    "https://",
+    "https:///x",
+    "https://api.test\\@evil.test",
+    "https://api.test#@evil.test",
+    "https://api.test:443@evil.test",
+    "https://api.test%2f@evil.test",
+    "https://api.test%00.evil.test",
+    "https://api\u{3002}test",
+    "https://api.te\tst",
+    "https://api.te\nst",
+    "https://api.test.",
+    "https://api.test:0",
+    "https://api.test:65536",
+    "https://api.test:",
+    "https://user@api.test",
+    "https://*.api.test",
+    "https://api.test/a?b",
+    "https://api.test/a#b",
+    "https://api.test/../b",
+    "https://[::1",
+    "https://[fe80::1%25eth0]/",
+    "https://0x7f000001.",
+];
+
 #[tokio::test]
 async fn a_base_url_that_could_be_read_in_two_ways_is_refused_at_start() {
-    let urls = [
-        "http://api.example.test",
-        "unix:/run/x.sock",
-        "file:///etc/passwd",
-        "gopher://api.example.test",
-        "ftp://api.example.test",
-        "data:text/plain,x",
-        "http+unix://%2frun/x",
-        "ws://api.example.test",
-        "wss://api.example.test",
-        "api.example.test",
-        "//api.example.test",
-        "https://",
-        "https:///x",
-        "https://api.test\\@evil.test",
-        "https://api.test#@evil.test",
-        "https://api.test:443@evil.test",
-        "https://api.test%2f@evil.test",
-        "https://api.test%00.evil.test",
-        "https://api\u{3002}test",
-        "https://api.te\tst",
-        "https://api.te\nst",
-        "https://api.test.",
-        "https://api.test:0",
-        "https://api.test:65536",
-        "https://api.test:",
-        "https://user@api.test",
-        "https://*.api.test",
-        "https://api.test/a?b",
-        "https://api.test/a#b",
-        "https://api.test/../b",
-        "https://[::1",
-        "https://[fe80::1%25eth0]/",
-        "https://0x7f000001.",
-    ];
     let mut taken = Vec::new();
     let started = Sidekey::try_with(|config| {
-        for (number, url) in urls.iter().enumerate() {
+        for (number, url) in TWO_WAYS.iter().enumerate() {
             declare(config, number, url, &[]);
         }
     })
     .await;
     let Err(failed) = started else { panic!("it started") };
     assert_eq!(failed.code, 3, "{}", failed.stderr);
-    for (number, url) in urls.iter().enumerate() {
+    for (number, url) in TWO_WAYS.iter().enumerate() {
         // All mistakes are told at once, each with its line.
         let line = format!("base_url = {}", toml::Value::from(*url));
         if !failed.stderr.contains(&line) && !failed.stderr.contains(&format!("integration[{number}]")) {
@@ -210,6 +211,26 @@ async fn a_base_url_that_could_be_read_in_two_ways_is_refused_at_start() {
         }
     }
     assert!(taken.is_empty(), "not told: {taken:?}\n{}", failed.stderr);
+}
+
+/// EX-09, EX-19, EX-20, EX-22 by the API: what is written is refused, and nothing is stored.
+#[tokio::test]
+async fn a_base_url_that_could_be_read_in_two_ways_is_refused_by_the_api() {
+    let sink = Sink::https().await;
+    let server = Sidekey::with(|config| {
+        config.to(&sink).bearer("c1", "t");
+    })
+    .await;
+    let admin = server.admin();
+    let auth = serde_json::json!([{ "method": "main", "type": "none" }]);
+    for url in TWO_WAYS {
+        let integration = serde_json::json!({ "slug": "odd", "base_url": url, "auth": auth });
+        let reply = admin.post("integrations", integration).await;
+        assert_eq!(reply.status, 422, "{url}: {}", reply.text());
+        assert!(reply.json()["errors"].to_string().contains("/base_url"), "{url}: {}", reply.text());
+    }
+    assert_eq!(admin.get("integrations/odd").await.status, 404);
+    server.finish(&[]).await;
 }
 
 /// EX-09: the same for the further hosts of an integration.

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::pki::{self, Leaf};
+use super::pki::{self, Leaf, Versions};
 use super::socket::Socket;
 use super::strict::{self, BodyReader, Framing, Head};
 use super::{PATIENCE, soon, within};
@@ -130,6 +130,14 @@ impl Raw {
     pub async fn tls(address: impl Into<Address>, name: &str, certificate: Option<&Leaf>) -> std::io::Result<Self> {
         let peer = address.into();
         let socket = soon("a TLS handshake", dial_tls(&peer, name, &["http/1.1"], certificate)).await?;
+        Ok(Self::on(socket, peer))
+    }
+
+    /// Connects over TLS 1.2, where the server speaks it.
+    pub async fn tls12(address: impl Into<Address>, name: &str) -> std::io::Result<Self> {
+        let peer = address.into();
+        let config = pki::client_config(&["http/1.1"], None, Versions::Old);
+        let socket = soon("a TLS handshake", dial_tls_with(&peer, name, config)).await?;
         Ok(Self::on(socket, peer))
     }
 
@@ -306,6 +314,11 @@ impl Raw {
         self.socket.shutdown().await
     }
 
+    /// What TLS agreed on, as `(version, ALPN protocol)`.
+    pub fn agreed(&self) -> Option<(String, Option<String>)> {
+        self.socket.agreed()
+    }
+
     /// Ends the connection by RST.
     pub fn reset(self) {
         self.socket.reset();
@@ -385,9 +398,13 @@ async fn dial(peer: &Address) -> Socket {
 }
 
 async fn dial_tls(peer: &Address, name: &str, alpn: &[&str], certificate: Option<&Leaf>) -> std::io::Result<Socket> {
+    dial_tls_with(peer, name, pki::client_config(alpn, certificate, Versions::All)).await
+}
+
+async fn dial_tls_with(peer: &Address, name: &str, config: rustls::ClientConfig) -> std::io::Result<Socket> {
     let stream = TcpStream::connect(peer.tcp()).await?;
     stream.set_nodelay(true)?;
-    let connector = TlsConnector::from(Arc::new(pki::client_config(alpn, certificate)));
+    let connector = TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from(name.to_owned()).expect("a valid server name");
     Ok(Socket::Tls(Box::new(connector.connect(name, stream).await?.into())))
 }

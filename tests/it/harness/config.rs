@@ -241,6 +241,12 @@ impl Config {
         format!("{}\n{}", self.table, self.tail)
     }
 
+    /// Begins anew: the default configuration, with none of what was described so far.
+    pub fn begin_anew(&mut self) -> &mut Self {
+        *self = Self::new(self.folder.clone(), self.secrets.clone());
+        self
+    }
+
     /// The folder of the file.
     pub fn folder(&self) -> &std::path::Path {
         &self.folder

@@ -127,9 +127,9 @@ impl Leaf {
 }
 
 /// The server side of TLS with `leaf`; client certificates of `authority()` are required when `clients` says so.
-pub fn server_config(leaf: &Leaf, alpn: &[&str], clients: Clients) -> ServerConfig {
+pub fn server_config(leaf: &Leaf, alpn: &[&str], clients: Clients, versions: Versions) -> ServerConfig {
     let builder = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .with_protocol_versions(versions.list())
         .expect("the provider's own versions");
     let builder = match clients {
         Clients::Anonymous => builder.with_no_client_auth(),
@@ -145,6 +145,26 @@ pub fn server_config(leaf: &Leaf, alpn: &[&str], clients: Clients) -> ServerConf
     config
 }
 
+/// Which versions of TLS an end speaks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Versions {
+    /// 1.3 and 1.2.
+    All,
+    /// 1.2 and nothing newer.
+    Old,
+}
+
+static OLD: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
+
+impl Versions {
+    fn list(self) -> &'static [&'static rustls::SupportedProtocolVersion] {
+        match self {
+            Self::All => rustls::ALL_VERSIONS,
+            Self::Old => OLD,
+        }
+    }
+}
+
 /// Whether a server asks its clients for certificates.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Clients {
@@ -155,9 +175,9 @@ pub enum Clients {
 }
 
 /// The client side of TLS, trusting `authority()` alone.
-pub fn client_config(alpn: &[&str], certificate: Option<&Leaf>) -> ClientConfig {
+pub fn client_config(alpn: &[&str], certificate: Option<&Leaf>, versions: Versions) -> ClientConfig {
     let builder = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .with_protocol_versions(versions.list())
         .expect("the provider's own versions")
         .with_root_certificates(authority().roots());
     let mut config = match certificate.map(Leaf::parts) {

@@ -23,7 +23,7 @@ pub use record::{Connection, End, Seen};
 pub use script::{Feed, Fields, Framing, Gate, Script, Step};
 
 use super::board::Board;
-use super::pki::{self, Clients, Leaf};
+use super::pki::{self, Clients, Leaf, Versions};
 use super::socket::Socket;
 use super::strict;
 
@@ -72,6 +72,7 @@ pub struct Builder {
     leaf: Option<Leaf>,
     alpn: Vec<String>,
     clients: Clients,
+    versions: Versions,
     keep: usize,
     http2: bool,
     max_streams: Option<u32>,
@@ -92,6 +93,12 @@ impl Builder {
     /// The ALPN protocols it offers, best first; HTTP/1.1 alone by default.
     pub fn alpn(mut self, protocols: &[&str]) -> Self {
         self.alpn = protocols.iter().map(|&protocol| protocol.to_owned()).collect();
+        self
+    }
+
+    /// Speaks TLS 1.2 and nothing newer.
+    pub fn tls12(mut self) -> Self {
+        self.versions = Versions::Old;
         self
     }
 
@@ -138,7 +145,7 @@ impl Builder {
         });
         let acceptor = self.leaf.as_ref().map(|leaf| {
             let alpn: Vec<&str> = self.alpn.iter().map(String::as_str).collect();
-            TlsAcceptor::from(Arc::new(pki::server_config(leaf, &alpn, self.clients)))
+            TlsAcceptor::from(Arc::new(pki::server_config(leaf, &alpn, self.clients, self.versions)))
         });
         let tls = acceptor.is_some();
         let accepting = tokio::spawn(accept(listener, acceptor, Arc::clone(&shared), self.max_streams));
@@ -153,6 +160,7 @@ impl Sink {
             leaf: None,
             alpn: vec!["http/1.1".to_owned()],
             clients: Clients::Anonymous,
+            versions: Versions::All,
             keep: 64 << 20,
             http2: false,
             max_streams: None,
