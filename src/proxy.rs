@@ -14,7 +14,7 @@ pub mod target;
 mod tunnel;
 
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -103,7 +103,9 @@ impl Proxy {
         let version = request.version();
         let is_absolute = version != Version::HTTP_2 && request.uri().scheme().is_some();
         let asked = if is_absolute { Asked::AsProxy } else { Asked::Directly };
-        let outcome = caught(self.relay(gate, request, &mut record)).await.unwrap_or(Err(ProxyError::Internal));
+        // On the heap: hyper moves the future of a request about, and this one is large.
+        let relayed = caught(Box::pin(self.relay(gate, request, &mut record))).await;
+        let outcome = relayed.unwrap_or(Err(ProxyError::Internal));
         match outcome {
             Ok(relayed) => self.answer(relayed, record),
             Err(error) => refuse(&error, asked, version, record),
@@ -255,7 +257,7 @@ impl Proxy {
             tunnel::ask(request.headers_mut());
             Box::pin(self.upstream.send_upgrade(&destination.origin, request, deadlines, exchange)).await
         } else {
-            self.upstream.send_recording(&destination.origin, request, deadlines, exchange).await
+            self.upstream.send(&destination.origin, request, deadlines, exchange).await
         };
         sent.map_err(|error| match error {
             UpstreamError::RequestBody(source) => body::client_error(&source),
@@ -305,8 +307,7 @@ fn refuse(error: &ProxyError, asked: Asked, version: Version, mut record: Record
 }
 
 /// Runs a future and catches its panic: a defect costs one request and not the connection, the worker or the process.
-async fn caught<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
+async fn caught<F: Future>(mut future: Pin<Box<F>>) -> Option<F::Output> {
     std::future::poll_fn(|cx| match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
         Ok(Poll::Pending) => Poll::Pending,
@@ -321,7 +322,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_costs_one_request() {
-        assert!(caught(async { panic!("a defect") }).await.is_none());
-        assert_eq!(caught(async { 7 }).await, Some(7));
+        assert!(caught(Box::pin(async { panic!("a defect") })).await.is_none());
+        assert_eq!(caught(Box::pin(async { 7 })).await, Some(7));
     }
 }

@@ -108,7 +108,8 @@ impl Upstream {
         Upstream { settings, pool, sweeper }
     }
 
-    /// Sends a request and gives the response as soon as its head is there, with an [`Exchange`] in its extensions.
+    /// Sends a request and gives the response as soon as its head is there. What happened on the way is written into
+    /// `record`, also where there is no response.
     ///
     /// `request` has its method, its fields without `Host`, and a URI of path and query only; these arrive byte for
     /// byte. Fields that belong to a connection are taken out, `Host` (or `:scheme` and `:authority`) is the origin's,
@@ -119,20 +120,6 @@ impl Upstream {
     /// was written, or if it has no body, its method is idempotent (GET, HEAD, OPTIONS, PUT, DELETE) and nothing
     /// was answered; over HTTP/2 only if the peer says that it did not process the stream.
     pub async fn send<B>(
-        &self,
-        origin: &Origin,
-        request: Request<B>,
-        deadlines: &Deadlines,
-    ) -> Result<Response<UpstreamBody>, UpstreamError>
-    where
-        B: Body<Data = Bytes> + Unpin + 'static,
-        B::Error: Into<BoxError>,
-    {
-        self.send_recording(origin, request, deadlines, &mut Exchange::default()).await
-    }
-
-    /// [`Upstream::send`], with what happened on the way written into `record` even when there is no response.
-    pub async fn send_recording<B>(
         &self,
         origin: &Origin,
         request: Request<B>,
@@ -150,10 +137,7 @@ impl Upstream {
             let leased = destination.lease(self.dial_deadlines(deadlines), kept).await?;
             note(record, &leased);
             match attempt(&destination, leased, message, upload.as_ref(), deadlines, Purpose::Exchange).await {
-                Ok(mut response) => {
-                    response.extensions_mut().insert(*record);
-                    return Ok(response);
-                }
+                Ok(response) => return Ok(response),
                 Err(Failed::Again(again)) if record.attempts == 1 => {
                     message = again;
                     kept = Kept::NoIdle;
@@ -192,10 +176,7 @@ impl Upstream {
         let leased = Leased { lease, reused: false, connected_in: Some(start.elapsed()) };
         note(record, &leased);
         match attempt(&destination, leased, message, upload.as_ref(), deadlines, Purpose::Upgrade).await {
-            Ok(mut response) => {
-                response.extensions_mut().insert(*record);
-                Ok(response)
-            }
+            Ok(response) => Ok(response),
             Err(Failed::Again(_)) => Err(UpstreamError::Closed("before it took the request".into())),
             Err(Failed::Finally(error)) => Err(error),
         }

@@ -36,6 +36,9 @@ fn close_to_debuggers() -> Result<(), Failure> {
 async fn serve(config: &Config, environment: Environment) -> Result<(), Failure> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hup = signal(SignalKind::hangup())?;
+    for warning in config.warnings.details() {
+        tracing::warn!(warning, "the configuration is accepted, and this is not advised");
+    }
     let mut server = Server::start(config, environment, None).await?;
     announce(&server)?;
     let mut looks = tokio::time::interval(LOOK);

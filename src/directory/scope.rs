@@ -27,9 +27,12 @@ pub struct Scope {
 impl Scope {
     /// Whether a connection is inside.
     pub fn covers(&self, connection: &Connection) -> bool {
-        let id = connection.id.to_string();
-        let named = |glob: &Glob| glob.matches(connection.key.as_str()) || glob.matches(&id);
-        self.connections.iter().any(named)
+        let by_key = |glob: &Glob| glob.matches(connection.key.as_str());
+        let by_id = || {
+            let id = connection.id.to_string();
+            self.connections.iter().any(|glob| glob.matches(&id))
+        };
+        (self.connections.iter().any(by_key) || by_id())
             && connection.customer.as_ref().is_none_or(|customer| self.covers_customer(customer))
     }
 

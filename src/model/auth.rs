@@ -187,7 +187,11 @@ impl AuthMethod {
             AuthKind::Custom => (own, reader.tables("inject").into_iter().filter_map(read_slot).collect()),
             AuthKind::None => (own, Vec::new()),
         };
-        let method = AuthMethod { method: method?, kind: kind?, fields, slots };
+        let (Some(method), Some(kind)) = (method, kind) else {
+            reader.finish();
+            return None;
+        };
+        let method = AuthMethod { method, kind, fields, slots };
         method.check(&reader, url, shared);
         reader.finish();
         Some(method)

@@ -171,13 +171,16 @@ impl Integration {
         let limit = reader.table("limit").and_then(Limit::read);
         let forward_authorization = reader.flag("forward_authorization").unwrap_or(false);
         let customer_fallback = reader.flag("customer_fallback").unwrap_or(false);
-        let slug: Option<Key> = slug;
+        let (Some(slug), Some(base_url)): (Option<Key>, _) = (slug, base_url) else {
+            reader.finish();
+            return None;
+        };
         let integration = Integration {
             id,
-            name: name.or_else(|| slug.as_ref().map(Key::to_string)).unwrap_or_default(),
-            slug: slug?,
+            name: name.unwrap_or_else(|| slug.to_string()),
+            slug,
             kind,
-            base_url: base_url?,
+            base_url,
             hosts,
             plaintext,
             forward_authorization,

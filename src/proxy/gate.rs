@@ -52,7 +52,7 @@ impl Gate {
         };
         let host = authority.or_else(|| text(&HOST));
         // A name that an attacker made resolve to us (DNS rebinding) still stands in Host.
-        let foreign_host = *form == Form::Origin && !host.is_some_and(|host| self.is_own_host(host));
+        let foreign_host = *form == Form::Origin && host.is_some_and(|host| !self.is_own_host(host));
         if from_page || foreign_host { Err(ProxyError::BrowserRequest) } else { Ok(()) }
     }
 

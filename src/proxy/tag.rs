@@ -18,7 +18,7 @@ use crate::model::name::{CustomerName, EnvironmentName};
 use crate::model::origin::Origin;
 
 /// What a request says about itself, beside its target.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Tag {
     /// The connection; `None` leaves it to the listener.
     pub connection: Option<ConnectionRef>,
@@ -71,17 +71,26 @@ impl Tag {
             None => requested.take_path_tag(),
         };
         let malformed = |_| ProxyError::TagMalformed("the connection is neither an id (conn_…) nor a key");
-        let tag = Tag {
+        let mut tag = Tag {
             connection: named.map(|text| text.parse().map_err(malformed)).transpose()?,
-            environment: parsed(headers, "sidekey-environment", "Sidekey-Environment is no environment's name")?,
-            customer: parsed(headers, "sidekey-customer", "Sidekey-Customer is no customer's name")?,
-            workflow: single(headers, "sidekey-workflow")?.map(workflow).transpose()?,
-            upstream: single(headers, "sidekey-upstream")?.map(upstream).transpose()?,
-            timeout: single(headers, "sidekey-timeout")?.map(timeout).transpose()?,
             shows_key,
+            ..Tag::default()
         };
+        // Most requests have none of these, and one pass is less than five look-ups.
+        if headers.keys().any(|name| header::is_own(name.as_str())) {
+            tag.read_options(headers)?;
+        }
         remove_own(headers, connection_headers);
         Ok(tag)
+    }
+
+    fn read_options(&mut self, headers: &HeaderMap) -> Result<(), ProxyError> {
+        self.environment = parsed(headers, "sidekey-environment", "Sidekey-Environment is no environment's name")?;
+        self.customer = parsed(headers, "sidekey-customer", "Sidekey-Customer is no customer's name")?;
+        self.workflow = single(headers, "sidekey-workflow")?.map(workflow).transpose()?;
+        self.upstream = single(headers, "sidekey-upstream")?.map(upstream).transpose()?;
+        self.timeout = single(headers, "sidekey-timeout")?.map(timeout).transpose()?;
+        Ok(())
     }
 }
 

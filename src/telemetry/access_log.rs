@@ -4,7 +4,6 @@
 //! waits: when the writer cannot keep up, lines are dropped and counted rather than a request delayed.
 
 use std::cell::{Cell, RefCell};
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -98,6 +97,7 @@ impl AccessLog {
         AccessBuffer {
             log: self.clone(),
             lines: RefCell::default(),
+            clock: RefCell::default(),
             count: Cell::new(0),
             written: tokio::sync::Notify::new(),
         }
@@ -124,6 +124,7 @@ fn write_all(receiver: &Receiver<Vec<u8>>, mut sink: impl std::io::Write) {
 pub struct AccessBuffer {
     log: AccessLog,
     lines: RefCell<Vec<u8>>,
+    clock: RefCell<Clock>,
     count: Cell<u64>,
     written: tokio::sync::Notify,
 }
@@ -136,9 +137,10 @@ impl AccessBuffer {
         }
         let mut lines = self.lines.borrow_mut();
         let was_empty = lines.is_empty();
+        let mut clock = self.clock.borrow_mut();
         match self.log.format {
-            Format::Json => write_json(&mut lines, entry),
-            Format::Human => write_human(&mut lines, entry),
+            Format::Json => write_json(&mut lines, clock.now(), entry),
+            Format::Human => write_human(&mut lines, clock.now(), entry),
         }
         self.count.set(self.count.get() + 1);
         let full = lines.len() >= FULL;
@@ -173,66 +175,117 @@ impl AccessBuffer {
     }
 }
 
-fn write_json(lines: &mut Vec<u8>, entry: &Entry<'_>) {
-    let mut line = String::with_capacity(512);
-    line.push_str("{\"timestamp\":\"");
-    let _infallible = SystemTime.format_time(&mut Writer::new(&mut line));
-    line.push_str("\",\"level\":\"INFO\",\"target\":\"access\"");
-    let mut text = |name: &str, value: Option<&str>| {
+fn write_json(line: &mut Vec<u8>, time: &str, entry: &Entry<'_>) {
+    line.extend_from_slice(b"{\"timestamp\":\"");
+    line.extend_from_slice(time.as_bytes());
+    line.extend_from_slice(b"\",\"level\":\"INFO\",\"target\":\"access\"");
+    for (name, value) in [
+        (",\"request_id\":", Some(entry.request_id)),
+        (",\"caller\":", Some(entry.caller)),
+        (",\"connection\":", entry.connection),
+        (",\"connection_id\":", entry.connection_id),
+        (",\"environment\":", entry.environment),
+        (",\"customer\":", entry.customer),
+        (",\"workflow\":", entry.workflow),
+        (",\"method\":", Some(entry.method)),
+        (",\"upstream\":", entry.upstream),
+        (",\"reason\":", entry.reason),
+    ] {
         if let Some(value) = value {
-            let _infallible = write!(line, ",\"{name}\":");
-            push_json_text(&mut line, value);
+            line.extend_from_slice(name.as_bytes());
+            push_json_text(line, value);
         }
-    };
-    text("request_id", Some(entry.request_id));
-    text("caller", Some(entry.caller));
-    text("connection", entry.connection);
-    text("connection_id", entry.connection_id);
-    text("environment", entry.environment);
-    text("customer", entry.customer);
-    text("workflow", entry.workflow);
-    text("method", Some(entry.method));
-    text("upstream", entry.upstream);
-    text("reason", entry.reason);
-    let status = entry.status.unwrap_or(0);
-    let _infallible = write!(
-        line,
-        ",\"status\":{status},\"total_us\":{},\"upstream_us\":{},\"added_us\":{},\"request_bytes\":{},\"response_bytes\":{},\"reused\":{}}}",
-        entry.total.as_micros(),
-        entry.upstream_wait.as_micros(),
-        entry.added.as_micros(),
-        entry.request_bytes,
-        entry.response_bytes,
-        entry.reused,
-    );
-    line.push('\n');
-    lines.extend_from_slice(line.as_bytes());
+    }
+    let microseconds = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    for (name, value) in [
+        (",\"status\":", entry.status.unwrap_or(0).into()),
+        (",\"total_us\":", microseconds(entry.total)),
+        (",\"upstream_us\":", microseconds(entry.upstream_wait)),
+        (",\"added_us\":", microseconds(entry.added)),
+        (",\"request_bytes\":", entry.request_bytes),
+        (",\"response_bytes\":", entry.response_bytes),
+    ] {
+        line.extend_from_slice(name.as_bytes());
+        push_number(line, value);
+    }
+    line.extend_from_slice(if entry.reused { b",\"reused\":true}\n" } else { b",\"reused\":false}\n" });
+}
+
+fn push_number(line: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    line.extend_from_slice(&digits[at..]);
 }
 
 /// A JSON text, cut at a length, with everything but printable ASCII escaped, so that a line is one line everywhere.
-fn push_json_text(line: &mut String, text: &str) {
-    line.push('"');
-    for c in text.chars().take(LONGEST_TEXT) {
-        match c {
-            '"' | '\\' => {
-                line.push('\\');
-                line.push(c);
-            }
-            ' '..='~' => line.push(c),
-            other => {
-                let mut units = [0; 2];
-                for unit in other.encode_utf16(&mut units) {
-                    let _infallible = write!(line, "\\u{unit:04x}");
+fn push_json_text(line: &mut Vec<u8>, text: &str) {
+    let is_plain = |b: &u8| matches!(b, b' '..=b'~') && *b != b'"' && *b != b'\\';
+    line.push(b'"');
+    if text.len() <= LONGEST_TEXT && text.as_bytes().iter().all(is_plain) {
+        line.extend_from_slice(text.as_bytes());
+    } else {
+        for c in text.chars().take(LONGEST_TEXT) {
+            match c {
+                '"' | '\\' => line.extend_from_slice(&[b'\\', c as u8]),
+                ' '..='~' => line.push(c as u8),
+                other => {
+                    let mut units = [0; 2];
+                    for unit in other.encode_utf16(&mut units) {
+                        let _infallible = write!(line, "\\u{unit:04x}");
+                    }
                 }
             }
         }
     }
-    line.push('"');
+    line.push(b'"');
 }
 
-fn write_human(lines: &mut Vec<u8>, entry: &Entry<'_>) {
-    let mut time = String::new();
-    let _infallible = SystemTime.format_time(&mut Writer::new(&mut time));
+/// The clock of one worker's lines: the text of the second is made once for all lines of that second.
+#[derive(Default)]
+struct Clock {
+    second: u64,
+    text: String,
+}
+
+/// `2026-11-21T12:45:38`
+const UNTIL_SECOND: usize = 19;
+
+impl Clock {
+    /// The time as in RFC 3339, UTC, with microseconds.
+    fn now(&mut self) -> &str {
+        let mut now = since_epoch();
+        while now.as_secs() != self.second || self.text.is_empty() {
+            self.text.clear();
+            let _infallible = SystemTime.format_time(&mut Writer::new(&mut self.text));
+            self.second = now.as_secs();
+            // The formatter looks at the clock itself: a second that began in between is formatted again.
+            now = since_epoch();
+        }
+        self.text.truncate(UNTIL_SECOND);
+        let mut fraction = *b".000000Z";
+        let mut rest = now.subsec_micros();
+        for digit in fraction[1..7].iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        self.text.extend(fraction.map(char::from));
+        &self.text
+    }
+}
+
+fn since_epoch() -> Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
+fn write_human(lines: &mut Vec<u8>, time: &str, entry: &Entry<'_>) {
     let show = |text: Option<&str>| {
         text.unwrap_or("-").chars().take(LONGEST_TEXT).collect::<String>().escape_debug().to_string()
     };
@@ -262,12 +315,27 @@ mod tests {
     fn a_line_is_one_short_json_line_whatever_is_in_it() {
         let hostile = format!("a\x1b[2J\r\n\"\\\u{2028}{}", "x".repeat(100_000));
         let mut lines = Vec::new();
-        write_json(&mut lines, &Entry { method: &hostile, connection: Some(&hostile), ..Entry::default() });
+        write_json(&mut lines, "now", &Entry { method: &hostile, connection: Some(&hostile), ..Entry::default() });
         let text = String::from_utf8(lines).unwrap();
         assert_eq!(text.matches('\n').count(), 1);
         assert!(text.is_ascii() && text.len() < 8 * 1024 && !text.contains('\x1b') && !text.contains('\r'));
         let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert!(parsed["method"].as_str().unwrap().starts_with("a\x1b[2J\r\n\"\\\u{2028}x"));
+    }
+
+    #[test]
+    fn the_clock_tells_the_time_as_rfc_3339_does() {
+        let mut clock = Clock::default();
+        for _ in 0..3 {
+            let before = since_epoch();
+            let text = clock.now().to_owned();
+            assert_eq!((text.len(), &text[10..11], &text[19..20], &text[26..]), (27, "T", ".", "Z"), "{text}");
+            let micros: u32 = text[20..26].parse().unwrap();
+            assert!(before.as_secs() != clock.second || micros >= before.subsec_micros());
+            let mut formatted = String::new();
+            SystemTime.format_time(&mut Writer::new(&mut formatted)).unwrap();
+            assert!(formatted[..16] >= text[..16]);
+        }
     }
 
     /// A sink that stands still until it is let go.

@@ -69,7 +69,7 @@ pub enum DnsError {
     NoAddress,
 }
 
-/// What happened on the way of one request, whether it ended well or not. Also put into the extensions of a response.
+/// What happened on the way of one request, whether it ended well or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exchange {
     /// How often the request was given to a connection: 0 if none could be had, 2 if it was sent again.

@@ -84,6 +84,25 @@ async fn text(response: Response<UpstreamBody>) -> Result<String, UpstreamError>
     Ok(String::from_utf8(bytes.to_vec()).unwrap())
 }
 
+impl Upstream {
+    /// Sends, and puts what happened on the way into the response's extensions.
+    async fn send_noted<B>(
+        &self,
+        origin: &Origin,
+        request: Request<B>,
+        deadlines: &Deadlines,
+    ) -> Result<Response<UpstreamBody>, UpstreamError>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut record = Exchange::default();
+        let mut response = self.send(origin, request, deadlines, &mut record).await?;
+        response.extensions_mut().insert(record);
+        Ok(response)
+    }
+}
+
 fn exchange(response: &Response<UpstreamBody>) -> Exchange {
     *response.extensions().get::<Exchange>().unwrap()
 }

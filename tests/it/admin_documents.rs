@@ -270,7 +270,22 @@ async fn a_credential_has_the_fields_of_its_auth_method_and_texts_in_them() {
         .await;
     let shown = admin.get("connections/f/credentials/production").await.json();
     assert_eq!(shown, json!({ "status": "active", "fields": { "account": true, "key": true, "extra": false } }));
+    for path in [
+        "connections/f/credentials/nowhere",
+        "connections/f/credentials/No%20Where",
+        "connections/nope/credentials/production",
+    ] {
+        assert_eq!(admin.put(path, json!({ "account": "ac_1", "key": text })).await.status, 404, "{path}");
+        assert_eq!(admin.get(path).await.status, 404, "{path}");
+    }
+    server.finish(&[&canary]).await;
+}
 
+#[tokio::test]
+async fn a_secret_has_one_value_which_is_a_text() {
+    let canary = Canary::new("misplaced");
+    let server = Sidekey::with(|_| {}).await;
+    let (admin, text) = (server.admin(), canary.text());
     admin.must("POST", "secrets", json!({ "key": "K" })).await;
     for (body, told) in [
         (json!({}), ""),
@@ -280,14 +295,6 @@ async fn a_credential_has_the_fields_of_its_auth_method_and_texts_in_them() {
         (json!({ "value": "x", "other": text }), "/other"),
     ] {
         assert_eq!(pointers(&admin.put("secrets/K/values/production", body).await), [told]);
-    }
-    for path in [
-        "connections/f/credentials/nowhere",
-        "connections/f/credentials/No%20Where",
-        "connections/nope/credentials/production",
-    ] {
-        assert_eq!(admin.put(path, json!({ "account": "ac_1", "key": text })).await.status, 404, "{path}");
-        assert_eq!(admin.get(path).await.status, 404, "{path}");
     }
     server.finish(&[&canary]).await;
 }

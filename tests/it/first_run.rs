@@ -150,7 +150,7 @@ async fn mistakes_of_the_configuration_are_told_all_at_once_with_their_place() {
     .await;
     let failed = started.err().expect("a start-up error");
     assert_eq!(failed.code, 3, "{}", failed.stderr);
-    for (line, key) in [(2, "thraeds"), (3, "head_timeout"), (6, "connection[0].key"), (11, "upstream.hosts")] {
+    for (line, key) in [(3, "thraeds"), (4, "head_timeout"), (7, "connection[0].key"), (12, "upstream.hosts")] {
         assert!(failed.stderr.contains(key), "{key} is not named:\n{}", failed.stderr);
         assert!(failed.stderr.contains(&format!("sidekey.toml:{line}:")), "line {line}:\n{}", failed.stderr);
     }

@@ -10,7 +10,7 @@ const BUDGET: Duration = Duration::from_secs(5);
 
 async fn failure(upstream: &Upstream, origin_text: &str, deadlines: &Deadlines) -> UpstreamError {
     let origin = origin(origin_text);
-    let outcome = timeout(BUDGET, upstream.send(&origin, get("/"), deadlines)).await;
+    let outcome = timeout(BUDGET, upstream.send_noted(&origin, get("/"), deadlines)).await;
     outcome.expect("the deadline holds").expect_err("nobody answers")
 }
 
@@ -107,7 +107,7 @@ async fn a_body_that_stops_is_an_idle_timeout_and_one_that_drips_is_not() {
             stream
         });
         let start = Instant::now();
-        let response = upstream.send(&origin("http://api.test"), get("/"), &deadlines).await.unwrap();
+        let response = upstream.send_noted(&origin("http://api.test"), get("/"), &deadlines).await.unwrap();
         let mut body = response.into_body();
         let mut count = 0;
         let error = loop {
@@ -132,7 +132,7 @@ async fn a_reader_that_takes_its_time_is_not_an_idle_upstream() {
         let _requests = serve(listener, &[&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"]]);
         let (upstream, deadlines) = upstream(plain_settings(address));
         let deadlines = Deadlines { idle: SHORT, ..deadlines };
-        let response = upstream.send(&origin("http://api.test"), get("/"), &deadlines).await.unwrap();
+        let response = upstream.send_noted(&origin("http://api.test"), get("/"), &deadlines).await.unwrap();
         tokio::time::sleep(2 * SHORT).await; // the time the reader takes
         assert_eq!(text(response).await.unwrap(), "ok");
     })
@@ -164,7 +164,7 @@ async fn an_upload_longer_than_the_response_deadline_passes_while_it_moves() {
         let request = Request::post("/").body(body).unwrap();
         let api = origin("http://api.test");
         let start = Instant::now();
-        let (outcome, _held) = tokio::join!(upstream.send(&api, request, &deadlines), server);
+        let (outcome, _held) = tokio::join!(upstream.send_noted(&api, request, &deadlines), server);
         assert!(matches!(outcome, Err(UpstreamError::ResponseTimeout)), "{outcome:?}");
         let took = start.elapsed();
         assert!((5 * SHORT..9 * SHORT).contains(&took), "{took:?}");
@@ -182,7 +182,7 @@ async fn an_upstream_that_takes_nothing_more_is_an_idle_timeout() {
         // More than the socket buffers of both sides hold.
         let request = Request::post("/").body(Full::from(vec![b'x'; 64 << 20])).unwrap();
         let api = origin("http://api.test");
-        let (outcome, _held) = tokio::join!(upstream.send(&api, request, &deadlines), hold(&listener));
+        let (outcome, _held) = tokio::join!(upstream.send_noted(&api, request, &deadlines), hold(&listener));
         assert!(matches!(outcome, Err(UpstreamError::IdleTimeout)), "{outcome:?}");
     })
     .await;
@@ -198,7 +198,7 @@ async fn a_body_that_fails_at_its_source_comes_back_as_what_it_was() {
         feed.send(Err(Box::new(TlsError::Configuration("mine".into())))).unwrap();
         let request = Request::post("/").body(body).unwrap();
         let api = origin("http://api.test");
-        let (outcome, _held) = tokio::join!(upstream.send(&api, request, &deadlines), hold(&listener));
+        let (outcome, _held) = tokio::join!(upstream.send_noted(&api, request, &deadlines), hold(&listener));
         let Err(UpstreamError::RequestBody(source)) = outcome else { panic!("{outcome:?}") };
         assert!(source.downcast_ref::<TlsError>().is_some());
     })
@@ -218,7 +218,7 @@ async fn connections_grow_old_without_traffic_and_hosts_are_forgotten() {
             stream
         };
         let request = get("/");
-        let (response, mut stream) = tokio::join!(upstream.send(&api, request, &deadlines), server);
+        let (response, mut stream) = tokio::join!(upstream.send_noted(&api, request, &deadlines), server);
         drop(response.unwrap());
         assert_eq!(upstream.pool.len(), 1);
         assert!(matches!(timeout(BUDGET, stream.read(&mut [0])).await.unwrap(), Ok(0) | Err(_)));
@@ -237,7 +237,7 @@ async fn an_old_connection_gets_no_new_request_and_few_are_kept() {
             let settings = Settings { pool_max_age: age, pool_max_idle_per_host: kept, ..plain_settings(address) };
             let (upstream, deadlines) = upstream(settings);
             for expected in 0..2 {
-                upstream.send(&origin("http://api.test"), get("/"), &deadlines).await.unwrap();
+                upstream.send_noted(&origin("http://api.test"), get("/"), &deadlines).await.unwrap();
                 assert_eq!(requests.recv().await.unwrap().0, expected);
             }
         }

@@ -12,7 +12,7 @@ async fn sending_costs_a_small_future() {
     on_local(async {
         let (upstream, deadlines) = upstream(plain_settings("127.0.0.1:1".parse().unwrap()));
         let api = origin("http://api.test");
-        let size = size_of_val(&upstream.send(&api, get("/"), &deadlines));
+        let size = size_of_val(&upstream.send(&api, get("/"), &deadlines, &mut Exchange::default()));
         assert!(size <= 3 * 1024, "{size} bytes are moved for each request");
     })
     .await;
@@ -29,7 +29,7 @@ async fn a_request_arrives_byte_for_byte_with_the_origins_host() {
         for (name, value) in [("x-odd", "a\tb \u{e9}"), ("te", "trailers"), ("connection", "x"), ("upgrade", "h2c")] {
             request.headers_mut().append(name, http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        let response = upstream.send(&origin("http://api.test:8080"), request, &deadlines).await.unwrap();
+        let response = upstream.send_noted(&origin("http://api.test:8080"), request, &deadlines).await.unwrap();
         assert_eq!(text(response).await.unwrap(), "ok");
         let (_, request) = requests.recv().await.unwrap();
         assert_fields(
@@ -40,7 +40,7 @@ async fn a_request_arrives_byte_for_byte_with_the_origins_host() {
         assert!(request.ends_with("\r\n\r\nhello"));
 
         let empty = Request::post("/").body(Empty::<Bytes>::new()).unwrap();
-        upstream.send(&origin("http://api.test:8080"), empty, &deadlines).await.unwrap();
+        upstream.send_noted(&origin("http://api.test:8080"), empty, &deadlines).await.unwrap();
         let (connection, request) = requests.recv().await.unwrap();
         assert_eq!(connection, 0);
         assert_fields(&request, "POST / HTTP/1.1", &["host: api.test:8080", "content-length: 0"]);
@@ -69,7 +69,7 @@ async fn a_body_of_unknown_length_is_chunked_even_with_get_and_keeps_its_trailer
         feed.send(Ok(Frame::data(Bytes::from("hi")))).unwrap();
         feed.send(Ok(Frame::trailers(trailers))).unwrap();
         let request = Request::get("/").header("trailer", "x-sum").body(body).unwrap();
-        let response = upstream.send(&origin("http://api.test"), request, &deadlines).await.unwrap();
+        let response = upstream.send_noted(&origin("http://api.test"), request, &deadlines).await.unwrap();
         let body = response.into_body().collect().await.unwrap();
         assert_eq!(body.trailers().unwrap()["x-sum"], "2");
         let seen = server.await.unwrap();
@@ -92,7 +92,7 @@ async fn a_connection_is_used_again_once_its_response_was_read() {
         let (upstream, deadlines) = upstream(plain_settings(address));
         let api = origin("http://api.test");
         for (expected, reused) in [("ok", false), ("ok", true), ("", true), ("ok", true)] {
-            let response = upstream.send(&api, get("/"), &deadlines).await.unwrap();
+            let response = upstream.send_noted(&api, get("/"), &deadlines).await.unwrap();
             let seen = exchange(&response);
             assert_eq!((seen.attempts, seen.reused, seen.connected_in.is_some()), (1, reused, !reused));
             assert_eq!(text(response).await.unwrap(), expected);
@@ -110,14 +110,14 @@ async fn a_connection_is_not_used_again_when_its_body_was_dropped_or_cut() {
         let mut requests = serve(listener, &[&[LARGE, OK], &[LARGE], &[OK]]);
         let (upstream, deadlines) = upstream(plain_settings(address));
         let api = origin("http://api.test");
-        drop(upstream.send(&api, get("/dropped"), &deadlines).await.unwrap());
+        drop(upstream.send_noted(&api, get("/dropped"), &deadlines).await.unwrap());
         assert_eq!(requests.recv().await.unwrap().0, 0);
 
-        let response = upstream.send(&api, get("/cut"), &deadlines).await.unwrap();
+        let response = upstream.send_noted(&api, get("/cut"), &deadlines).await.unwrap();
         assert_eq!(requests.recv().await.unwrap().0, 1);
         assert!(matches!(text(response).await, Err(UpstreamError::Body(_))));
 
-        let response = upstream.send(&api, get("/"), &deadlines).await.unwrap();
+        let response = upstream.send_noted(&api, get("/"), &deadlines).await.unwrap();
         assert!(!exchange(&response).reused);
         assert_eq!(requests.recv().await.unwrap().0, 2);
     })
@@ -137,7 +137,7 @@ async fn dropping_a_body_closes_the_connection() {
             stream
         };
         let request = get("/");
-        let (mut stream, response) = tokio::join!(server, upstream.send(&api, request, &deadlines));
+        let (mut stream, response) = tokio::join!(server, upstream.send_noted(&api, request, &deadlines));
         drop(response.unwrap());
         assert!(matches!(stream.read(&mut [0]).await, Ok(0) | Err(_)));
     })
@@ -152,15 +152,15 @@ async fn a_get_on_a_stale_connection_is_sent_once_more_on_a_new_one() {
         let mut requests = serve(listener, &[&[OK, ""], &[OK, ""], &[""]]);
         let (upstream, deadlines) = upstream(plain_settings(address));
         let api = origin("http://api.test");
-        text(upstream.send(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
-        let response = upstream.send(&api, get("/2"), &deadlines).await.unwrap();
+        text(upstream.send_noted(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
+        let response = upstream.send_noted(&api, get("/2"), &deadlines).await.unwrap();
         let seen = exchange(&response);
         assert_eq!((seen.attempts, seen.reused), (2, false));
         text(response).await.unwrap();
 
         // Never a third time: the new connection may not be one that was used before.
         let mut record = Exchange::default();
-        let error = upstream.send_recording(&api, get("/3"), &deadlines, &mut record).await.unwrap_err();
+        let error = upstream.send(&api, get("/3"), &deadlines, &mut record).await.unwrap_err();
         assert!(matches!(error, UpstreamError::Closed(_)), "{error}");
         assert_eq!((record.attempts, record.reused), (2, false));
 
@@ -187,13 +187,13 @@ async fn what_was_begun_and_might_have_had_an_effect_is_never_sent_twice() {
             let mut requests = serve(listener, &[&[OK, ""], &[OK]]);
             let (upstream, deadlines) = upstream(plain_settings(address));
             let api = origin("http://api.test");
-            text(upstream.send(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
+            text(upstream.send_noted(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
             let mut record = Exchange::default();
-            let error = upstream.send_recording(&api, request(), &deadlines, &mut record).await.unwrap_err();
+            let error = upstream.send(&api, request(), &deadlines, &mut record).await.unwrap_err();
             assert!(matches!(error, UpstreamError::Closed(_)), "{error}");
             assert_eq!((record.attempts, record.reused), (1, true));
             // The next one is the first on the second connection: nothing was sent there before.
-            text(upstream.send(&api, get("/3"), &deadlines).await.unwrap()).await.unwrap();
+            text(upstream.send_noted(&api, get("/3"), &deadlines).await.unwrap()).await.unwrap();
             let mut seen = Vec::new();
             for _ in 0..3 {
                 let (connection, request) = requests.recv().await.unwrap();
@@ -212,8 +212,8 @@ async fn an_answer_that_began_is_not_asked_for_again() {
         let mut requests = serve(listener, &[&[OK, "HTTP/1.1 200 OK\r\n"], &[OK]]);
         let (upstream, deadlines) = upstream(plain_settings(address));
         let api = origin("http://api.test");
-        text(upstream.send(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
-        let error = upstream.send(&api, get("/2"), &deadlines).await.unwrap_err();
+        text(upstream.send_noted(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
+        let error = upstream.send_noted(&api, get("/2"), &deadlines).await.unwrap_err();
         assert!(matches!(error, UpstreamError::Closed(_)), "{error}");
         requests.recv().await.unwrap();
         requests.recv().await.unwrap();
@@ -230,7 +230,7 @@ async fn a_fresh_connection_gets_no_second_try() {
         let (upstream, deadlines) = upstream(plain_settings(address));
         let mut record = Exchange::default();
         let api = origin("http://api.test");
-        let error = upstream.send_recording(&api, get("/"), &deadlines, &mut record).await.unwrap_err();
+        let error = upstream.send(&api, get("/"), &deadlines, &mut record).await.unwrap_err();
         assert!(matches!(error, UpstreamError::Closed(_)), "{error}");
         assert_eq!((record.attempts, record.reused), (1, false));
         requests.recv().await.unwrap();
@@ -246,9 +246,9 @@ async fn a_post_on_a_connection_closed_while_idle_arrives_once() {
         let mut requests = serve(listener, &[&[OK], &[OK]]);
         let (upstream, deadlines) = upstream(plain_settings(address));
         let api = origin("http://api.test");
-        text(upstream.send(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
+        text(upstream.send_noted(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
         until_empty(&upstream).await;
-        let response = upstream.send(&api, post("/2", "body"), &deadlines).await.unwrap();
+        let response = upstream.send_noted(&api, post("/2", "body"), &deadlines).await.unwrap();
         assert_eq!(exchange(&response).attempts, 1);
         text(response).await.unwrap();
         assert_eq!(requests.recv().await.unwrap().0, 0);
@@ -273,7 +273,7 @@ async fn an_unsent_post_is_handed_back_and_sent_on_a_new_connection() {
             second.write_all(OK.as_bytes()).await.unwrap();
             (first, request)
         });
-        text(upstream.send(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
+        text(upstream.send_noted(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
         // Queue a request by hand on a connection whose driver has ended.
         let destination = upstream.pool.destination(&api, &upstream.settings).unwrap();
         let leased = destination.lease(upstream.dial_deadlines(&deadlines), Kept::Any).await.unwrap();
@@ -346,7 +346,7 @@ async fn answered(answer: &str) -> Result<Response<UpstreamBody>, UpstreamError>
     };
     let api = origin("http://api.test");
     let request = get("/");
-    tokio::join!(server, upstream.send(&api, request, &deadlines)).1
+    tokio::join!(server, upstream.send_noted(&api, request, &deadlines)).1
 }
 
 #[tokio::test]
@@ -355,7 +355,7 @@ async fn methods_that_are_never_sent_are_refused_before_dialling() {
         let (upstream, deadlines) = upstream(plain_settings("127.0.0.1:1".parse().unwrap()));
         for method in ["TRACE", "CONNECT"] {
             let request = Request::builder().method(method).uri("/").body(Empty::<Bytes>::new()).unwrap();
-            let error = upstream.send(&origin("http://api.test"), request, &deadlines).await.unwrap_err();
+            let error = upstream.send_noted(&origin("http://api.test"), request, &deadlines).await.unwrap_err();
             assert!(matches!(error, UpstreamError::Unsendable(_)), "{error}");
         }
     })
@@ -405,7 +405,7 @@ async fn an_upgrade_that_is_declined_is_a_response_like_any_other() {
         let mut record = Exchange::default();
         let response = upstream.send_upgrade(&api, get("/"), &deadlines, &mut record).await.unwrap();
         assert_eq!(text(response).await.unwrap(), "no");
-        text(upstream.send(&api, get("/"), &deadlines).await.unwrap()).await.unwrap();
+        text(upstream.send_noted(&api, get("/"), &deadlines).await.unwrap()).await.unwrap();
         requests.recv().await.unwrap();
         assert_eq!(requests.recv().await.unwrap().0, 1, "the connection was kept");
     })
@@ -431,7 +431,7 @@ async fn an_early_answer_is_given_while_the_upload_goes_on() {
             String::from_utf8(rest).unwrap()
         });
         let request = Request::post("/").body(body).unwrap();
-        let response = upstream.send(&api, request, &deadlines).await.unwrap();
+        let response = upstream.send_noted(&api, request, &deadlines).await.unwrap();
         assert_eq!(text(response).await.unwrap(), "ok");
         feed.send(Ok(Frame::data(Bytes::from("hi")))).unwrap();
         drop(feed);
@@ -440,7 +440,7 @@ async fn an_early_answer_is_given_while_the_upload_goes_on() {
         while !destination.has_idle_for_test() {
             tokio::task::yield_now().await;
         }
-        let response = upstream.send(&api, get("/"), &deadlines).await.unwrap();
+        let response = upstream.send_noted(&api, get("/"), &deadlines).await.unwrap();
         assert!(exchange(&response).reused);
         assert_eq!(server.await.unwrap(), "2\r\nhi\r\n0\r\n\r\n");
     })

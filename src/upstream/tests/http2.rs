@@ -89,7 +89,8 @@ async fn a_cold_burst_shares_one_connection() {
         for _ in 0..20 {
             let upstream = Rc::clone(&upstream);
             waiting.push(tokio::task::spawn_local(async move {
-                let response = upstream.send(&origin("https://api.test"), get("/p?q=%7e"), &deadlines).await.unwrap();
+                let response =
+                    upstream.send_noted(&origin("https://api.test"), get("/p?q=%7e"), &deadlines).await.unwrap();
                 let seen = exchange(&response);
                 assert_eq!(seen.attempts, 1);
                 assert_eq!(text(response).await.unwrap(), "ok");
@@ -123,7 +124,9 @@ async fn a_full_connection_gets_a_second_one_beside_it() {
         for _ in 0..5 {
             let upstream = Rc::clone(&upstream);
             waiting.push(tokio::task::spawn_local(async move {
-                text(upstream.send(&origin("https://api.test"), get("/"), &deadlines).await.unwrap()).await.unwrap()
+                text(upstream.send_noted(&origin("https://api.test"), get("/"), &deadlines).await.unwrap())
+                    .await
+                    .unwrap()
             }));
         }
         // All five are there at once although no stream was answered.
@@ -162,7 +165,7 @@ async fn fields_of_a_connection_stay_out_and_te_trailers_passes() {
             stream.send_trailers(trailers).unwrap();
             request
         };
-        let (response, request) = tokio::join!(upstream.send(&api, request, &deadlines), serve);
+        let (response, request) = tokio::join!(upstream.send_noted(&api, request, &deadlines), serve);
         let mut names: Vec<&str> = request.headers().keys().map(http::HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-length", "te", "x"]);
@@ -180,7 +183,7 @@ async fn warm(server: &mut Server, upstream: &Upstream, deadlines: &Deadlines) {
         let (_, (_, respond)) = server.streams.recv().await.unwrap();
         answer(respond, "ok");
     };
-    let (response, ()) = tokio::join!(upstream.send(&api, get("/warm"), deadlines), serve);
+    let (response, ()) = tokio::join!(upstream.send_noted(&api, get("/warm"), deadlines), serve);
     text(response.unwrap()).await.unwrap();
 }
 
@@ -203,7 +206,7 @@ async fn a_refused_stream_is_opened_again_elsewhere_and_a_reset_one_is_not() {
                 }
             };
             let request = Request::post("/").body(Empty::<Bytes>::new()).unwrap();
-            let (outcome, ()) = tokio::join!(upstream.send_recording(&api, request, &deadlines, &mut record), serve);
+            let (outcome, ()) = tokio::join!(upstream.send(&api, request, &deadlines, &mut record), serve);
             assert_eq!(record.attempts, if again { 2 } else { 1 });
             match outcome {
                 Ok(response) => assert!(again && text(response).await.unwrap() == "ok"),
@@ -226,8 +229,7 @@ async fn a_body_that_was_begun_is_not_sent_again_even_if_the_stream_was_refused(
             request.body_mut().data().await.unwrap().unwrap();
             respond.send_reset(Reason::REFUSED_STREAM);
         };
-        let (outcome, ()) =
-            tokio::join!(upstream.send_recording(&api, post("/", "body"), &deadlines, &mut record), serve);
+        let (outcome, ()) = tokio::join!(upstream.send(&api, post("/", "body"), &deadlines, &mut record), serve);
         assert!(matches!(outcome, Err(UpstreamError::Closed(_))), "{outcome:?}");
         assert_eq!(record.attempts, 1);
     })
@@ -242,7 +244,7 @@ async fn after_goaway_open_streams_finish_and_new_ones_go_elsewhere() {
         let upstream = Rc::new(upstream);
         let sender = Rc::clone(&upstream);
         let open = tokio::task::spawn_local(async move {
-            text(sender.send(&origin("https://api.test"), get("/open"), &deadlines).await.unwrap()).await.unwrap()
+            text(sender.send_noted(&origin("https://api.test"), get("/open"), &deadlines).await.unwrap()).await.unwrap()
         });
         let (connection, (_, respond)) = server.streams.recv().await.unwrap();
         assert_eq!(connection, 0);
@@ -255,7 +257,7 @@ async fn after_goaway_open_streams_finish_and_new_ones_go_elsewhere() {
                 answer(respond, "ok");
                 connection
             };
-            let (response, connection) = tokio::join!(upstream.send(&api, get("/"), &deadlines), serve);
+            let (response, connection) = tokio::join!(upstream.send_noted(&api, get("/"), &deadlines), serve);
             assert_eq!(text(response.unwrap()).await.unwrap(), "ok");
             if connection == 1 {
                 break;
@@ -278,7 +280,7 @@ async fn a_dropped_body_resets_its_stream_and_leaves_the_others_alone() {
             stream.send_data(Bytes::from("half"), false).unwrap();
             stream
         };
-        let (response, mut stream) = tokio::join!(upstream.send(&api, get("/"), &deadlines), serve);
+        let (response, mut stream) = tokio::join!(upstream.send_noted(&api, get("/"), &deadlines), serve);
         drop(response.unwrap());
         let reason = std::future::poll_fn(|cx| stream.poll_reset(cx)).await.unwrap();
         assert_eq!(reason, Reason::CANCEL);
@@ -296,7 +298,7 @@ async fn a_cancelled_upload_resets_its_stream() {
         let (feed, body) = fed_body();
         feed.send(Ok(Frame::data(Bytes::from("x")))).unwrap();
         let request = Request::post("/").body(body).unwrap();
-        let mut sending = Box::pin(upstream.send(&api, request, &deadlines));
+        let mut sending = Box::pin(upstream.send_noted(&api, request, &deadlines));
         let (_, (mut request, respond)) = tokio::select! {
             outcome = &mut sending => panic!("{outcome:?}"),
             stream = server.streams.recv() => stream.unwrap(),
@@ -317,7 +319,7 @@ async fn a_connection_that_fell_silent_gets_no_more_streams() {
         warm(&mut server, &upstream, &deadlines).await;
         let api = origin("https://api.test");
         let impatient = Deadlines { response: SHORT, ..deadlines };
-        let error = upstream.send(&api, get("/"), &impatient).await.unwrap_err();
+        let error = upstream.send_noted(&api, get("/"), &impatient).await.unwrap_err();
         assert!(matches!(error, UpstreamError::ResponseTimeout), "{error}");
         let _unanswered = server.streams.recv().await.unwrap();
         warm(&mut server, &upstream, &deadlines).await;
@@ -350,7 +352,7 @@ async fn a_peer_that_takes_no_more_of_an_upload_loses_its_connection() {
         let impatient = Deadlines { idle: SHORT, ..deadlines };
         // The server reads nothing of the body, so its window is used up at 64 KiB.
         let request = Request::post("/").body(Full::from(vec![b'x'; 1 << 20])).unwrap();
-        let (outcome, stream) = tokio::join!(upstream.send(&api, request, &impatient), server.streams.recv());
+        let (outcome, stream) = tokio::join!(upstream.send_noted(&api, request, &impatient), server.streams.recv());
         assert!(matches!(outcome, Err(UpstreamError::IdleTimeout)), "{outcome:?}");
         let (_, (mut request, _respond)) = stream.unwrap();
         until_empty(&upstream).await;
@@ -374,7 +376,9 @@ async fn streams_are_shared_only_once_the_peer_has_said_how_many_it_takes() {
         let send = || {
             let upstream = Rc::clone(&upstream);
             tokio::task::spawn_local(async move {
-                text(upstream.send(&origin("https://api.test"), get("/"), &deadlines).await.unwrap()).await.unwrap()
+                text(upstream.send_noted(&origin("https://api.test"), get("/"), &deadlines).await.unwrap())
+                    .await
+                    .unwrap()
             })
         };
         // The handshake is done and the first request is on its way, but there are no SETTINGS yet.
@@ -414,7 +418,7 @@ async fn a_body_that_stops_on_a_silent_connection_takes_it_out_of_use() {
             let (_, (_, mut respond)) = server.streams.recv().await.unwrap();
             respond.send_response(Response::new(()), false).unwrap()
         };
-        let (response, _stream) = tokio::join!(upstream.send(&api, get("/"), &impatient), serve);
+        let (response, _stream) = tokio::join!(upstream.send_noted(&api, get("/"), &impatient), serve);
         let error = text(response.unwrap()).await.unwrap_err();
         assert!(matches!(error, UpstreamError::IdleTimeout), "{error}");
         warm(&mut server, &upstream, &deadlines).await;
@@ -438,7 +442,7 @@ async fn a_stuck_upload_does_not_keep_a_connection_that_nobody_uses() {
             let (_, (request, mut respond)) = server.streams.recv().await.unwrap();
             (request, respond.send_response(Response::new(()), false).unwrap())
         };
-        let (response, (mut request, _stream)) = tokio::join!(upstream.send(&api, request, &deadlines), serve);
+        let (response, (mut request, _stream)) = tokio::join!(upstream.send_noted(&api, request, &deadlines), serve);
         drop(response.unwrap());
         drop(upstream);
         let end = async { while let Some(Ok(_)) = request.body_mut().data().await {} };

@@ -58,7 +58,7 @@ async fn a_wrong_name_or_an_unknown_issuer_is_a_certificate_error() {
             let target = if target.contains("127") { format!("{target}:{}", address.port()) } else { target };
             let api = origin(&target);
             let server = async { tls.accept(hold(&listener).await).await.is_err() };
-            let (outcome, refused) = tokio::join!(upstream.send(&api, get("/"), &deadlines), server);
+            let (outcome, refused) = tokio::join!(upstream.send_noted(&api, get("/"), &deadlines), server);
             let error = outcome.unwrap_err();
             assert!(matches!(error, UpstreamError::Tls(HandshakeError::Certificate(_))), "{target}: {error}");
             assert!(refused);
@@ -74,7 +74,7 @@ async fn an_upstream_without_tls_is_a_protocol_error() {
         let (upstream, deadlines) = upstream(plain_settings(address));
         let server = async { hold(&listener).await.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap() };
         let api = origin("https://api.test");
-        let (outcome, ()) = tokio::join!(upstream.send(&api, get("/"), &deadlines), server);
+        let (outcome, ()) = tokio::join!(upstream.send_noted(&api, get("/"), &deadlines), server);
         assert!(matches!(outcome, Err(UpstreamError::Tls(HandshakeError::Protocol(_)))), "{outcome:?}");
     })
     .await;
@@ -112,7 +112,7 @@ async fn two_names_at_one_address_share_nothing() {
         let mut requests = serve(listener, &[&[OK, OK], &[OK, OK]]);
         let (upstream, deadlines) = upstream(plain_settings(address));
         for (name, connection) in [("api.test", 0), ("b.test", 1), ("api.test", 0), ("b.test", 1)] {
-            let response = upstream.send(&origin(&format!("http://{name}")), get("/"), &deadlines).await.unwrap();
+            let response = upstream.send_noted(&origin(&format!("http://{name}")), get("/"), &deadlines).await.unwrap();
             text(response).await.unwrap();
             let (used, request) = requests.recv().await.unwrap();
             assert_eq!(used, connection);
