@@ -109,6 +109,29 @@ async fn lk_07_environ_and_command_line_hold_no_key() {
     server.finish(&[&token]).await;
 }
 
+/// LK-07: a master key in a variable stays readable there, so it is warned about.
+#[tokio::test]
+async fn lk_07_a_master_key_in_a_variable_is_warned_about() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let first = Sidekey::with(|config| {
+        config.to(&sink).bearer("stripe", token.text());
+    })
+    .await;
+    // A key in the form that the product itself writes.
+    let key = std::fs::read_to_string(first.folder().join("master.key")).expect("a master key");
+    first.finish(&[&token]).await;
+    let server = Sidekey::with(|config| {
+        config.to(&sink).bearer("stripe", token.text()).env("SOME_KEY", key.trim());
+        config.set("vault.master_key", crate::harness::config::table(&[("env", "SOME_KEY".into())]));
+    })
+    .await;
+    assert_eq!(get(server.proxy(), "/", &[("Sidekey-Connection", "stripe")]).await.status, 200);
+    let warning = server.process().stderr_line("a warning", |line| line.contains("/proc")).await;
+    assert!(warning.contains("WARN") && !warning.contains(key.trim()), "{warning}");
+    assert!(!server.folder().join("master.key").exists(), "no key is made beside the one that was given");
+    server.finish(&[&token]).await;
+}
+
 /// LK-15: what other TLS programs do when asked to, Sidekey does not.
 #[tokio::test]
 async fn lk_15_tls_secrets_are_never_written() {
