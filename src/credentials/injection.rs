@@ -12,9 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use crate::directory::route::Route;
-use crate::model::auth::{AuthMethod, Place, SlotValue};
+use crate::model::auth::{Place, SlotValue};
 use crate::model::credential::{Credential, Piece, pieces};
-use crate::model::integration::{Integration, Values};
 use crate::model::name::{FieldName, SecretKey};
 use crate::model::template::{RESERVED, Template};
 
@@ -102,36 +101,9 @@ fn reveal(secret: &SecretString) -> &str {
 impl Injection {
     /// Renders a credential for a route. All or nothing.
     pub fn render(route: &Route, credential: &Credential, secrets: &Secrets) -> Result<Self, RenderError> {
-        let form = Form { integration: &route.integration, auth: route.auth(), values: &route.connection.values };
-        Self::fill(form, credential.fields(), secrets)
-    }
-
-    /// Whether what somebody enters for a credential can stand in the places it goes to, so that a person hears of it
-    /// at once and not at the first request. What a secret will hold is not known before it is looked up: fields that
-    /// refer to one are left to the first request.
-    pub fn check(
-        integration: &Integration,
-        auth: &AuthMethod,
-        values: &Values,
-        entered: &BTreeMap<FieldName, SecretString>,
-    ) -> Result<(), RenderError> {
-        for (name, value) in entered {
-            let pieces = pieces(reveal(value)).map_err(|_| RenderError::Reference(name.clone()))?;
-            if pieces.iter().any(|piece| matches!(piece, Piece::Secret(_))) {
-                return Ok(());
-            }
-        }
-        Self::fill(Form { integration, auth, values }, entered, &Secrets::default()).map(drop)
-    }
-
-    fn fill(
-        form: Form<'_>,
-        entered: &BTreeMap<FieldName, SecretString>,
-        secrets: &Secrets,
-    ) -> Result<Self, RenderError> {
-        let fields = Fields::new(form, entered, secrets)?;
+        let fields = Fields::new(route, credential, secrets)?;
         let mut injection = Injection::default();
-        for slot in &form.auth.slots {
+        for slot in &route.auth().slots {
             let value = fields.fill(&slot.value)?;
             injection.add(&slot.place, value)?;
         }
@@ -222,30 +194,18 @@ fn is_cookie_octet(b: u8) -> bool {
     matches!(b, 0x21 | 0x23..=0x2b | 0x2d..=0x3a | 0x3c..=0x5b | 0x5d..=0x7e)
 }
 
-/// What asks for a credential: an integration, one of its auth methods, and a connection's public values.
-#[derive(Clone, Copy)]
-struct Form<'a> {
-    integration: &'a Integration,
-    auth: &'a AuthMethod,
-    values: &'a Values,
-}
-
 /// The values that templates may ask for.
 struct Fields<'a> {
-    form: Form<'a>,
+    route: &'a Route,
     values: BTreeMap<&'a FieldName, Zeroizing<String>>,
     secret: BTreeSet<&'a FieldName>,
 }
 
 impl<'a> Fields<'a> {
-    fn new(
-        form: Form<'a>,
-        entered: &BTreeMap<FieldName, SecretString>,
-        secrets: &Secrets,
-    ) -> Result<Self, RenderError> {
-        let mut fields = Fields { form, values: BTreeMap::new(), secret: BTreeSet::new() };
-        for field in form.auth.credential_fields(&form.integration.fields) {
-            if let Some(value) = entered.get(&field.name) {
+    fn new(route: &'a Route, credential: &Credential, secrets: &Secrets) -> Result<Self, RenderError> {
+        let mut fields = Fields { route, values: BTreeMap::new(), secret: BTreeSet::new() };
+        for field in route.auth().credential_fields(&route.integration.fields) {
+            if let Some(value) = credential.fields().get(&field.name) {
                 let value = resolve(&field.name, reveal(value), secrets)?;
                 fields.values.insert(&field.name, value);
             } else if let Some(default) = &field.default {
@@ -259,8 +219,7 @@ impl<'a> Fields<'a> {
     }
 
     fn value(&self, name: &FieldName) -> Option<&str> {
-        let entered = self.values.get(name).map(|value| value.as_str());
-        entered.or_else(|| self.form.integration.value(self.form.values, name))
+        self.values.get(name).map(|value| value.as_str()).or_else(|| self.route.value(name))
     }
 
     fn template(&self, template: &Template) -> Result<Zeroizing<String>, RenderError> {
@@ -294,7 +253,7 @@ impl<'a> Fields<'a> {
             spellings.insert(STANDARD_NO_PAD.encode(value));
             spellings.insert(URL_SAFE_NO_PAD.encode(value));
         }
-        let basic = self.form.auth.slots.iter().filter(|slot| matches!(slot.value, SlotValue::Basic { .. }));
+        let basic = self.route.auth().slots.iter().filter(|slot| matches!(slot.value, SlotValue::Basic { .. }));
         for value in basic.filter_map(|slot| self.fill(&slot.value).ok()) {
             let pair = value.trim_start_matches("Basic ").trim_end_matches('=');
             spellings.insert(pair.replace('+', "-").replace('/', "_"));

@@ -144,7 +144,9 @@ fn remove_nominated(headers: &mut HeaderMap) -> Nominated {
 }
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+    // One by one: a token that is no text must not hide the others.
+    let tokens = value.as_bytes().split(|byte| *byte == b',');
+    tokens.filter_map(|token| std::str::from_utf8(token).ok()).map(str::trim).filter(|token| !token.is_empty())
 }
 
 /// Takes everything out of an upstream's answer that belongs to its hop or is Sidekey's to say, and every injected

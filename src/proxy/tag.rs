@@ -180,8 +180,15 @@ fn bearer_key(value: &[u8]) -> Option<&[u8]> {
     strip_scheme(value, b"bearer").and_then(bare_key)
 }
 
-/// Removes the lines of a header that hold a key, and gives the keys; other lines stay.
+/// Removes the lines of a header that hold a key, and gives the keys; other lines stay. A name with `_` for `-` is the
+/// same to many servers, so a key must not pass under it either.
 fn take_lines(headers: &mut HeaderMap, name: &HeaderName, key: fn(&[u8]) -> Option<&[u8]>) -> Vec<Vec<u8>> {
+    let misspelt = |other: &&HeaderName| other.as_str().contains('_') && header::is_same(other, name);
+    let misspelt: Vec<HeaderName> = headers.keys().filter(misspelt).cloned().collect();
+    std::iter::once(name).chain(&misspelt).flat_map(|name| take_named(headers, name, key)).collect()
+}
+
+fn take_named(headers: &mut HeaderMap, name: &HeaderName, key: fn(&[u8]) -> Option<&[u8]>) -> Vec<Vec<u8>> {
     let keys: Vec<Vec<u8>> =
         headers.get_all(name).iter().filter_map(|v| key(v.as_bytes()).map(<[u8]>::to_vec)).collect();
     if !keys.is_empty() {

@@ -162,12 +162,22 @@ fn webpki_verifier(
 
 fn handshake_error(error: io::Error) -> HandshakeError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidCertificate(reason)) => HandshakeError::Certificate(reason.to_string()),
+        Some(rustls::Error::InvalidCertificate(reason)) => HandshakeError::Certificate(objection(reason)),
         Some(other) => HandshakeError::Protocol(other.to_string()),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             HandshakeError::Protocol("the peer closed the connection".into())
         }
         None => HandshakeError::Protocol(error.to_string()),
+    }
+}
+
+/// What is wrong with a certificate. Never when it was looked at: that would make each answer another one.
+fn objection(reason: &CertificateError) -> String {
+    match reason {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
+        CertificateError::UnknownIssuer => "its issuer is not trusted (upstream.ca_files adds one)".to_owned(),
+        other => other.to_string(),
     }
 }
 

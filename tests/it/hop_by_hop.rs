@@ -82,6 +82,7 @@ async fn hbh_06_a_nomination_on_a_later_line_counts() {
         vec!["Connection:", "Connection: X-Foo", "X-Foo: 1"],
         vec!["X-Foo: 1", "Connection: close", "Connection: x-fOO"],
         vec!["Connection: keep-alive,\tX-Foo \t,close", "X-Foo: 1", "X-Foo: 2"],
+        vec!["Connection: \u{e9}, X-Foo", "X-Foo: 1"],
     ] {
         let seen = sent(&server, &sink, "stripe", &lines, "").await;
         assert_eq!((seen.header("connection"), seen.all("x-foo").len()), (None, 0), "{lines:?}");

@@ -109,6 +109,29 @@ async fn lk_07_environ_and_command_line_hold_no_key() {
     server.finish(&[&token]).await;
 }
 
+/// LK-07: a master key in a variable stays readable there, so it is warned about.
+#[tokio::test]
+async fn lk_07_a_master_key_in_a_variable_is_warned_about() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let first = Sidekey::with(|config| {
+        config.to(&sink).bearer("stripe", token.text());
+    })
+    .await;
+    // A key in the form that the product itself writes.
+    let key = std::fs::read_to_string(first.folder().join("master.key")).expect("a master key");
+    first.finish(&[&token]).await;
+    let server = Sidekey::with(|config| {
+        config.to(&sink).bearer("stripe", token.text()).env("SOME_KEY", key.trim());
+        config.set("vault.master_key", crate::harness::config::table(&[("env", "SOME_KEY".into())]));
+    })
+    .await;
+    assert_eq!(get(server.proxy(), "/", &[("Sidekey-Connection", "stripe")]).await.status, 200);
+    let warning = server.process().stderr_line("a warning", |line| line.contains("/proc")).await;
+    assert!(warning.contains("WARN") && !warning.contains(key.trim()), "{warning}");
+    assert!(!server.folder().join("master.key").exists(), "no key is made beside the one that was given");
+    server.finish(&[&token]).await;
+}
+
 /// LK-15: what other TLS programs do when asked to, Sidekey does not.
 #[tokio::test]
 async fn lk_15_tls_secrets_are_never_written() {
@@ -169,10 +192,14 @@ async fn hi_14_nobody_forges_lines_of_the_log() {
             assert!([200, 400, 404].contains(&status), "{status} for {}", &line[..20.min(line.len())]);
         }
         let mut raw = Raw::connect(server.proxy()).await;
+        let method = "M".repeat(20_000);
+        raw.send(format!("{method} / HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: stripe\r\n\r\n")).await;
+        assert_eq!(raw.response().await.status, 200);
+        let mut raw = Raw::connect(server.proxy()).await;
         let login = STANDARD.encode("stripe\n{\"level\":\"ERROR\"}\x1b[2J:");
         raw.send(format!("GET http://api.example.test/ HTTP/1.1\r\nHost: api.example.test\r\nProxy-Authorization: Basic {login}\r\n\r\n")).await;
         assert_eq!(raw.response().await.status, 400);
-        server.access_lines(10).await;
+        server.access_lines(11).await;
         for line in server.process().stderr().lines() {
             let parsed = serde_json::from_str::<serde_json::Value>(line);
             assert!(parsed.is_ok_and(|json| json["level"].is_string()), "no JSON: {line}");
@@ -181,7 +208,7 @@ async fn hi_14_nobody_forges_lines_of_the_log() {
             let unescaped = ['\u{2028}', '\u{2029}', '\u{85}', '\u{1b}'];
             assert!(!line.contains(unescaped), "{line}");
         }
-        for access in server.access_lines(10).await {
+        for access in server.access_lines(11).await {
             let text = access.to_string();
             assert!(!text.contains("secret-query") && !text.contains("evil") && !text.contains("ppp"), "{text}");
         }

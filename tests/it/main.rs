@@ -42,5 +42,6 @@ mod secrets;
 mod streaming;
 mod tagging;
 mod targets;
+mod untagged;
 mod upstream;
 mod websocket;

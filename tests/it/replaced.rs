@@ -203,6 +203,7 @@ async fn co_05_a_callers_own_key_never_reaches_the_upstream() {
     for (name, value) in [
         ("Sidekey-Key", own),
         ("X-API-Key", own),
+        ("x_api_key", own),
         ("Authorization", &*bearer),
         ("authorization", &*format!("bEaReR   {own}")),
     ] {
