@@ -17,7 +17,7 @@ use super::Format;
 use super::metrics::Metrics;
 
 /// A buffer this full is handed over at once.
-const FULL: usize = 16 * 1024;
+const FULL: usize = 64 * 1024;
 /// How many buffers may wait for the writer.
 const WAITING: usize = 256;
 /// A text longer than this is cut, so that no caller can write more than a few KiB into one line.

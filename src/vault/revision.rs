@@ -39,6 +39,9 @@ type Cells = HashMap<Subject, Weak<AtomicU64>>;
 pub struct Revisions {
     shards: [Mutex<Cells>; SHARDS],
     hasher: RandomState,
+    /// Moves with every change, after the cell of what changed: while it stands still, so do all cells, and whoever has
+    /// looked at its cells need not look again.
+    epoch: Arc<AtomicU64>,
 }
 
 impl Revisions {
@@ -66,25 +69,49 @@ impl Revisions {
         let cells = self.shard(subject).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cell) = cells.get(subject).and_then(Weak::upgrade) {
             cell.fetch_add(1, Ordering::Release);
+            self.epoch.fetch_add(1, Ordering::Release);
         }
     }
 }
 
 /// The revisions that something was read at.
-#[derive(Clone, Debug, Default)]
-pub struct Stamp(Vec<(Arc<AtomicU64>, u64)>);
+#[derive(Debug, Default)]
+pub struct Stamp {
+    cells: Vec<(Arc<AtomicU64>, u64)>,
+    epoch: Option<Arc<AtomicU64>>,
+    /// The epoch at which the cells were last seen to be as stamped, plus one; 0 before they were looked at.
+    looked: AtomicU64,
+}
+
+impl Clone for Stamp {
+    fn clone(&self) -> Self {
+        Stamp { cells: self.cells.clone(), epoch: self.epoch.clone(), looked: AtomicU64::new(0) }
+    }
+}
 
 impl Stamp {
     /// Adds an object that is about to be read.
     pub fn take(&mut self, revisions: &Revisions, subject: Subject) {
         let cell = revisions.cell(subject);
         let revision = cell.load(Ordering::Acquire);
-        self.0.push((cell, revision));
+        self.cells.push((cell, revision));
+        self.epoch.get_or_insert_with(|| Arc::clone(&revisions.epoch));
+        self.looked = AtomicU64::new(0);
     }
 
     /// Whether nothing that was read has changed since.
     pub fn is_current(&self) -> bool {
-        self.0.iter().all(|(cell, revision)| cell.load(Ordering::Acquire) == *revision)
+        let Some(epoch) = &self.epoch else { return true };
+        // The epoch is read before the cells: a change in between moves it on, and the cells are looked at again.
+        let now = epoch.load(Ordering::Acquire).wrapping_add(1);
+        if self.looked.load(Ordering::Relaxed) == now {
+            return true;
+        }
+        let current = self.cells.iter().all(|(cell, revision)| cell.load(Ordering::Acquire) == *revision);
+        if current {
+            self.looked.store(now, Ordering::Relaxed);
+        }
+        current
     }
 }
 

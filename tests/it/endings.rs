@@ -5,7 +5,7 @@
 use crate::api::{self, API, head};
 use crate::harness::client::h2::H2;
 use crate::harness::sink::{End, Framing, Gate, HOST, Step};
-use crate::harness::{Raw, Script, Sidekey, Sink, get, problem};
+use crate::harness::{Raw, Script, Sidekey, Sink, get, problem, soon};
 
 /// The ways in which an upstream's body may be cut: how it was framed, and what is done to it. A body that ends with
 /// its connection is only whole in TLS if the upstream said so (H1-55).
@@ -182,6 +182,31 @@ async fn a_half_closed_client_is_answered() {
     assert_eq!(sink.next_request().await.text(), "all of it");
     gate.open();
     assert_eq!(raw.response().await.text(), "late");
+    server.finish(&[]).await;
+}
+
+/// OV-06 and OV-07 together: FIN alone does not tell a client that is gone from one that has said all. One that waits is
+/// asked by an interim response; whoever is gone cannot take it, and the upstream's connection ends.
+#[tokio::test]
+async fn a_client_that_left_by_fin_while_it_waits_is_noticed_and_one_that_listens_is_answered() {
+    let sink = Sink::https().await;
+    let server = api::before(&sink).await;
+    sink.next(Script::stall());
+    let mut gone = Raw::connect(server.proxy()).await;
+    gone.request("GET", "/", &[API], "").await;
+    let left = sink.next_head().await;
+    drop(gone);
+    soon("the upstream's connection to end", sink.closed(left.connection)).await;
+
+    let gate = Gate::shut();
+    sink.next(Script::new().then(Step::ReadBody).gate(&gate).answer(200, &[], "late"));
+    let mut listens = Raw::connect(server.proxy()).await;
+    listens.request("GET", "/", &[API], "").await;
+    listens.finish().await;
+    sink.next_request().await;
+    assert_eq!(listens.interim().await, 100, "it was asked");
+    gate.open();
+    assert_eq!(listens.response().await.text(), "late");
     server.finish(&[]).await;
 }
 
