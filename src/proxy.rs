@@ -103,13 +103,22 @@ impl Proxy {
         let version = request.version();
         let is_absolute = version != Version::HTTP_2 && request.uri().scheme().is_some();
         let asked = if is_absolute { Asked::AsProxy } else { Asked::Directly };
-        // On the heap: hyper moves the future of a request about, and this one is large.
-        let relayed = caught(Box::pin(self.relay(gate, request, &mut record))).await;
+        let relayed = caught(self.boxed_relay(gate, request, &mut record)).await;
         let outcome = relayed.unwrap_or(Err(ProxyError::Internal));
         match outcome {
             Ok(relayed) => self.answer(relayed, record),
             Err(error) => refuse(&error, asked, version, record),
         }
+    }
+
+    /// [`relay`](Self::relay) on the heap: hyper moves the future of a request about, and this one is large.
+    fn boxed_relay<'a>(
+        &'a self,
+        gate: &'a Gate,
+        request: Request<Incoming>,
+        record: &'a mut Record,
+    ) -> Pin<Box<impl Future<Output = Result<Relayed, ProxyError>> + 'a>> {
+        Box::pin(self.relay(gate, request, record))
     }
 
     async fn relay(&self, gate: &Gate, request: Request<Incoming>, record: &mut Record) -> Result<Relayed, ProxyError> {

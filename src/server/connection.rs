@@ -17,9 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::metrics::Metrics;
 
-/// The largest head that is read, and what hyper buffers for it.
+/// The largest head that is read, and what hyper buffers for it. It takes 100 fields at most, by itself.
 const LARGEST_HEAD: usize = 64 * 1024;
-const MOST_HEADERS: usize = 100;
 const MOST_STREAMS: u32 = 100;
 
 /// Runs hyper's tasks on this thread.
@@ -49,7 +48,6 @@ impl Protocol {
             .timer(TokioTimer::new())
             .header_read_timeout(head_timeout)
             .max_buf_size(LARGEST_HEAD)
-            .max_headers(MOST_HEADERS)
             .half_close(true);
         builder
             .http2()
