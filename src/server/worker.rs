@@ -171,7 +171,8 @@ async fn accept(
     match listener {
         Listener::Tcp(listener) => {
             let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
+            // Fails where the client has hung up already; the first read says so, and accepting goes on.
+            let _hung_up = stream.set_nodelay(true);
             let stream = ClientStream::new(stream, signs.clone());
             let Some(place) = place(&worker).await else { return Ok(()) };
             connections.spawn_local(serve(worker, stream, signs, gate, tls, place));

@@ -36,8 +36,9 @@ pub(super) async fn dial(
         return Err(UpstreamError::AddressProhibited);
     }
     let stream = connect_one_of(&permitted, deadlines.connect_by).await?;
-    // Heads and small bodies go out in writes of their own; waiting to merge them would cost a round trip.
-    stream.set_nodelay(true).map_err(|error| UpstreamError::Refused(error.to_string()))?;
+    // Heads and small bodies go out in writes of their own; waiting to merge them would cost a round trip. Where this
+    // fails the peer has hung up already, and what is tried next tells how.
+    let _hung_up = stream.set_nodelay(true);
     match origin.scheme {
         Scheme::Http => Ok((Wire::Plain(stream), Negotiated::Http1)),
         Scheme::Https => handshake(settings, origin, offer, stream, deadlines.tls).await,
