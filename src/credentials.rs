@@ -31,6 +31,7 @@ pub struct Owner {
 /// A loaded injection, or why there is none; both hold until something it was read from changes.
 pub struct Loaded {
     injection: Result<Arc<Injection>, Missing>,
+    route: Arc<Route>,
     stamp: Stamp,
 }
 
@@ -108,7 +109,9 @@ impl Credentials {
                 })?
             }
         };
-        if !route.is_current() {
+        // A change is visible a moment before its revision moves; what was rendered for other hosts shows it.
+        let same_hosts = Arc::ptr_eq(&loaded.route, route) || loaded.route.origins == route.origins;
+        if !same_hosts || !route.is_current() {
             return Err(ResolveError::Overtaken);
         }
         loaded.injection.clone().map_err(ResolveError::Missing)
@@ -121,7 +124,7 @@ async fn load(vault: Vault, route: Arc<Route>, owner: Owner) -> Result<Loaded, V
     let mut stamp = route.stamp().clone();
     stamp.take(vault.revisions(), Subject::Credential(route.connection.id, owner.environment.clone()));
     let injection = render(&vault, &route, &owner.environment, &mut stamp).await?;
-    Ok(Loaded { injection: injection.map(Arc::new), stamp })
+    Ok(Loaded { injection: injection.map(Arc::new), route, stamp })
 }
 
 async fn render(

@@ -230,6 +230,9 @@ impl Proxy {
         if headers.contains_key(CONTENT_ENCODING) {
             return Err(unsupported("a compressed body cannot take it; send it uncompressed"));
         }
+        if head::describes_body_ambiguously(headers) {
+            return Err(unsupported("its media type must be named once, in Content-Type"));
+        }
         let is_empty = body.is_end_stream();
         let of_media =
             headers.get(CONTENT_TYPE).is_some_and(|value| value.to_str().is_ok_and(|text| media.matches(text)));

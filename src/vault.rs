@@ -121,13 +121,11 @@ impl Vault {
         self.0.declared.load_full()
     }
 
-    /// Replaces what is declared, then cools what differs.
+    /// Replaces what is declared, and cools what differs.
     pub fn declare(&self, declared: Declared, organizations: &HashSet<OrganizationId>) {
         let now = Arc::new(declared);
-        let before = self.0.declared.swap(Arc::clone(&now));
-        for subject in now.changes(&before, organizations) {
-            self.0.revisions.advance(&subject);
-        }
+        let changes = now.changes(&self.0.declared.load(), organizations);
+        self.0.revisions.change(changes, || self.0.declared.store(now));
     }
 
     /// An organization by key or id. Without a database any key is an organization: there is nothing to keep apart.

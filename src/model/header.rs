@@ -64,7 +64,8 @@ pub fn parse_settable(name: &str) -> Result<HeaderName, &'static str> {
     Ok(parsed)
 }
 
-/// Whether a trailer field may pass (RFC 9110 §6.5.1): nothing that frames, routes, authenticates or sets a cookie.
+/// Whether a trailer field may pass (RFC 9110 §6.5.1): nothing that frames, routes, authenticates, sets a cookie or
+/// points somewhere.
 pub fn may_be_trailer(name: &HeaderName) -> bool {
     let folded = folded(name.as_str());
     let text = folded.as_deref().unwrap_or(name.as_str());
@@ -75,5 +76,6 @@ pub fn may_be_trailer(name: &HeaderName) -> bool {
         || [header::AUTHORIZATION, header::COOKIE, header::SET_COOKIE, header::CONTENT_TYPE, header::CONTENT_ENCODING]
             .iter()
             .any(|forbidden| forbidden.as_str() == text)
+        || matches!(text, "location" | "content-location" | "link" | "refresh")
         || matches!(text, "x-api-key" | "x-connection-id" | "connection-id" | "content-range"))
 }

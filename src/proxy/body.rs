@@ -259,7 +259,10 @@ impl Body for AnswerBody {
             Content::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
         let Some(record) = &mut self.record else { return Poll::Ready(frame.map(|frame| frame.map_err(BrokenOff))) };
-        let frame = frame.map(|frame| frame.map_err(|error| record.cut_off(error)));
+        let mut frame = frame.map(|frame| frame.map_err(|error| record.cut_off(error)));
+        if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut()) {
+            TrailerSieve::default().sift(trailers);
+        }
         match &frame {
             Some(Ok(frame)) => record.passed_on(frame.data_ref().map_or(0, Bytes::len)),
             Some(Err(_)) => {}

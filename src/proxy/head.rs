@@ -1,8 +1,8 @@
 //! Heads: what is malformed, what belongs to one hop, what an upstream may say to a client.
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, HOST, HeaderMap, HeaderName, HeaderValue, LINK,
-    LOCATION, REFRESH, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName,
+    HeaderValue, LINK, LOCATION, REFRESH, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::{Method, Version};
@@ -80,6 +80,15 @@ pub fn asks_for_websocket(parts: &Parts) -> bool {
         && !parts.headers.contains_key(TRANSFER_ENCODING)
 }
 
+/// Whether two readers could take a body for two kinds: its media type is there twice, or in a spelling that some read
+/// as it.
+pub fn describes_body_ambiguously(headers: &HeaderMap) -> bool {
+    let is_alias = |name: &HeaderName| {
+        header::folded(name.as_str()).is_some_and(|name| name == "content-type" || name == "content-encoding")
+    };
+    headers.get_all(CONTENT_TYPE).iter().nth(1).is_some() || headers.keys().any(is_alias)
+}
+
 /// What `Connection` named, to keep it out of trailers too.
 pub type Nominated = Vec<HeaderName>;
 
@@ -111,12 +120,25 @@ pub fn clean_request(parts: &mut Parts, forward_authorization: bool) -> Nominate
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+    if parts.version == Version::HTTP_2 {
+        join_cookies(headers);
+    }
     for value in announced {
         if announces_only_harmless(&value, &nominated) {
             headers.append(TRAILER, value);
         }
     }
     nominated
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 may split `Cookie`, and every other protocol has one line.
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(line) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, line);
+    }
 }
 
 /// Whether every field that a `Trailer` line names may be one.
@@ -154,7 +176,8 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
 pub fn clean_answer(headers: &mut HeaderMap, injection: &Injection) {
     remove_nominated(headers);
     let goes = |name: &HeaderName| {
-        let name = name.as_str();
+        let folded = header::folded(name.as_str());
+        let name = folded.as_deref().unwrap_or(name.as_str());
         header::is_own(name) || header::is_hop_by_hop(name) && name != "trailer"
     };
     while let Some(name) = headers.keys().find(|name| goes(name)).cloned() {
@@ -165,5 +188,43 @@ pub fn clean_answer(headers: &mut HeaderMap, injection: &Injection) {
         if let Some(Ok(redacted)) = injection.redact(value.as_bytes()).map(|text| HeaderValue::from_bytes(&text)) {
             *value = redacted;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).fold(
+            HeaderMap::new(),
+            |mut headers, (name, value)| {
+                headers.append(name, value);
+                headers
+            },
+        )
+    }
+
+    #[test]
+    fn cookies_that_http2_has_split_become_one_line() {
+        let mut split = headers(&[("cookie", "a=1"), ("cookie", "b=2; c=3")]);
+        join_cookies(&mut split);
+        assert_eq!(split.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+    }
+
+    #[test]
+    fn a_body_whose_kind_is_told_twice_is_ambiguous() {
+        assert!(!describes_body_ambiguously(&headers(&[("content-type", "application/json"), ("x_a", "b")])));
+        let twice = headers(&[("content-type", "application/json"), ("content-type", "text/plain")]);
+        assert!(describes_body_ambiguously(&twice));
+        assert!(describes_body_ambiguously(&headers(&[("content_encoding", "gzip")])));
+    }
+
+    #[test]
+    fn an_upstream_cannot_speak_for_sidekey() {
+        let mut answer =
+            headers(&[("sidekey-error", "x"), ("sidekey_error", "x"), ("connection", "x-a"), ("x-a", "b")]);
+        clean_answer(&mut answer, &Injection::default());
+        assert!(answer.is_empty());
     }
 }

@@ -57,7 +57,12 @@ async fn copy(
         if read == 0 {
             return timeout(idle, to.shutdown()).await?;
         }
-        timeout(idle, to.write_all(&buffer[..read])).await??;
+        // A TLS stream takes bytes that it has not sent yet; the last of a message must not wait for the next.
+        timeout(idle, async {
+            to.write_all(&buffer[..read]).await?;
+            to.flush().await
+        })
+        .await??;
         last_moved.set(Instant::now());
         moved(read);
     }

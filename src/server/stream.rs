@@ -95,6 +95,8 @@ impl ClientStream {
             if !questions.answer_due {
                 match self.tcp.try_write(QUESTION) {
                     Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                    // Half a question would end up inside the answer.
+                    Ok(written) if written < QUESTION.len() => return Err(io::ErrorKind::WriteZero.into()),
                     _ => {}
                 }
             }

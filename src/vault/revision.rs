@@ -31,6 +31,8 @@ pub enum Subject {
 }
 
 const SHARDS: usize = 16;
+/// The revision of what was read while it was being changed.
+const NEVER: u64 = u64::MAX;
 
 type Cells = HashMap<Subject, Weak<AtomicU64>>;
 
@@ -68,9 +70,25 @@ impl Revisions {
     pub fn advance(&self, subject: &Subject) {
         let cells = self.shard(subject).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cell) = cells.get(subject).and_then(Weak::upgrade) {
-            cell.fetch_add(1, Ordering::Release);
+            cell.fetch_add(2, Ordering::Release);
             self.epoch.fetch_add(1, Ordering::Release);
         }
+    }
+
+    /// Makes a change of several objects that becomes visible at once. While it is made their revisions are odd, and
+    /// nothing that is read of them then is ever current: so old facts cannot meet a new secret, nor new facts an old
+    /// one.
+    pub fn change(&self, subjects: impl IntoIterator<Item = Subject>, change: impl FnOnce()) {
+        let cells: Vec<_> = subjects.into_iter().map(|subject| self.cell(subject)).collect();
+        let step = || {
+            for cell in &cells {
+                cell.fetch_add(1, Ordering::AcqRel);
+            }
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+        };
+        step();
+        change();
+        step();
     }
 }
 
@@ -93,7 +111,10 @@ impl Stamp {
     /// Adds an object that is about to be read.
     pub fn take(&mut self, revisions: &Revisions, subject: Subject) {
         let cell = revisions.cell(subject);
-        let revision = cell.load(Ordering::Acquire);
+        let revision = match cell.load(Ordering::Acquire) {
+            changing if changing % 2 == 1 => NEVER,
+            revision => revision,
+        };
         self.cells.push((cell, revision));
         self.epoch.get_or_insert_with(|| Arc::clone(&revisions.epoch));
         self.looked = AtomicU64::new(0);
@@ -130,6 +151,27 @@ mod tests {
         assert!(stamp.is_current());
         revisions.advance(&one);
         assert!(!stamp.is_current());
+    }
+
+    #[test]
+    fn what_is_read_during_a_change_is_never_current() {
+        let revisions = Revisions::default();
+        let subject = Subject::Connection(ConnectionId::generate());
+        let stamp = || {
+            let mut stamp = Stamp::default();
+            stamp.take(&revisions, subject.clone());
+            stamp
+        };
+        let before = stamp();
+        assert!(before.is_current());
+        let mut during = Stamp::default();
+        revisions.change([subject.clone()], || {
+            assert!(!before.is_current());
+            during = stamp();
+            assert!(!during.is_current());
+        });
+        assert!(!before.is_current() && !during.is_current());
+        assert!(stamp().is_current());
     }
 
     #[test]
