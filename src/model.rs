@@ -6,6 +6,7 @@ pub mod connection;
 pub mod credential;
 pub mod document;
 pub mod field;
+pub mod glob;
 pub mod header;
 pub mod id;
 pub mod integration;

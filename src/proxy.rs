@@ -266,7 +266,7 @@ impl Proxy {
         *request.uri_mut() = uri;
         *request.headers_mut() = parts.headers;
         let sent = if upgrade {
-            tunnel::ask(request.headers_mut());
+            tunnel::switch(request.headers_mut());
             Box::pin(self.upstream.send_upgrade(&destination.origin, request, deadlines, exchange)).await
         } else {
             self.upstream.send(&destination.origin, request, deadlines, exchange).await
@@ -289,7 +289,7 @@ impl Proxy {
         parts.version = Version::default();
         if let (Some(client), Some(upstream), http::StatusCode::SWITCHING_PROTOCOLS) = (client, upstream, parts.status)
         {
-            tunnel::accept(&mut parts.headers);
+            tunnel::switch(&mut parts.headers);
             record.completed();
             let idle = self.shared.settings.tunnel_idle_timeout;
             self.tunnels.spawn_local(tunnel::join(client, upstream, idle, record));

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::model::document::Reader;
+use crate::model::glob::Glob;
 use crate::model::id::ConnectionRef;
 use crate::model::name::{CustomerName, EnvironmentName, Key};
 use crate::model::origin::{Host, Origin};
@@ -240,17 +241,9 @@ fn texts<T: Into<String>>(list: impl IntoIterator<Item = T>) -> Vec<String> {
     list.into_iter().map(Into::into).collect()
 }
 
-/// Whether a glob, in which `*` stands for any text, covers a text.
+/// Whether a glob covers a text.
 fn covers(glob: &str, text: &str) -> bool {
-    let Some((head, rest)) = glob.split_once('*') else { return glob == text };
-    let Some(mut text) = text.strip_prefix(head) else { return false };
-    let mut parts: Vec<&str> = rest.split('*').collect();
-    let tail = parts.pop().unwrap_or_default();
-    for part in parts {
-        let Some(at) = text.find(part) else { return false };
-        text = &text[at + part.len()..];
-    }
-    text.ends_with(tail)
+    glob.parse::<Glob>().is_ok_and(|glob| glob.matches(text))
 }
 
 fn read_mode(reader: &Reader<'_>) -> Option<u32> {

@@ -149,11 +149,6 @@ impl Injection {
         Ok(())
     }
 
-    /// Whether the body of a request takes part.
-    pub fn needs_body(&self) -> bool {
-        !self.form.is_empty() || !self.json.is_empty()
-    }
-
     /// The headers it sets.
     pub fn header_names(&self) -> impl Iterator<Item = HeaderName> {
         self.headers.iter().map(|(name, _)| name.clone())

@@ -14,15 +14,10 @@ use super::record::Record;
 
 const BUFFER: usize = 16 * 1024;
 
-/// Asks the upstream to become a WebSocket.
-pub(super) fn ask(headers: &mut HeaderMap) {
+/// Says that a connection becomes a WebSocket: asks the upstream for it, and tells the client that it is one.
+pub(super) fn switch(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-}
-
-/// Tells the client that it is one.
-pub(super) fn accept(headers: &mut HeaderMap) {
-    ask(headers);
 }
 
 /// Joins the two ends until both have closed their side, one has broken, nothing has moved in either direction for
