@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::credentials::Missing;
 use crate::model::name::EnvironmentName;
 use crate::upstream::{DnsError, HandshakeError, UpstreamError};
+use crate::wire::HeadError;
 
 /// The header that only answers of Sidekey's own carry.
 pub const SIDEKEY_ERROR: HeaderName = HeaderName::from_static("sidekey-error");
@@ -59,8 +60,14 @@ pub enum ProxyError {
     #[error("this method is not forwarded")]
     MethodRefused,
     /// The client was too slow.
-    #[error("the request's body came too slowly")]
+    #[error("the request came too slowly")]
     RequestTimeout,
+    /// A head of more bytes or fields than are read.
+    #[error("the request's head has more than 100 fields or 64 KiB")]
+    HeadTooLarge,
+    /// A target longer than is read.
+    #[error("the request's target is longer than 32 KiB")]
+    TargetTooLong,
     /// A body that must be held in memory is too large.
     #[error("this connection's credential goes into the body, and the body is larger than {0} bytes")]
     BodyTooLarge(u64),
@@ -105,7 +112,7 @@ enum Retry {
 }
 
 /// Every code, so that each can be counted from the start.
-pub const CODES: [&str; 31] = [
+pub const CODES: [&str; 33] = [
     "connection_missing",
     "tag_malformed",
     "tag_conflict",
@@ -121,6 +128,8 @@ pub const CODES: [&str; 31] = [
     "method_refused",
     "request_timeout",
     "body_too_large",
+    "head_too_large",
+    "target_too_long",
     "body_unsupported",
     "credential_missing",
     "secret_missing",
@@ -138,6 +147,16 @@ pub const CODES: [&str; 31] = [
     "client_gone",
     "upstream_idle",
 ];
+
+impl From<HeadError> for ProxyError {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::Malformed(why) => ProxyError::RequestMalformed(why),
+            HeadError::TooLarge => ProxyError::HeadTooLarge,
+            HeadError::TargetTooLong => ProxyError::TargetTooLong,
+        }
+    }
+}
 
 impl ProxyError {
     /// The code, as in `Sidekey-Error` and in the log.
@@ -169,6 +188,12 @@ impl ProxyError {
             Self::ConnectionUnknown => denied(StatusCode::NOT_FOUND, "connection_unknown", "The connection is unknown"),
             Self::MethodRefused => denied(StatusCode::METHOD_NOT_ALLOWED, "method_refused", "The method is refused"),
             Self::BodyTooLarge(_) => denied(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
+            Self::HeadTooLarge => denied(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head_too_large",
+                "The request's head is too large",
+            ),
+            Self::TargetTooLong => denied(StatusCode::URI_TOO_LONG, "target_too_long", "The target is too long"),
             Self::BodyUnsupported(_) => {
                 denied(StatusCode::UNSUPPORTED_MEDIA_TYPE, "body_unsupported", "The body cannot take the credential")
             }
@@ -345,7 +370,8 @@ impl ProxyError {
         }
         // What follows a malformed message on the same connection cannot be trusted to be a message.
         let malformed =
-            matches!(self, ProxyError::RequestMalformed(_) | ProxyError::TargetInvalid(_) | ProxyError::RequestTimeout);
+            matches!(self, ProxyError::RequestMalformed(_) | ProxyError::TargetInvalid(_) | ProxyError::RequestTimeout)
+                || matches!(self, ProxyError::HeadTooLarge | ProxyError::TargetTooLong);
         if malformed || told.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

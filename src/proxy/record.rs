@@ -150,6 +150,11 @@ impl Record {
         BrokenOff(error)
     }
 
+    /// The client went away before it had all of the answer.
+    pub fn lost(&mut self) {
+        self.complete = false;
+    }
+
     /// The answer went out to its end.
     pub fn completed(&mut self) {
         self.complete = true;
