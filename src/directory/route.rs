@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
+use super::rate::{Limiter, Quota, Rates};
 use super::{Found, Name};
 use crate::model::auth::{AuthMethod, Place};
 use crate::model::base_url::{BaseUrl, path_placeholders};
@@ -34,6 +35,8 @@ pub struct Route {
     authorities: Vec<Arc<str>>,
     /// The connection's id, as it is logged.
     id_text: Box<str>,
+    /// How many requests it takes; the one that all routes of the connection share.
+    pub(super) limiter: Option<Limiter>,
     stamp: Stamp,
 }
 
@@ -78,7 +81,13 @@ impl Route {
         self.integration.value(&self.connection.values, name)
     }
 
-    /// Puts a connection and its integration together, or says why they do not fit.
+    /// The limiter of the connection's own limit, else of its integration's.
+    fn limited(&self, rates: &Rates) -> Option<Limiter> {
+        let limit = self.connection.limit.or(self.integration.limit)?;
+        Some(rates.limiter(self.connection.id, Quota::new(limit)))
+    }
+
+    /// Puts a connection and its integration together, or says why they do not fit. It has no limiter.
     pub fn new(connection: Arc<Connection>, integration: Arc<Integration>) -> Result<Route, String> {
         let method = match &connection.auth {
             Some(auth) => integration.auth.iter().position(|method| method.method == *auth),
@@ -106,13 +115,24 @@ impl Route {
         let authorities = origins.iter().map(|origin| origin.authority().into()).collect();
         let id_text = connection.id.to_string().into();
         let stamp = Stamp::default();
-        Ok(Route { connection, integration, method, base, origins, headers, authorities, id_text, stamp })
+        Ok(Route {
+            connection,
+            integration,
+            method,
+            base,
+            origins,
+            headers,
+            authorities,
+            id_text,
+            limiter: None,
+            stamp,
+        })
     }
 }
 
 /// Looks a name up in the vault: the customer's own connection, else the organization's where its integration allows
 /// that.
-pub(super) async fn load(vault: Vault, name: Name) -> Result<Found, VaultError> {
+pub(super) async fn load(vault: Vault, name: Name, rates: Arc<Rates>) -> Result<Found, VaultError> {
     let mut stamp = Stamp::default();
     let connection = find(&vault, &name, &mut stamp).await?;
     let Some(connection) = connection else { return Ok(Found { route: Err(RouteError::Unknown), stamp }) };
@@ -123,7 +143,7 @@ pub(super) async fn load(vault: Vault, name: Name) -> Result<Found, VaultError> 
             Err(RouteError::Unknown)
         }
         Some(integration) => Route::new(connection, integration)
-            .map(|route| Arc::new(Route { stamp: stamp.clone(), ..route }))
+            .map(|route| Arc::new(Route { limiter: route.limited(&rates), stamp: stamp.clone(), ..route }))
             .map_err(RouteError::Broken),
     };
     Ok(Found { route, stamp })

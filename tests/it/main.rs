@@ -32,6 +32,7 @@ mod hygiene;
 mod injection;
 mod injection_body;
 mod leaks;
+mod limits;
 mod listeners;
 mod packaging;
 mod refusals;
