@@ -48,6 +48,9 @@
 //! model           the vocabulary: plain types, no I/O; parsed at the edge and believed inside
 //! tls             rustls, in both directions
 //! telemetry       log format, access lines, counters
+//!   access_log      a buffer of each worker; what is the same in every line about a connection is rendered once
+//!   metrics         cells of each worker, added up when they are asked for
+//!   request_id      ULIDs that are counted on, so that none is asked for
 //! ```
 //!
 //! # The life of a request

@@ -11,8 +11,9 @@ use crate::model::base_url::{BaseUrl, path_placeholders};
 use crate::model::connection::Connection;
 use crate::model::id::ConnectionRef;
 use crate::model::integration::Integration;
-use crate::model::name::FieldName;
+use crate::model::name::{CustomerName, FieldName};
 use crate::model::origin::Origin;
+use crate::telemetry::access_log::Names;
 use crate::vault::revision::{Stamp, Subject};
 use crate::vault::{Vault, VaultError};
 
@@ -31,10 +32,8 @@ pub struct Route {
     pub origins: Vec<Origin>,
     /// Default headers, rendered.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The authority of each origin, as it is logged.
-    authorities: Vec<Arc<str>>,
-    /// The connection's id, as it is logged.
-    id_text: Box<str>,
+    /// What access lines say of it.
+    names: Names,
     /// How many requests it takes; the one that all routes of the connection share.
     pub(super) limiter: Option<Limiter>,
     stamp: Stamp,
@@ -55,15 +54,14 @@ impl Route {
         &self.integration.auth[self.method]
     }
 
-    /// The connection's id as text, made once.
-    pub fn id_text(&self) -> &str {
-        &self.id_text
+    /// What access lines say of it, rendered once; its upstreams are its origins, in their order.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
-    /// Host and port of one of its origins as text, made once.
-    pub fn authority(&self, origin: &Origin) -> Arc<str> {
-        let index = self.origins.iter().position(|own| own == origin).unwrap_or_default();
-        Arc::clone(&self.authorities[index])
+    /// Which of its origins this one is.
+    pub fn origin_index(&self, origin: &Origin) -> usize {
+        self.origins.iter().position(|own| own == origin).unwrap_or_default()
     }
 
     /// The revisions it was made at.
@@ -112,21 +110,11 @@ impl Route {
                 HeaderValue::from_str(&text).map_err(|_| format!("the default header {name} is no header value"))?;
             headers.push((name.clone(), value));
         }
-        let authorities = origins.iter().map(|origin| origin.authority().into()).collect();
-        let id_text = connection.id.to_string().into();
+        let customer = connection.customer.as_ref().map(CustomerName::as_str);
+        let upstreams = origins.iter().map(Origin::authority);
+        let names = Names::new(connection.key.as_str(), &connection.id.to_string(), customer, upstreams);
         let stamp = Stamp::default();
-        Ok(Route {
-            connection,
-            integration,
-            method,
-            base,
-            origins,
-            headers,
-            authorities,
-            id_text,
-            limiter: None,
-            stamp,
-        })
+        Ok(Route { connection, integration, method, base, origins, headers, names, limiter: None, stamp })
     }
 }
 

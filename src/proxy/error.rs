@@ -110,8 +110,8 @@ enum Retry {
     MayHelp,
 }
 
-/// Every code, so that each can be counted from the start.
-pub const CODES: [&str; 32] = [
+/// Every code and every other reason, so that each can be counted from the start.
+pub const CODES: [&str; 33] = [
     "connection_missing",
     "tag_malformed",
     "tag_conflict",
@@ -144,6 +144,7 @@ pub const CODES: [&str; 32] = [
     "response_timeout",
     "client_gone",
     "upstream_idle",
+    "upstream_truncated",
 ];
 
 impl ProxyError {

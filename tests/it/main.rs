@@ -11,6 +11,7 @@ mod architecture;
 mod attack;
 mod browser_guard;
 mod cached;
+mod counted;
 mod deadlines;
 mod drain;
 mod egress;
