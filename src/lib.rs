@@ -29,6 +29,7 @@
 //!   tunnel          WebSockets
 //!   record, error   the access line of a request; every way to stop it, and what its caller is told
 //! directory       facts: name -> `Route`; `Route::admit` -> `Permit`, decided without waiting
+//!   rate            how many requests a connection takes: one number for each, shared without a lock
 //!   cache           bounded, revision-checked; a small table for each worker before the shared one
 //! credentials     secrets: `Permit` -> `Injection`, rendered once, cached like facts
 //!   injection       a credential on the wire: headers, query pairs, cookies, body fields, path parts
@@ -51,6 +52,9 @@
 //! model           the vocabulary: plain types, no I/O; parsed at the edge and believed inside
 //! tls             rustls, in both directions
 //! telemetry       log format, access lines, counters
+//!   access_log      a buffer of each worker; what is the same in every line about a connection is rendered once
+//!   metrics         cells of each worker, added up when they are asked for
+//!   request_id      ULIDs that are counted on, so that none is asked for
 //! ```
 //!
 //! # The life of a request
@@ -67,7 +71,7 @@
 //!    *taken out of the head*: nothing that was a tag can reach an upstream.
 //! 3. **Gate.** Web pages are kept out; the listener or a key says whose connections may be used.
 //! 4. **Route.** The directory finds the connection's facts. A hit in the worker's own table waits for nothing.
-//! 5. **Admit.** Scope, environment, origin: synchronous, and all that can refuse comes before a secret is opened. The
+//! 5. **Admit.** Scope, environment, origin, the connection's limit last: synchronous, and all that can refuse comes before a secret is opened. The
 //!    proof is a [`directory::Permit`]: made here and nowhere else, not `Clone`.
 //! 6. **Clean.** Hop-by-hop fields, the caller's `Authorization`, everything that tells the way goes out.
 //! 7. **Resolve.** The credential as it looks on the wire, from the cache, or opened, its `@@SECRET:…@@` references

@@ -180,12 +180,13 @@ impl Proxy {
         requested: &Requested,
         record: &mut Record,
     ) -> Result<(Permit, Arc<Injection>), ProxyError> {
-        for _overtaken in 0..4 {
-            let permit = self.admit(gate, tag, requested, record).await?;
+        let mut overtaken = None;
+        for _ in 0..4 {
+            let permit = self.admit(gate, tag, requested, overtaken, record).await?;
             record.admitted(&permit);
             match self.shared.credentials.resolve(&self.injections, &permit).await {
                 Ok(injection) => return Ok((permit, injection)),
-                Err(ResolveError::Overtaken) => {}
+                Err(ResolveError::Overtaken) => overtaken = Some(permit),
                 Err(ResolveError::Missing(missing)) => return Err(ProxyError::Missing(missing)),
                 Err(ResolveError::Vault(error)) => return Err(unavailable(&error)),
             }
@@ -199,6 +200,7 @@ impl Proxy {
         gate: &Gate,
         tag: &Tag,
         requested: &Requested,
+        overtaken: Option<Permit>,
         record: &mut Record,
     ) -> Result<Permit, ProxyError> {
         let scope = gate.caller(tag)?;
@@ -220,12 +222,14 @@ impl Proxy {
             (Form::Origin, Some(origin)) => Aim::Origin(origin.clone()),
             (Form::Origin, None) => Aim::Base,
         };
-        route.admit(scope, environment, &aim, requested.rest.clone()).map_err(|denied| match denied {
+        let rest = requested.rest.clone();
+        route.admit(scope, environment, &aim, rest, overtaken).map_err(|denied| match denied {
             Denied::OutOfScope => ProxyError::ConnectionUnknown,
             Denied::Host => ProxyError::HostNotAllowed,
             Denied::PathCredential => ProxyError::TargetInvalid(
                 "this connection's credential is part of its base path: send the path below it",
             ),
+            Denied::Limited(exceeded) => ProxyError::RateLimited(exceeded),
         })
     }
 

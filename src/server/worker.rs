@@ -94,11 +94,7 @@ struct Worker {
 }
 
 async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
-    let reporter = Rc::new(Reporter {
-        access: setup.access.buffer(),
-        metrics: Arc::clone(&setup.metrics),
-        counters: setup.metrics.request_counters(),
-    });
+    let reporter = Rc::new(Reporter::new(setup.access.buffer(), Arc::clone(&setup.metrics)));
     let connections = TaskTracker::new();
     let upstream = Upstream::new(setup.upstream);
     let worker = Rc::new(Worker {

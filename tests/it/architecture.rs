@@ -62,7 +62,7 @@ const DOORS: [(&str, &[&str]); 21] = [
     ("arc_swap", &["vault", "tls"]),
 ];
 
-/// Crates that nobody has a use for yet: injection templates are the model's own, and limits are a later part. Whoever
+/// Crates that nobody has a use for yet: injection templates are the model's own, and limits are the directory's. Whoever
 /// brings one in gives it a door above.
 const NOWHERE: [&str; 5] = ["minijinja", "governor", "reqwest", "native_tls", "openssl"];
 
