@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
@@ -140,6 +141,8 @@ impl Stream {
             Step::GoAway => self.order(Order::GoAway),
             Step::Reset => self.reset(Reason::INTERNAL_ERROR),
             Step::RefuseStream => self.reset(Reason::REFUSED_STREAM),
+            Step::HalfHead => Ok(()),
+            Step::Trickle(bytes, every) if self.sending.is_some() => self.trickle(bytes, every).await,
             Step::Raw(_) | Step::Trickle(..) | Step::WebSocket => panic!("a step of HTTP/1.1 in a script for HTTP/2"),
         }
     }
@@ -175,6 +178,15 @@ impl Stream {
             left -= size as u64;
         }
         Ok(())
+    }
+
+    async fn trickle(&mut self, bytes: Bytes, every: Duration) -> Result<(), h2::Error> {
+        for byte in bytes.chunks(1) {
+            self.data(Bytes::copy_from_slice(byte)).await?;
+            // The pace is what is being scripted here; nothing is synchronized by it.
+            self.unless_reset(tokio::time::sleep(every)).await?;
+        }
+        self.end(&Vec::new())
     }
 
     fn end(&mut self, trailers: &Fields) -> Result<(), h2::Error> {

@@ -41,9 +41,19 @@ impl Seen {
         values.first().copied()
     }
 
-    /// Every value of the header `name`.
+    /// Every value of the header `name`; `:authority` is the first `host` of HTTP/2.
     pub fn all(&self, name: &str) -> Vec<&str> {
-        strict::all(&self.headers, name)
+        let authority = if name.eq_ignore_ascii_case("host") { strict::all(&self.pseudo, ":authority") } else { vec![] };
+        [authority, strict::all(&self.headers, name)].concat()
+    }
+
+    /// The names of all headers in lower case, sorted, with a `host` for `:authority`.
+    pub fn names(&self) -> Vec<String> {
+        let authority = self.pseudo.iter().filter(|(name, _)| name == ":authority").map(|_| "host".to_owned());
+        let mut names: Vec<String> =
+            self.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).chain(authority).collect();
+        names.sort();
+        names
     }
 
     /// The body as text.
