@@ -5,6 +5,7 @@
 //! after every attack: everything the upstream received was well formed, no canary got out, the server ends well.
 
 use crate::harness::sink::Seen;
+use crate::harness::wires::{Version, wires};
 use crate::harness::{Canary, Config, Raw, Reply, Sidekey, Sink, client};
 
 /// A server with the connection `c1` to an upstream, and the canary that is its credential.
@@ -48,7 +49,19 @@ impl Stage {
         self.exchange(bytes.as_ref(), Client::Stays).await
     }
 
-    /// The same by a client that ends its side at once.
+    /// Sends one well-formed request over the run's wire. Over HTTP/2 its stream has ended with its answer, as an
+    /// HTTP/1.1 connection ends after an answer that says so.
+    pub(crate) async fn ask(&self, text: impl AsRef<[u8]>) -> Outcome {
+        if wires().client == Version::Http1 {
+            return self.attack(text).await;
+        }
+        let before = self.sink.count();
+        let reply = client::ask(self.server.proxy(), text).await;
+        let seen = self.sink.requests().split_off(before);
+        Outcome { replies: vec![reply], partial: None, closed: true, seen }
+    }
+
+    /// `attack` by a client that ends its side at once.
     pub(crate) async fn attack_and_end(&self, bytes: impl AsRef<[u8]>) -> Outcome {
         self.exchange(bytes.as_ref(), Client::EndsAtOnce).await
     }

@@ -2,7 +2,6 @@
 
 use crate::attack::{Outcome, SMUGGLED, Stage, TAG, Table};
 use crate::harness::Raw;
-use crate::harness::sink::End;
 
 fn chunked(body: &[u8]) -> Vec<u8> {
     [format!("POST /p HTTP/1.1\r\n{TAG}Transfer-Encoding: chunked\r\n\r\n").as_bytes(), body].concat()
@@ -12,7 +11,7 @@ fn chunked(body: &[u8]) -> Vec<u8> {
 async fn broken_off(stage: &Stage, outcome: &Outcome) -> bool {
     for seen in &outcome.seen {
         // The upstream must notice: its connection ends in the middle of the body.
-        stage.sink.closed(seen.connection).await;
+        stage.sink.given_up(seen).await;
     }
     let told_failure = outcome.replies.len() <= 1 && outcome.replies.iter().all(|reply| reply.status == 400);
     outcome.closed && told_failure && outcome.seen.iter().all(|seen| !seen.complete)
@@ -68,7 +67,7 @@ async fn an_endless_chunk_is_streamed_and_never_awaited_in_memory() {
     let outcome = stage.attack_and_end(chunked(b"8000000000000000\r\nhello")).await;
     assert!(outcome.replies.iter().all(|reply| reply.status == 400), "{outcome:?}");
     for seen in stage.forwarded() {
-        stage.sink.closed(seen.connection).await;
+        stage.sink.given_up(&seen).await;
         assert!(!seen.complete);
     }
     assert!(stage.server.memory().0 < resident + (4 << 20));
@@ -110,7 +109,7 @@ async fn a_body_that_ends_too_early_never_looks_complete_upstream() {
         let seen = stage.sink.next_head().await;
         assert_eq!(stage.forwarded().len(), number + 1, "{name}: it was sent again");
         raw.finish().await;
-        assert_ne!(stage.sink.closed(seen.connection).await, End::Script, "{name}");
+        stage.sink.given_up(&seen).await;
         if let Ok(reply) = raw.try_response().await {
             assert_eq!(reply.status, 400, "{name}");
         }
@@ -119,7 +118,7 @@ async fn a_body_that_ends_too_early_never_looks_complete_upstream() {
     raw.send(length.replace("/p ", "/reset ")).await;
     let seen = stage.sink.request_where("forty bytes", |seen| seen.body_length == 40 && seen.target == "/reset").await;
     raw.reset();
-    stage.sink.closed(seen.connection).await;
+    stage.sink.given_up(&seen).await;
     assert_eq!(stage.forwarded().iter().filter(|seen| seen.target == "/reset").count(), 1, "it was sent again");
     let aborted = stage.server.metric("sidekey_request_aborted_total").await;
     assert!(aborted >= 5.0, "each is counted: {aborted}");

@@ -4,7 +4,6 @@
 //! read as chunked and its connection ends (§6.1, §6.3), bare LF ends a line (§2.2), equal lengths are one length.
 
 use crate::attack::{SMUGGLED, Stage, TAG, Table};
-use crate::harness::sink::Seen;
 use crate::harness::{Raw, Script};
 
 /// H1-01, H1-02
@@ -20,7 +19,7 @@ async fn a_message_with_two_framings_arrives_as_one_and_ends_its_connection() {
     ];
     for (name, framing) in length_and_chunks {
         let outcome = stage.attack(format!("POST /p HTTP/1.1\r\n{TAG}{framing}\r\n0\r\n\r\n{SMUGGLED}")).await;
-        let as_one = outcome.is_forwarded() && outcome.closed && has_one_framing(&outcome.seen[0]);
+        let as_one = outcome.is_forwarded() && outcome.closed && outcome.seen[0].is_framed_once();
         table.row(name, as_one && outcome.seen[0].body.is_empty(), &outcome);
     }
     // The chunk holds the smuggled request: whoever believed the length would see it begin after four bytes.
@@ -28,14 +27,10 @@ async fn a_message_with_two_framings_arrives_as_one_and_ends_its_connection() {
     let framing = "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n";
     let outcome =
         stage.attack(format!("POST /p HTTP/1.1\r\n{TAG}{framing}\r\n{size}\r\n{SMUGGLED}\r\n0\r\n\r\n")).await;
-    let as_one = outcome.is_forwarded() && outcome.closed && has_one_framing(&outcome.seen[0]);
+    let as_one = outcome.is_forwarded() && outcome.closed && outcome.seen[0].is_framed_once();
     table.row("TE.CL", as_one && outcome.seen[0].text() == SMUGGLED, &outcome);
     table.check();
     stage.finish().await;
-}
-
-fn has_one_framing(seen: &Seen) -> bool {
-    seen.all("content-length").len() + seen.all("transfer-encoding").len() == 1
 }
 
 /// H1-03, H1-05, H1-06

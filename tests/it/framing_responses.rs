@@ -5,12 +5,12 @@ use std::time::Duration;
 use crate::attack::{Stage, TAG};
 use crate::harness::client::{Broken, get};
 use crate::harness::sink::{Framing, Step};
-use crate::harness::{Raw, Reply, Script, within};
+use crate::harness::{Client, Reply, Script, Sink, within};
 
 const C1: (&str, &str) = ("Sidekey-Connection", "c1");
 
 async fn ask(stage: &Stage, method: &str, path: &str) -> Result<Reply, Broken> {
-    let mut raw = Raw::connect(stage.server.proxy()).await;
+    let mut raw = Client::connect(stage.server.proxy()).await;
     raw.request(method, path, &[C1], "").await;
     raw.try_response().await
 }
@@ -18,7 +18,7 @@ async fn ask(stage: &Stage, method: &str, path: &str) -> Result<Reply, Broken> {
 /// H1-50
 #[tokio::test]
 async fn a_malformed_answer_is_a_502_and_its_connection_is_not_used_again() {
-    let stage = Stage::new().await;
+    let stage = Stage::before(Sink::https1().await, |_| {}).await;
     let answers: [&[u8]; 22] = [
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nevil",
         b"HTTP/1.1 200 OK\r\ncontent-length: 2, 3\r\n\r\nevil",
@@ -66,7 +66,7 @@ async fn a_malformed_answer_is_a_502_and_its_connection_is_not_used_again() {
 /// H1-52
 #[tokio::test]
 async fn bytes_behind_an_answer_without_a_body_poison_no_later_answer() {
-    let stage = Stage::new().await;
+    let stage = Stage::before(Sink::https1().await, |_| {}).await;
     let poison = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nPOISON";
     let answers = [
         ("GET", 204, "HTTP/1.1 204 No Content\r\n\r\n"),
@@ -92,7 +92,7 @@ async fn bytes_behind_an_answer_without_a_body_poison_no_later_answer() {
 /// H1-53
 #[tokio::test]
 async fn interim_answers_do_not_put_the_deadline_off() {
-    let stage = Stage::with(|config| {
+    let stage = Stage::before(Sink::https1().await, |config| {
         config.set("upstream.response_timeout", "300ms");
     })
     .await;
@@ -110,7 +110,7 @@ async fn interim_answers_do_not_put_the_deadline_off() {
 /// H1-54, H1-55
 #[tokio::test]
 async fn an_answer_cut_short_never_looks_whole() {
-    let stage = Stage::new().await;
+    let stage = Stage::before(Sink::https1().await, |_| {}).await;
     let until_close =
         |how| Script::new().then(Step::ReadBody).head(200, &[], Framing::UntilClose).data("part").then(how);
     let chunks = |how| Script::new().then(Step::ReadBody).head(200, &[], Framing::Chunked).data("part").then(how);
@@ -151,7 +151,7 @@ async fn an_answer_cut_short_never_looks_whole() {
 /// H1-56
 #[tokio::test]
 async fn an_answers_head_beyond_the_limits_is_a_502() {
-    let stage = Stage::new().await;
+    let stage = Stage::before(Sink::https1().await, |_| {}).await;
     let (resident, _) = stage.server.memory();
     let long = format!("HTTP/1.1 200 OK\r\nx-long: {}\r\ncontent-length: 0\r\n\r\n", "v".repeat(2 << 20));
     let lines: String = (0..1000).map(|number| format!("x-{number}: v\r\n")).collect();
@@ -168,7 +168,7 @@ async fn an_answers_head_beyond_the_limits_is_a_502() {
 /// EX-12
 #[tokio::test]
 async fn what_an_answer_points_to_is_never_fetched() {
-    let stage = Stage::new().await;
+    let stage = Stage::before(Sink::https1().await, |_| {}).await;
     let evil = crate::harness::Sink::http().await;
     let url = format!("http://{}/x", evil.addr);
     let own = "https://api.example.test/followed";

@@ -68,7 +68,7 @@ async fn hbh_05_nominating_what_frames_the_message_changes_no_framing() {
     for (framing, body) in [("Content-Length: 2", "ab"), ("Transfer-Encoding: chunked", "2\r\nab\r\n0\r\n\r\n")] {
         let seen = sent(&server, &sink, "stripe", &[nominated, framing, "Content-Type: text/plain"], body).await;
         assert_eq!((seen.text().as_str(), seen.all("host").len()), ("ab", 1));
-        assert_eq!(seen.all("content-length").len() + seen.all("transfer-encoding").len(), 1);
+        assert!(seen.is_framed_once());
     }
     sink.assert_strict();
     server.finish(&[&key]).await;
@@ -140,9 +140,7 @@ async fn hbh_08_hop_by_hop_fields_stay_behind_without_being_named() {
     for name in HOP_BY_HOP {
         assert_eq!(seen.all(name).len(), 0, "{name} passed");
     }
-    let mut names: Vec<_> = seen.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
-    names.sort();
-    assert_eq!(names, ["authorization", "host", "x-kept"], "nothing else passes, and nothing is added");
+    assert_eq!(seen.names(), ["authorization", "host", "x-kept"], "nothing else passes, and nothing is added");
     let seen = sent(&server, &sink, "stripe", &["TE: gzip, trailers;q=0.5", "Connection: TE"], "").await;
     assert_eq!(seen.header("te").unwrap_or("trailers"), "trailers", "of TE only `trailers` passes");
     sink.assert_strict();
@@ -225,9 +223,7 @@ async fn over_http2_the_same_fields_stay_behind() {
     ];
     assert_eq!(client.get("/p", &fields).await.status, 200);
     let seen = sink.next_request().await;
-    let mut names: Vec<_> = seen.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
-    names.sort();
-    assert_eq!(names, ["authorization", "te", "x-kept"]);
+    assert_eq!(seen.names(), ["authorization", "host", "te", "x-kept"]);
     assert_eq!((seen.version, seen.header("te")), (2, Some("trailers")), "gRPC servers insist on it");
     sink.assert_strict();
     server.finish(&[&key]).await;

@@ -44,7 +44,7 @@ async fn a_path_that_looks_like_another_host_stays_below_the_base_path() {
         "/%ff%0d%0a",
         "/|~^{}\"",
     ] {
-        let outcome = stage.attack(format!("GET {target} HTTP/1.1\r\n{TAG}\r\n")).await;
+        let outcome = stage.ask(format!("GET {target} HTTP/1.1\r\n{TAG}\r\n")).await;
         let joined = outcome.is_forwarded() && outcome.seen[0].target == format!("/v1{target}");
         rows.row(target, joined, &outcome);
     }
@@ -132,12 +132,12 @@ async fn a_path_that_could_climb_is_refused() {
         "/..%3b/x",
         "/%2e%2e%3bx/y",
     ] {
-        let outcome = stage.attack(format!("GET {target} HTTP/1.1\r\n{TAG}\r\n")).await;
+        let outcome = stage.ask(format!("GET {target} HTTP/1.1\r\n{TAG}\r\n")).await;
         rows.row(target, outcome.is_refused(400) && outcome.code() == Some("target_invalid"), &outcome);
     }
     // Only the path is judged: a query passes byte for byte.
     for target in ["/x?../..", "/x?a=/../b&c=%2e%2e/\\", "/x?.."] {
-        let outcome = stage.attack(format!("GET {target} HTTP/1.1\r\n{TAG}\r\n")).await;
+        let outcome = stage.ask(format!("GET {target} HTTP/1.1\r\n{TAG}\r\n")).await;
         rows.row(target, outcome.is_forwarded() && outcome.seen[0].target == format!("/v1{target}"), &outcome);
     }
     rows.check();

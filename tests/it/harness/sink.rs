@@ -281,6 +281,16 @@ impl Sink {
         self.shared.record.wait("the end of a connection to the upstream", ended).await
     }
 
+    /// Waits until a request was given up by its sender: its connection ended, or its stream was reset.
+    pub async fn given_up(&self, seen: &Seen) {
+        let given_up = |record: &mut Record| {
+            let end = record.connections[seen.connection].end.as_ref();
+            assert_ne!(end, Some(&End::Script), "the script ended its connection");
+            (record.requests[seen.number].reset || end.is_some()).then_some(())
+        };
+        self.shared.record.wait("a request to be given up", given_up).await;
+    }
+
     /// Asserts that every byte received was a well-formed request, by a strict reader of RFC 9112.
     pub fn assert_strict(&self) {
         self.shared.record.read(|record| {

@@ -95,9 +95,20 @@ impl H2 {
         headers: &[(&str, &str)],
         ended: bool,
     ) -> Result<(Exchange, SendStream<Bytes>), h2::Error> {
+        self.open_with(method, path, header_map(headers), ended).await
+    }
+
+    /// The same with fields whose values need not be text.
+    pub(super) async fn open_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: HeaderMap,
+        ended: bool,
+    ) -> Result<(Exchange, SendStream<Bytes>), h2::Error> {
         let uri = format!("{}://{}{path}", self.scheme, self.authority);
         let mut request = Request::builder().method(method).uri(uri).body(()).expect("a request h2 can send");
-        *request.headers_mut() = header_map(headers);
+        *request.headers_mut() = headers;
         let mut sender = soon("a free stream", self.sender.clone().ready()).await?;
         let (response, sending) = sender.send_request(request, ended)?;
         Ok((

@@ -10,11 +10,12 @@ use std::io;
 
 use bytes::Bytes;
 use h2::SendStream;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::h2::{Exchange, H2};
 use super::{Address, Broken, Raw, Reply, request_head};
 use crate::harness::soon;
-use crate::harness::strict::{self, BodyReader, Framing, Head};
+use crate::harness::strict::{self, BodyReader, Head};
 use crate::harness::wires::{Version, wires};
 
 /// A connection to Sidekey; requests on it come one after the other.
@@ -168,27 +169,19 @@ impl Translated {
             if self.body.is_none() {
                 let head = strict::request_head(&self.buffer);
                 let Some(head) = head.unwrap_or_else(|what| panic!("not for HTTP/2: {}", what.0)) else { break };
-                self.buffer.drain(..head.length);
-                self.begin(&head).await?;
+                let raw: Vec<u8> = self.buffer.drain(..head.length).collect();
+                self.begin(&head, &raw).await?;
             }
             self.body().await?;
         }
         Ok(())
     }
 
-    async fn begin(&mut self, head: &Head) -> io::Result<()> {
+    async fn begin(&mut self, head: &Head, raw: &[u8]) -> io::Result<()> {
         assert_eq!(head.minor, 1, "HTTP/1.0 has no equivalent over HTTP/2");
-        let host = head.all("host");
-        let fields: Vec<(String, &str)> = head
-            .fields
-            .iter()
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.as_str()))
-            .filter(|(name, _)| !STAYS.contains(&name.as_str()))
-            .collect();
-        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         let body = BodyReader::new(head.framing);
-        let named = self.h2.named(host.first().copied());
-        let opened = named.open(&head.method, &head.target, &fields, body.is_done()).await;
+        let named = self.h2.named(head.all("host").first().copied());
+        let opened = named.open_with(&head.method, &head.target, fields(raw), body.is_done()).await;
         let (exchange, sending) = opened.map_err(io::Error::other)?;
         (self.exchange, self.sending) = (Some(exchange), Some(sending));
         self.body = (!body.is_done()).then_some(body);
@@ -201,23 +194,41 @@ impl Translated {
         let (taken, data) = body.feed(&self.buffer).unwrap_or_else(|what| panic!("not for HTTP/2: {}", what.0));
         self.buffer.drain(..taken);
         let mut data = Bytes::from(data);
+        let (ends, mut sent) = (body.is_done() && body.trailers.is_empty(), false);
         while !data.is_empty() {
             sending.reserve_capacity(data.len());
             let granted = soon("room to send", std::future::poll_fn(|cx| sending.poll_capacity(cx))).await;
             let granted = granted.unwrap_or(Err(h2::Reason::CANCEL.into())).map_err(io::Error::other)?;
-            sending.send_data(data.split_to(granted.min(data.len())), false).map_err(io::Error::other)?;
+            let piece = data.split_to(granted.min(data.len()));
+            sent = ends && data.is_empty();
+            sending.send_data(piece, sent).map_err(io::Error::other)?;
         }
-        if body.is_done() {
-            let trailers: Vec<(&str, &str)> = body.trailers.iter().map(|(name, value)| (&**name, &**value)).collect();
-            match trailers.is_empty() {
-                true => sending.send_data(Bytes::new(), true),
-                false => sending.send_trailers(super::h2::header_map(&trailers)),
-            }
-            .map_err(io::Error::other)?;
-            self.body = None;
+        if !body.is_done() {
+            return Ok(());
         }
+        let trailers: Vec<(&str, &str)> = body.trailers.iter().map(|(name, value)| (&**name, &**value)).collect();
+        match (sent, ends) {
+            (true, _) => {}
+            (false, true) => sending.send_data(Bytes::new(), true).map_err(io::Error::other)?,
+            (false, false) => sending.send_trailers(super::h2::header_map(&trailers)).map_err(io::Error::other)?,
+        }
+        self.body = None;
         Ok(())
     }
+}
+
+/// The fields of a head that the oracle has read, with the bytes of their values.
+fn fields(head: &[u8]) -> HeaderMap {
+    let lines = head.split(|&byte| byte == b'\n').skip(1).map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
+    let mut fields = HeaderMap::new();
+    for line in lines {
+        let colon = line.iter().position(|&byte| byte == b':').expect("a field line");
+        let name = HeaderName::from_bytes(&line[..colon]).expect("a field name");
+        if !STAYS.contains(&name.as_str()) {
+            fields.append(name, HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).expect("a field value"));
+        }
+    }
+    fields
 }
 
 /// What HTTP/1.1 says of a connection and of framing; `Host` becomes `:authority`.

@@ -40,6 +40,8 @@ pub(super) async fn serve(socket: Socket, shared: &Arc<Shared>, number: usize, m
     let (orders, mut ordered) = mpsc::unbounded_channel();
     loop {
         tokio::select! {
+            // What streams have queued is written before an order to end takes effect.
+            biased;
             accepted = connection.accept() => match accepted {
                 None => return End::Eof,
                 Some(Err(error)) if error.is_io() => return End::Reset,
@@ -74,6 +76,7 @@ async fn answer(
         target: target.clone(),
         pseudo: pseudo.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect(),
         headers: fields(&parts.headers),
+        raw_head: lines(&parts.headers),
         ..Seen::default()
     });
     let bodyless = parts.method == http::Method::HEAD;
@@ -248,10 +251,16 @@ impl Stream {
     }
 }
 
+/// What a script may say of an HTTP/1.1 connection, and HTTP/2 does not have (RFC 9113 §8.2.2).
+const CONNECTION_SPECIFIC: [&str; 4] = ["connection", "keep-alive", "proxy-connection", "upgrade"];
+
 fn response(status: u16, fields: &Fields, length: Option<u64>) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = http::StatusCode::from_u16(status).expect("a status of the script");
     *response.headers_mut() = header_map(fields);
+    for name in CONNECTION_SPECIFIC {
+        response.headers_mut().remove(name);
+    }
     if let Some(length) = length {
         response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
     }
@@ -272,6 +281,10 @@ fn header_map(fields: &Fields) -> HeaderMap {
 
 fn fields(map: &HeaderMap) -> Fields {
     map.iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
+}
+
+fn lines(map: &HeaderMap) -> Vec<u8> {
+    map.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat()).collect()
 }
 
 /// A socket that records what is read from it.
