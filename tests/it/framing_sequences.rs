@@ -270,7 +270,10 @@ async fn what_is_not_named_in_the_contract_arrives_unchanged_both_ways() {
     assert_eq!((seen.target.as_str(), seen.body == body), ("/p?a=%20&b", true));
     let credential = format!("Bearer {}", stage.token.text());
     let added = [("host", crate::harness::sink::HOST), ("content-length", "1048576"), ("authorization", &credential)];
-    assert_eq!(multiset(seen.fields().map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))), multiset(owned(&[&headers[..], &added].concat())));
+    assert_eq!(
+        multiset(seen.fields().map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))),
+        multiset(owned(&[&headers[..], &added].concat()))
+    );
     stage.finish().await;
 }
 

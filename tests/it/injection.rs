@@ -4,8 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 
-use crate::harness::sink::{HOST, Seen};
 use crate::harness::client::http1;
+use crate::harness::sink::{HOST, Seen};
 use crate::harness::{Canary, Client, Sidekey, Sink, get};
 
 /// Sends a GET over a connection and gives what the upstream saw of it.

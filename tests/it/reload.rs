@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::api::{self, API};
 use crate::harness::config::table;
-use crate::harness::{Canary, Config, Client, Reply, Sidekey, Sink, get, problem, soon};
+use crate::harness::{Canary, Client, Config, Reply, Sidekey, Sink, get, problem, soon};
 
 async fn ask(server: &Sidekey, connection: &str) -> Reply {
     get(server.proxy(), "/", &[("Sidekey-Connection", connection)]).await

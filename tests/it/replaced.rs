@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 
 use crate::harness::client::h2::H2;
-use crate::harness::sink::Seen;
 use crate::harness::client::http1;
+use crate::harness::sink::Seen;
 use crate::harness::{Canary, Client, Sidekey, Sink, get};
 
 async fn setting(key: &Canary) -> (Sink, Sidekey) {

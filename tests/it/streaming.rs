@@ -209,10 +209,7 @@ async fn answers_without_a_body_pass_and_the_connection_goes_on() {
     assert_eq!((reply.status, reply.header("content-length"), reply.header("x-a")), (200, Some("5"), Some("1")));
     raw.request("GET", "/none", &[API], "").await;
     let reply = raw.response().await;
-    assert_eq!(
-        (reply.status, reply.header("content-length"), reply.header("transfer-encoding")),
-        (204, None, None)
-    );
+    assert_eq!((reply.status, reply.header("content-length"), reply.header("transfer-encoding")), (204, None, None));
     raw.request("GET", "/same", &[API], "").await;
     let reply = raw.response().await;
     assert_eq!((reply.status, reply.header("etag")), (304, Some("\"a\"")));

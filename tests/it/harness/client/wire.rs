@@ -98,10 +98,13 @@ impl Client {
     pub async fn try_piece(&mut self) -> Result<Option<Vec<u8>>, String> {
         match self {
             Self::Http1(raw) => raw.try_piece().await,
-            Self::Http2(translated) => {
+            Self::Http2(translated) => loop {
                 let piece = translated.exchange().piece().await.map_err(|error| error.to_string())?;
-                Ok(piece.map(|piece| piece.to_vec()))
-            }
+                // The mark of the end may come in a frame of its own, which is no piece.
+                if piece.as_ref().is_none_or(|piece| !piece.is_empty()) {
+                    return Ok(piece.map(|piece| piece.to_vec()));
+                }
+            },
         }
     }
 

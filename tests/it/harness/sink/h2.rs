@@ -140,7 +140,11 @@ impl Stream {
                 Err(self.reset_by_peer().await)
             }
             Step::Freeze => Err(self.reset_by_peer().await),
-            Step::Fin | Step::Cut => self.order(Order::Fin),
+            Step::Fin | Step::Cut => {
+                self.order(Order::Fin)?;
+                // Letting go of the stream would reset it before the connection ends.
+                std::future::pending().await
+            }
             Step::GoAway => self.order(Order::GoAway),
             Step::Reset => self.reset(Reason::INTERNAL_ERROR),
             Step::RefuseStream => self.reset(Reason::REFUSED_STREAM),
@@ -152,7 +156,7 @@ impl Stream {
 
     fn head(&mut self, status: u16, fields: &Fields, framing: Framing) -> Result<(), h2::Error> {
         let length = match framing {
-            Framing::Length(length) => Some(length),
+            Framing::Length(length) => (status != 204).then_some(length),
             Framing::Chunked | Framing::UntilClose => None,
         };
         let bodyless = self.bodyless || matches!(status, 204 | 304);
@@ -165,8 +169,10 @@ impl Stream {
         let Some(sending) = self.sending.as_mut() else { return Ok(()) };
         while !piece.is_empty() {
             sending.reserve_capacity(piece.len());
-            let granted = std::future::poll_fn(|cx| sending.poll_capacity(cx)).await;
-            let granted = granted.unwrap_or(Err(Reason::CANCEL.into()))?;
+            let Some(granted) = std::future::poll_fn(|cx| sending.poll_capacity(cx)).await else {
+                return Err(self.reset_by_peer().await);
+            };
+            let granted = granted?;
             sending.send_data(piece.split_to(granted.min(piece.len())), false)?;
         }
         Ok(())
