@@ -285,6 +285,8 @@ async fn a_head_beyond_the_limits_is_refused_and_counted() {
     let lines = |count: usize, length: usize| -> String {
         (0..count).map(|number| format!("X-{number}: {}\r\n", "v".repeat(length))).collect()
     };
+    // A first request brings in what every upstream takes once: code, certificates, a connection.
+    stage.survives().await;
     let (resident, _) = stage.server.memory();
     let heads = [
         ("101 lines", lines(99, 1)),
