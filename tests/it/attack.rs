@@ -154,19 +154,24 @@ impl Outcome {
         &self.replies[0]
     }
 
-    /// The code of Sidekey's own answer; hyper's bare answers have none.
+    /// The code of Sidekey's own answer.
     pub(crate) fn code(&self) -> Option<&str> {
         self.replies.last().and_then(|reply| reply.header("sidekey-error"))
     }
 
-    /// One answer with this status, the connection ended, nothing forwarded.
+    /// One answer of Sidekey's own with this status, the connection ended, nothing forwarded.
     pub(crate) fn is_refused(&self, status: u16) -> bool {
-        self.statuses() == [status] && self.closed && self.seen.is_empty()
+        self.statuses() == [status] && self.code().is_some() && self.closed && self.seen.is_empty()
     }
 
-    /// At most a 400, the connection ended, nothing forwarded.
+    /// The refusal of what is no well-formed message.
+    pub(crate) fn is_malformed(&self) -> bool {
+        self.is_refused(400) && self.code() == Some("request_malformed")
+    }
+
+    /// At most that refusal, the connection ended, nothing forwarded.
     pub(crate) fn is_cut(&self) -> bool {
-        (self.replies.is_empty() || self.is_refused(400)) && self.closed && self.seen.is_empty()
+        (self.replies.is_empty() || self.is_malformed()) && self.closed && self.seen.is_empty()
     }
 
     /// One 200, and one request at the upstream.

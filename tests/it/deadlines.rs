@@ -177,18 +177,30 @@ async fn a_client_that_stops_in_its_body_is_told() {
 
 /// OV-01, OV-02: a head that never ends, or never begins.
 #[tokio::test]
-async fn a_head_that_does_not_come_closes_the_connection() {
+async fn a_head_that_stalls_is_told_and_one_that_never_begins_is_not() {
     let sink = Sink::https().await;
     let server = api::with(&sink, |config| {
         config.set("proxy.head_timeout", "200ms");
     })
     .await;
-    for start in ["", "P", "PRI * HT", "GET / HTTP/1.1\r\nHost: localhost\r\nX: "] {
+    for start in ["", "P", "PRI * HT", "G", "GET / HTTP/1.1\r\nHost: localhost\r\nX: "] {
         let mut raw = Raw::connect(server.proxy()).await;
         raw.send(start).await;
-        match raw.try_head().await {
-            Ok(reply) => assert_eq!(reply.status, 408, "after {start:?}"),
-            Err(broken) => assert!(broken.what.contains("after 0 bytes"), "after {start:?}: {}", broken.what),
+        match raw.try_response().await {
+            Ok(reply) => {
+                assert_eq!(
+                    told(&problem(&reply)),
+                    (408, "request_timeout", "The request came too slowly"),
+                    "{start:?}"
+                );
+                assert!(!start.is_empty(), "nobody asked anything");
+                raw.closed().await;
+            }
+            // What may still become HTTP/2 is in neither language yet.
+            Err(broken) => {
+                assert!("PRI * HTTP/2.0".starts_with(start), "no answer after {start:?}");
+                assert!(broken.what.contains("after 0 bytes"), "after {start:?}: {}", broken.what);
+            }
         }
     }
     // Between two requests it is the same wait.

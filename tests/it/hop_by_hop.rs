@@ -196,8 +196,11 @@ async fn hbh_11_a_monstrous_connection_header_is_refused_or_ignored() {
         let mut raw = Raw::connect(server.proxy()).await;
         let head = "GET / HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: stripe\r\nConnection: ";
         raw.send([head.as_bytes(), &value, b"\r\n\r\n"].concat()).await;
-        let status = raw.response().await.status;
-        assert!([200, 400, 431].contains(&status), "{status}");
+        let reply = raw.response().await;
+        let told = (reply.status, reply.header("sidekey-error"));
+        let expected = [(200, None), (400, Some("request_malformed")), (431, Some("head_too_large"))];
+        assert!(expected.contains(&told), "{told:?}");
+        assert_eq!(told == expected[2], value.len() > 60_000, "{told:?}");
     }
     for seen in sink.requests() {
         assert_eq!(seen.header("connection"), None);

@@ -325,7 +325,9 @@ async fn lk_19_lk_20_no_fingerprint_and_no_debug_endpoint() {
     }
     let mut raw = Raw::connect(server.proxy()).await;
     raw.send("no http at all\r\n\r\n").await;
-    answers.push(raw.response().await);
+    let reply = raw.response().await;
+    assert_eq!(problem(&reply).code, "request_malformed");
+    answers.push(reply);
     for reply in answers {
         assert!((400..500).contains(&reply.status), "{}", reply.status);
         assert_eq!((reply.all("server").len(), reply.all("via").len(), reply.all("x-powered-by").len()), (0, 0, 0));

@@ -15,7 +15,8 @@ use crate::harness::{Canary, Client, Config, Raw, Reply, Script, Sidekey, Sink, 
 
 /// The answers after which an HTTP/1.1 connection ends, because its next message could not be told from this one's rest.
 /// Over HTTP/2 there is no such header; all else is the same.
-const CLOSING: [&str; 4] = ["method_refused", "request_malformed", "request_timeout", "target_invalid"];
+const CLOSING: [&str; 6] =
+    ["head_too_large", "method_refused", "request_malformed", "request_timeout", "target_invalid", "target_too_long"];
 
 /// An own answer as it is compared: everything but the date, the request's id and what a version of HTTP itself adds.
 fn stable(client: &Client, reply: &Reply) -> Value {
@@ -107,6 +108,11 @@ async fn what_is_malformed_or_names_no_connection() {
     let climbing = "GET /a/%2e%2e/b HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: stripe\r\n\r\n";
     refused("target_invalid", &proxy, climbing).await;
     refused_over_http1("request_malformed", &proxy, lines(&["Host: localhost", "Sidekey-Connection: stripe"])).await;
+    let framed_twice = lines(&["Sidekey-Connection: stripe", "Content-Length: 0", "Transfer-Encoding: chunked"]);
+    refused_over_http1("request_malformed_framing", &proxy, framed_twice).await;
+    let long = "x".repeat(70_000);
+    refused_over_http1("head_too_large", &proxy, lines(&["Sidekey-Connection: stripe", &format!("X-A: {long}")])).await;
+    refused_over_http1("target_too_long", &proxy, format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
     let trace = "TRACE / HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: stripe\r\n\r\n";
     refused("method_refused", &proxy, trace).await;
     assert_eq!(sink.connection_count(), 0);
