@@ -101,6 +101,25 @@ async fn a_connection_is_used_again() {
     }
 }
 
+/// A client of HTTP/2 may end its body by an empty frame, behind the last byte of a length that it told.
+#[tokio::test]
+async fn a_connection_is_used_again_after_a_body_whose_end_came_by_itself() {
+    for sink in [Sink::https1().await, Sink::https2().await] {
+        let server = one_worker(&sink, &[]).await;
+        let client = H2::connect(server.proxy()).await;
+        for number in 0..5 {
+            let headers = [API, ("content-length", "5")];
+            let (mut exchange, mut sending) = client.open("POST", "/", &headers, false).await.expect("a stream");
+            sending.send_data("hello".into(), false).expect("an open stream");
+            sink.request_where("the whole body", |seen| seen.number == number && seen.body_length == 5).await;
+            sending.send_data("".into(), true).expect("an open stream");
+            assert_eq!(exchange.reply().await.expect("an answer").json()["body"], "hello");
+        }
+        assert_eq!((sink.connection_count(), sink.count()), (1, 5));
+        server.finish(&[]).await;
+    }
+}
+
 #[tokio::test]
 async fn an_idle_connection_is_closed_in_time() {
     for sink in [Sink::https1().await, Sink::https2().await] {
