@@ -5,6 +5,7 @@
 //! after every attack: everything the upstream received was well formed, no canary got out, the server ends well.
 
 use crate::harness::sink::Seen;
+use crate::harness::wires::{Version, wires};
 use crate::harness::{Canary, Config, Raw, Reply, Sidekey, Sink, client};
 
 /// A server with the connection `c1` to an upstream, and the canary that is its credential.
@@ -48,7 +49,19 @@ impl Stage {
         self.exchange(bytes.as_ref(), Client::Stays).await
     }
 
-    /// The same by a client that ends its side at once.
+    /// Sends one well-formed request over the run's wire. Over HTTP/2 its stream has ended with its answer, as an
+    /// HTTP/1.1 connection ends after an answer that says so.
+    pub(crate) async fn ask(&self, text: impl AsRef<[u8]>) -> Outcome {
+        if wires().client == Version::Http1 {
+            return self.attack(text).await;
+        }
+        let before = self.sink.count();
+        let reply = client::ask(self.server.proxy(), text).await;
+        let seen = self.sink.requests().split_off(before);
+        Outcome { replies: vec![reply], partial: None, closed: true, seen }
+    }
+
+    /// `attack` by a client that ends its side at once.
     pub(crate) async fn attack_and_end(&self, bytes: impl AsRef<[u8]>) -> Outcome {
         self.exchange(bytes.as_ref(), Client::EndsAtOnce).await
     }
@@ -141,19 +154,24 @@ impl Outcome {
         &self.replies[0]
     }
 
-    /// The code of Sidekey's own answer; hyper's bare answers have none.
+    /// The code of Sidekey's own answer.
     pub(crate) fn code(&self) -> Option<&str> {
         self.replies.last().and_then(|reply| reply.header("sidekey-error"))
     }
 
-    /// One answer with this status, the connection ended, nothing forwarded.
+    /// One answer of Sidekey's own with this status, the connection ended, nothing forwarded.
     pub(crate) fn is_refused(&self, status: u16) -> bool {
-        self.statuses() == [status] && self.closed && self.seen.is_empty()
+        self.statuses() == [status] && self.code().is_some() && self.closed && self.seen.is_empty()
     }
 
-    /// At most a 400, the connection ended, nothing forwarded.
+    /// The refusal of what is no well-formed message.
+    pub(crate) fn is_malformed(&self) -> bool {
+        self.is_refused(400) && self.code() == Some("request_malformed")
+    }
+
+    /// At most that refusal, the connection ended, nothing forwarded.
     pub(crate) fn is_cut(&self) -> bool {
-        (self.replies.is_empty() || self.is_refused(400)) && self.closed && self.seen.is_empty()
+        (self.replies.is_empty() || self.is_malformed()) && self.closed && self.seen.is_empty()
     }
 
     /// One 200, and one request at the upstream.

@@ -44,7 +44,7 @@ async fn what_a_web_page_sends_is_refused_and_what_programs_send_is_not() {
         "Sec-Fetch-Site: NONE\r\n",
         "Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site\r\n",
     ] {
-        let outcome = stage.attack(format!("GET /p HTTP/1.1\r\nHost: localhost\r\n{C1}{lines}\r\n")).await;
+        let outcome = stage.ask(format!("GET /p HTTP/1.1\r\nHost: localhost\r\n{C1}{lines}\r\n")).await;
         table.row(lines, is_browser(&outcome), &outcome);
     }
     for lines in [
@@ -55,12 +55,12 @@ async fn what_a_web_page_sends_is_refused_and_what_programs_send_is_not() {
         "Origin: http://localhost:3000\r\nSec-Fetch-Site: same-site\r\n",
         "Referer: http://evil.test/\r\n",
     ] {
-        let outcome = stage.attack(format!("GET /p HTTP/1.1\r\nHost: localhost\r\n{C1}{lines}\r\n")).await;
+        let outcome = stage.ask(format!("GET /p HTTP/1.1\r\nHost: localhost\r\n{C1}{lines}\r\n")).await;
         table.row(lines, outcome.is_forwarded(), &outcome);
     }
     // A preflight is a page's as well.
     let preflight = "Origin: http://evil.test\r\nAccess-Control-Request-Method: POST\r\n";
-    let outcome = stage.attack(format!("OPTIONS /p HTTP/1.1\r\nHost: localhost\r\n{C1}{preflight}\r\n")).await;
+    let outcome = stage.ask(format!("OPTIONS /p HTTP/1.1\r\nHost: localhost\r\n{C1}{preflight}\r\n")).await;
     let closed_to_pages = outcome.replies.iter().all(|reply| reply.header("access-control-allow-origin").is_none());
     table.row("a preflight", is_browser(&outcome) && closed_to_pages, &outcome);
     table.check();
@@ -85,7 +85,7 @@ async fn a_name_that_was_made_to_resolve_to_us_is_refused() {
         "0x7f000001",
         "api.example.test",
     ] {
-        let outcome = stage.attack(format!("GET /p HTTP/1.1\r\nHost: {host}\r\n{C1}\r\n")).await;
+        let outcome = stage.ask(format!("GET /p HTTP/1.1\r\nHost: {host}\r\n{C1}\r\n")).await;
         table.row(host, is_browser(&outcome), &outcome);
     }
     for host in [
@@ -99,7 +99,7 @@ async fn a_name_that_was_made_to_resolve_to_us_is_refused() {
         "sidekey.internal",
         "Sidekey.Internal:7878",
     ] {
-        let outcome = stage.attack(format!("GET /p HTTP/1.1\r\nHost: {host}\r\n{C1}\r\n")).await;
+        let outcome = stage.ask(format!("GET /p HTTP/1.1\r\nHost: {host}\r\n{C1}\r\n")).await;
         table.row(host, outcome.is_forwarded(), &outcome);
     }
     // HTTP/1.0 need not have a Host, and no page's request is without one.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use crate::harness::{Canary, Raw, Sidekey, Sink, get};
+use crate::harness::{Canary, Client, Sidekey, Sink, get};
 
 /// A server whose vault has the integration `example` (bearer, basic and a header) to `sink`.
 async fn setting(sink: &Sink) -> Sidekey {
@@ -113,7 +113,7 @@ async fn ca_05_a_stampede_costs_one_load() {
     let once = (after.0 - before.0, after.1 - before.1);
     let mut clients = Vec::new();
     for _ in 0..100 {
-        clients.push(Raw::connect(server.proxy()).await);
+        clients.push(Client::connect(server.proxy()).await);
     }
     for _ in 0..5 {
         for client in &mut clients {
@@ -220,7 +220,7 @@ async fn se_08_two_references_are_of_one_moment() {
     server.admin().must("PUT", "connections/crm/credentials/production", pair).await;
     let done = AtomicBool::new(false);
     let asking = async {
-        let mut raw = Raw::connect(server.proxy()).await;
+        let mut raw = Client::connect(server.proxy()).await;
         let mut asked = 0;
         while !done.load(Ordering::Relaxed) {
             raw.request("GET", "/", &[("Sidekey-Connection", "crm")], "").await;

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::api::{self, API, head};
-use crate::harness::client::h2::H2;
 use crate::harness::sink::places::{Refusing, Silent};
-use crate::harness::sink::{End, Framing, Gate, Greeting, HOST, Step};
-use crate::harness::{Config, Problem, Raw, Script, Sidekey, Sink, get, problem};
+use crate::harness::sink::{Framing, Gate, Greeting, HOST, Step};
+use crate::harness::wires::{Version, wires};
+use crate::harness::{Client, Config, Problem, Raw, Script, Sidekey, Sink, get, problem};
 
 /// Far longer than any of these tests may take: a deadline that holds although it should not makes its test fail.
 const LONG: &str = "1h";
@@ -65,10 +65,12 @@ async fn an_upstream_that_refuses_or_hangs_up_is_told_apart_from_a_slow_one() {
     // RFC 6761 §6.4: the name never resolves, whoever is asked and even if nobody can be asked.
     let answer = problem(&get(server.proxy(), "/", &[("Sidekey-Connection", "unknown")]).await);
     assert_eq!((answer.status, answer.code.as_str()), (502, "upstream_dns"));
-    for greeting in [Greeting::Fin, Greeting::Reset] {
-        sink.greet(greeting);
-        assert_eq!(refusal(&server).await.code, "upstream_tls");
-    }
+    sink.greet(Greeting::Fin);
+    assert_eq!(refusal(&server).await.code, "upstream_tls");
+    // A reset may come before the kernel has told us that we are connected.
+    sink.greet(Greeting::Reset);
+    let code = refusal(&server).await.code;
+    assert!(["upstream_tls", "upstream_refused"].contains(&&*code), "{code}");
     server.finish(&[]).await;
 }
 
@@ -102,20 +104,16 @@ async fn the_response_head_has_a_deadline() {
 /// OV-05: the body stands still. The head has gone out, so the body is broken off.
 #[tokio::test]
 async fn a_body_that_stands_still_is_broken_off() {
-    for sink in [Sink::https().await, Sink::https2().await] {
-        sink.otherwise(Script::stall_in_body(10, "part"));
-        let server = api::with(&sink, |config| only(config, "idle_timeout")).await;
-        let mut raw = Raw::connect(server.proxy()).await;
-        raw.request("GET", "/", &[API], "").await;
-        let broken = raw.try_response().await.expect_err("a body that stands still");
-        assert_eq!(broken.partial.map(|partial| partial.body), Some(b"part".to_vec()));
-        let client = H2::connect(server.proxy()).await;
-        assert!(client.try_request("GET", "/", &[API], "").await.is_err());
-        for line in server.access_lines(2).await {
-            assert_eq!(line["reason"], "upstream_idle", "{line}");
-        }
-        server.finish(&[]).await;
-    }
+    let sink = Sink::https().await;
+    sink.otherwise(Script::stall_in_body(10, "part"));
+    let server = api::with(&sink, |config| only(config, "idle_timeout")).await;
+    let mut client = Client::connect(server.proxy()).await;
+    client.request("GET", "/", &[API], "").await;
+    let broken = client.try_response().await.expect_err("a body that stands still");
+    assert_eq!(broken.partial.map(|partial| partial.body), Some(b"part".to_vec()));
+    let line = server.access_lines(1).await.remove(0);
+    assert_eq!(line["reason"], "upstream_idle", "{line}");
+    server.finish(&[]).await;
 }
 
 /// The idle deadline is about standing still, not about taking long.
@@ -140,21 +138,20 @@ async fn a_slow_body_that_moves_is_not_broken_off() {
 /// The upstream takes the head and nothing of a body that is there for it.
 #[tokio::test]
 async fn an_upload_that_nobody_takes_is_given_up() {
-    for sink in [Sink::https().await, Sink::https2().await] {
-        sink.otherwise(Script::new().then(Step::Freeze));
-        let server = api::with(&sink, |config| only(config, "idle_timeout")).await;
-        let mut raw = Raw::connect(server.proxy()).await;
-        raw.send(format!("{}Content-Length: {}\r\n\r\n", head("PUT", "/"), 1 << 30)).await;
-        // It is refused while it still sends, so the last pieces may find nobody.
-        let block = vec![b'.'; 1 << 20];
-        let mut sent = 0;
-        while sent < 1 << 10 && raw.try_send(&block).await.is_ok() {
-            sent += 1;
-        }
-        let line = server.access_lines(1).await.remove(0);
-        assert_eq!((&line["status"], &line["reason"]), (&504.into(), &"response_timeout".into()), "{line}");
-        server.finish(&[]).await;
+    let sink = Sink::https().await;
+    sink.otherwise(Script::new().then(Step::Freeze));
+    let server = api::with(&sink, |config| only(config, "idle_timeout")).await;
+    let mut client = Client::connect(server.proxy()).await;
+    client.send(format!("{}Content-Length: {}\r\n\r\n", head("PUT", "/"), 1 << 30)).await;
+    // It is refused while it still sends, so the last pieces may find nobody.
+    let block = vec![b'.'; 1 << 20];
+    let mut sent = 0;
+    while sent < 1 << 10 && client.try_send(&block).await.is_ok() {
+        sent += 1;
     }
+    let line = server.access_lines(1).await.remove(0);
+    assert_eq!((&line["status"], &line["reason"]), (&504.into(), &"response_timeout".into()), "{line}");
+    server.finish(&[]).await;
 }
 
 /// A client's body that stands still is a 408, and the upstream is let go.
@@ -166,31 +163,44 @@ async fn a_client_that_stops_in_its_body_is_told() {
         config.set("proxy.body_idle_timeout", "200ms");
     })
     .await;
-    let mut raw = Raw::connect(server.proxy()).await;
+    let mut raw = Client::connect(server.proxy()).await;
     raw.send(format!("{}Content-Length: 10\r\n\r\n01234", head("POST", "/"))).await;
     let reply = raw.response().await;
     assert_eq!(told(&problem(&reply)), (408, "request_timeout", "The request came too slowly"));
-    assert_eq!(reply.header("connection"), Some("close"));
+    assert_eq!(reply.header("connection"), (wires().client == Version::Http1).then_some("close"));
     raw.closed().await;
-    assert_ne!(sink.closed(0).await, End::Script);
+    let seen = sink.next_head().await;
+    sink.given_up(&seen).await;
     assert!(!sink.requests()[0].complete);
     server.finish(&[]).await;
 }
 
 /// OV-01, OV-02: a head that never ends, or never begins.
 #[tokio::test]
-async fn a_head_that_does_not_come_closes_the_connection() {
+async fn a_head_that_stalls_is_told_and_one_that_never_begins_is_not() {
     let sink = Sink::https().await;
     let server = api::with(&sink, |config| {
         config.set("proxy.head_timeout", "200ms");
     })
     .await;
-    for start in ["", "P", "PRI * HT", "GET / HTTP/1.1\r\nHost: localhost\r\nX: "] {
+    for start in ["", "P", "PRI * HT", "G", "GET / HTTP/1.1\r\nHost: localhost\r\nX: "] {
         let mut raw = Raw::connect(server.proxy()).await;
         raw.send(start).await;
-        match raw.try_head().await {
-            Ok(reply) => assert_eq!(reply.status, 408, "after {start:?}"),
-            Err(broken) => assert!(broken.what.contains("after 0 bytes"), "after {start:?}: {}", broken.what),
+        match raw.try_response().await {
+            Ok(reply) => {
+                assert_eq!(
+                    told(&problem(&reply)),
+                    (408, "request_timeout", "The request came too slowly"),
+                    "{start:?}"
+                );
+                assert!(!start.is_empty(), "nobody asked anything");
+                raw.closed().await;
+            }
+            // What may still become HTTP/2 is in neither language yet.
+            Err(broken) => {
+                assert!("PRI * HTTP/2.0".starts_with(start), "no answer after {start:?}");
+                assert!(broken.what.contains("after 0 bytes"), "after {start:?}: {}", broken.what);
+            }
         }
     }
     // Between two requests it is the same wait.

@@ -124,7 +124,7 @@ async fn http2_clients_are_told_to_go_and_their_open_streams_are_finished() {
 /// OV-13: a request that does not come to an end does not keep the process.
 #[tokio::test]
 async fn a_stuck_request_is_cut_when_the_time_to_drain_is_over() {
-    let sink = Sink::https().await;
+    let sink = Sink::https1().await;
     let (script, feed) = Script::events();
     sink.on("/stuck", script);
     sink.on("/ws", Script::websocket());

@@ -195,7 +195,7 @@ async fn a_post_over_a_connection_that_is_just_closing_is_processed_at_most_once
 /// EX-30: the same guards where a WebSocket is asked for.
 #[tokio::test]
 async fn a_websocket_handshake_passes_the_same_guards() {
-    let (sink, evil) = (Sink::https().await, Sink::https().await);
+    let (sink, evil) = (Sink::https1().await, Sink::https1().await);
     let server = Sidekey::with(|config| {
         config.pin("evil.test", evil.addr).to(&sink).bearer("c1", "t");
         config.integration_key("base_url", "https://api.example.test/v1");
@@ -216,12 +216,12 @@ async fn a_websocket_handshake_passes_the_same_guards() {
         ("http://evil.test/x", None, (403, "host_not_allowed")),
     ] {
         let headers: Vec<(&str, &str)> = upgrade.iter().copied().chain(line).collect();
-        let reply = client::request(server.proxy(), "GET", target, &headers, "").await;
+        let reply = client::http1(server.proxy(), "GET", target, &headers, "").await;
         assert_eq!((reply.status, reply.header("sidekey-error").unwrap_or_default()), told, "{target}");
     }
     assert_eq!((sink.connection_count(), evil.connection_count()), (0, 0));
     sink.next(Script::respond(302, &[("location", "https://evil.test/ws")], ""));
-    let reply = client::request(server.proxy(), "GET", "/ws", &upgrade, "").await;
+    let reply = client::http1(server.proxy(), "GET", "/ws", &upgrade, "").await;
     assert_eq!((reply.status, reply.header("location")), (302, Some("https://evil.test/ws")));
     assert_eq!((sink.next_request().await.target.as_str(), evil.connection_count()), ("/v1/ws", 0));
     server.finish(&[]).await;

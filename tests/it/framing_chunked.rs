@@ -1,8 +1,7 @@
 //! Chunked request bodies: what is not framed as it says is broken off on both sides, and what is comes out anew.
 
 use crate::attack::{Outcome, SMUGGLED, Stage, TAG, Table};
-use crate::harness::Raw;
-use crate::harness::sink::End;
+use crate::harness::{Raw, Reply};
 
 fn chunked(body: &[u8]) -> Vec<u8> {
     [format!("POST /p HTTP/1.1\r\n{TAG}Transfer-Encoding: chunked\r\n\r\n").as_bytes(), body].concat()
@@ -12,9 +11,14 @@ fn chunked(body: &[u8]) -> Vec<u8> {
 async fn broken_off(stage: &Stage, outcome: &Outcome) -> bool {
     for seen in &outcome.seen {
         // The upstream must notice: its connection ends in the middle of the body.
-        stage.sink.closed(seen.connection).await;
+        stage.sink.given_up(seen).await;
     }
-    let told_failure = outcome.replies.len() <= 1 && outcome.replies.iter().all(|reply| reply.status == 400);
+    // Trailers have the bounds of a head.
+    let told = |reply: &Reply| {
+        let code = reply.header("sidekey-error");
+        [(400, Some("request_malformed")), (431, Some("head_too_large"))].contains(&(reply.status, code))
+    };
+    let told_failure = outcome.replies.len() <= 1 && outcome.replies.iter().all(told);
     outcome.closed && told_failure && outcome.seen.iter().all(|seen| !seen.complete)
 }
 
@@ -24,7 +28,9 @@ async fn a_chunk_that_is_not_framed_as_it_says_breaks_the_request_off() {
     let (stage, mut table) = (Stage::new().await, Table::default());
     let long_extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "e".repeat(20 << 10));
     let many_extensions = format!("1;{}\r\nx\r\n", "e".repeat(10 << 10)).repeat(3);
-    let bodies: [&[u8]; 24] = [
+    let bodies: [&[u8]; 26] = [
+        b"5 \r\nhello\r\n0\r\n\r\n",
+        b"5\t\r\nhello\r\n0\r\n\r\n",
         b"FFFFFFFFFFFFFFFFF\r\nhello\r\n0\r\n\r\n",
         b"10000000000000000\r\nhello\r\n0\r\n\r\n",
         b"10000000000000005\r\nhello\r\n0\r\n\r\n",
@@ -64,11 +70,13 @@ async fn a_chunk_that_is_not_framed_as_it_says_breaks_the_request_off() {
 #[tokio::test]
 async fn an_endless_chunk_is_streamed_and_never_awaited_in_memory() {
     let stage = Stage::new().await;
+    // A first request brings in what every upstream takes once: code, certificates, a connection.
+    stage.survives().await;
     let (resident, _) = stage.server.memory();
     let outcome = stage.attack_and_end(chunked(b"8000000000000000\r\nhello")).await;
     assert!(outcome.replies.iter().all(|reply| reply.status == 400), "{outcome:?}");
     for seen in stage.forwarded() {
-        stage.sink.closed(seen.connection).await;
+        stage.sink.given_up(&seen).await;
         assert!(!seen.complete);
     }
     assert!(stage.server.memory().0 < resident + (4 << 20));
@@ -77,11 +85,11 @@ async fn an_endless_chunk_is_streamed_and_never_awaited_in_memory() {
 
 /// H1-29, H1-30
 #[tokio::test]
-async fn a_lenient_size_line_is_written_anew() {
+async fn a_size_line_with_extensions_is_written_anew() {
     let (stage, mut table) = (Stage::new().await, Table::default());
-    for size in ["5;", "5 ", "5;a=b", "5;a=\"b", "05", "5;a=\"b;c\"", "5\t"] {
+    for size in ["5;", "5;a=b", "5;a=\"b", "05", "5;a=\"b;c\""] {
         let outcome = stage.attack(chunked(format!("{size}\r\nhello\r\n0\r\n\r\n").as_bytes())).await;
-        // Accepted and framed anew, or refused; the bytes of the size line never pass.
+        // Accepted and framed anew; the bytes of the size line never pass.
         let anew = outcome.is_forwarded() && outcome.seen[0].text() == "hello";
         let received = stage.sink.connection(0).bytes;
         let line = format!("\r\n{size}\r\n");
@@ -110,7 +118,7 @@ async fn a_body_that_ends_too_early_never_looks_complete_upstream() {
         let seen = stage.sink.next_head().await;
         assert_eq!(stage.forwarded().len(), number + 1, "{name}: it was sent again");
         raw.finish().await;
-        assert_ne!(stage.sink.closed(seen.connection).await, End::Script, "{name}");
+        stage.sink.given_up(&seen).await;
         if let Ok(reply) = raw.try_response().await {
             assert_eq!(reply.status, 400, "{name}");
         }
@@ -119,7 +127,7 @@ async fn a_body_that_ends_too_early_never_looks_complete_upstream() {
     raw.send(length.replace("/p ", "/reset ")).await;
     let seen = stage.sink.request_where("forty bytes", |seen| seen.body_length == 40 && seen.target == "/reset").await;
     raw.reset();
-    stage.sink.closed(seen.connection).await;
+    stage.sink.given_up(&seen).await;
     assert_eq!(stage.forwarded().iter().filter(|seen| seen.target == "/reset").count(), 1, "it was sent again");
     let aborted = stage.server.metric("sidekey_request_aborted_total").await;
     assert!(aborted >= 5.0, "each is counted: {aborted}");

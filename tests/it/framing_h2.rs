@@ -137,7 +137,7 @@ async fn a_length_that_the_frames_do_not_keep_is_never_completed_upstream() {
         assert!(!answer.as_ref().is_some_and(Frame::is_ok), "{lengths:?} {answer:?}");
     }
     for seen in stage.forwarded() {
-        stage.sink.closed(seen.connection).await;
+        stage.sink.given_up(&seen).await;
     }
     assert!(stage.forwarded().iter().all(|seen| !seen.complete), "{:?}", stage.forwarded());
     stage.finish().await;

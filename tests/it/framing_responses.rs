@@ -5,12 +5,12 @@ use std::time::Duration;
 use crate::attack::{Stage, TAG};
 use crate::harness::client::{Broken, get};
 use crate::harness::sink::{Framing, Step};
-use crate::harness::{Raw, Reply, Script, within};
+use crate::harness::{Client, Reply, Script, Sink, within};
 
 const C1: (&str, &str) = ("Sidekey-Connection", "c1");
 
 async fn ask(stage: &Stage, method: &str, path: &str) -> Result<Reply, Broken> {
-    let mut raw = Raw::connect(stage.server.proxy()).await;
+    let mut raw = Client::connect(stage.server.proxy()).await;
     raw.request(method, path, &[C1], "").await;
     raw.try_response().await
 }
@@ -18,7 +18,7 @@ async fn ask(stage: &Stage, method: &str, path: &str) -> Result<Reply, Broken> {
 /// H1-50
 #[tokio::test]
 async fn a_malformed_answer_is_a_502_and_its_connection_is_not_used_again() {
-    let stage = Stage::new().await;
+    let stage = Stage::before(Sink::https1().await, |_| {}).await;
     let answers: [&[u8]; 22] = [
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nevil",
         b"HTTP/1.1 200 OK\r\ncontent-length: 2, 3\r\n\r\nevil",
@@ -66,7 +66,7 @@ async fn a_malformed_answer_is_a_502_and_its_connection_is_not_used_again() {
 /// H1-52
 #[tokio::test]
 async fn bytes_behind_an_answer_without_a_body_poison_no_later_answer() {
-    let stage = Stage::new().await;
+    let stage = Stage::before(Sink::https1().await, |_| {}).await;
     let poison = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nPOISON";
     let answers = [
         ("GET", 204, "HTTP/1.1 204 No Content\r\n\r\n"),
@@ -91,18 +91,19 @@ async fn bytes_behind_an_answer_without_a_body_poison_no_later_answer() {
 
 /// H1-53
 #[tokio::test]
-async fn interim_answers_do_not_put_the_deadline_off() {
-    let stage = Stage::with(|config| {
-        config.set("upstream.response_timeout", "300ms");
+async fn interim_answers_have_an_end() {
+    let stage = Stage::before(Sink::https1().await, |config| {
+        config.set("upstream.response_timeout", "1h");
     })
     .await;
     let (resident, _) = stage.server.memory();
     let hints = "HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".repeat(10_000);
     let script = Script::new().then(Step::ReadBody).raw(hints).then(Step::Stall);
     stage.sink.on("/hints", script);
-    let outcome = within(Duration::from_secs(5), "the deadline", ask(&stage, "GET", "/hints")).await;
+    let outcome = within(Duration::from_secs(5), "an answer", ask(&stage, "GET", "/hints")).await;
     let reply = outcome.expect("an answer of Sidekey's own");
-    assert_eq!((reply.status, reply.header("sidekey-error")), (504, Some("response_timeout")));
+    assert_eq!((reply.status, reply.header("sidekey-error")), (502, Some("upstream_malformed")));
+    assert!(reply.interim.len() <= 100, "{} interim answers", reply.interim.len());
     assert!(stage.server.memory().0 < resident + (8 << 20));
     stage.finish().await;
 }
@@ -110,7 +111,7 @@ async fn interim_answers_do_not_put_the_deadline_off() {
 /// H1-54, H1-55
 #[tokio::test]
 async fn an_answer_cut_short_never_looks_whole() {
-    let stage = Stage::new().await;
+    let stage = Stage::before(Sink::https1().await, |_| {}).await;
     let until_close =
         |how| Script::new().then(Step::ReadBody).head(200, &[], Framing::UntilClose).data("part").then(how);
     let chunks = |how| Script::new().then(Step::ReadBody).head(200, &[], Framing::Chunked).data("part").then(how);
@@ -151,7 +152,7 @@ async fn an_answer_cut_short_never_looks_whole() {
 /// H1-56
 #[tokio::test]
 async fn an_answers_head_beyond_the_limits_is_a_502() {
-    let stage = Stage::new().await;
+    let stage = Stage::before(Sink::https1().await, |_| {}).await;
     let (resident, _) = stage.server.memory();
     let long = format!("HTTP/1.1 200 OK\r\nx-long: {}\r\ncontent-length: 0\r\n\r\n", "v".repeat(2 << 20));
     let lines: String = (0..1000).map(|number| format!("x-{number}: v\r\n")).collect();
@@ -168,7 +169,7 @@ async fn an_answers_head_beyond_the_limits_is_a_502() {
 /// EX-12
 #[tokio::test]
 async fn what_an_answer_points_to_is_never_fetched() {
-    let stage = Stage::new().await;
+    let stage = Stage::before(Sink::https1().await, |_| {}).await;
     let evil = crate::harness::Sink::http().await;
     let url = format!("http://{}/x", evil.addr);
     let own = "https://api.example.test/followed";

@@ -22,12 +22,13 @@ pub mod server;
 pub mod sink;
 pub mod socket;
 pub mod strict;
+pub mod wires;
 
 use std::future::Future;
 use std::time::Duration;
 
 pub use canary::Canary;
-pub use client::{Raw, Reply, get};
+pub use client::{Client, Raw, Reply, ask, get};
 pub use config::Config;
 pub use problem::{Problem, problem};
 pub use server::Sidekey;

@@ -41,7 +41,7 @@ async fn a_smuggled_framing_is_noticed() {
 
 #[tokio::test]
 async fn scripts_come_by_path_then_by_order_then_by_default() {
-    let sink = Sink::https().await;
+    let sink = Sink::https1().await;
     sink.on("/a/*", Script::respond(201, &[("x-k", "v")], "a")).next(Script::ok("first")).otherwise(Script::ok("rest"));
     let mut raw = Raw::tls(sink.addr, HOST, None).await.expect("a trusted certificate");
     for (path, body) in [("/x", "first"), ("/a/b?c", "a"), ("/x", "rest"), ("/x", "rest")] {
@@ -55,7 +55,7 @@ async fn scripts_come_by_path_then_by_order_then_by_default() {
 
 #[tokio::test]
 async fn bodies_cut_short_are_noticed_by_the_client() {
-    let sink = Sink::https().await;
+    let sink = Sink::https1().await;
     for how in [Step::Fin, Step::Cut, Step::Reset] {
         sink.next(Script::cut_in_body(10, "part", how.clone())).next(Script::cut_in_head(how));
         let broken = fetch(&sink).await.expect_err("a cut body");

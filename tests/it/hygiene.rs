@@ -173,7 +173,6 @@ async fn hi_14_nobody_forges_lines_of_the_log() {
         .await;
         let long = "x".repeat(40_000);
         for (line, path) in [
-            // hyper answers a control byte in a header by itself, before there is a request to log.
             ("User-Agent: \x1b[2J\u{2028}evil".to_owned(), "/%0a%0d%1b[2J/%E2%80%A8"),
             ("Sidekey-Workflow: %0a{\"level\":\"ERROR\"}".to_owned(), "/"),
             ("Sidekey-Workflow: \"},{\"a\":\"\\u000a".to_owned(), "/"),
@@ -199,7 +198,7 @@ async fn hi_14_nobody_forges_lines_of_the_log() {
         let login = STANDARD.encode("stripe\n{\"level\":\"ERROR\"}\x1b[2J:");
         raw.send(format!("GET http://api.example.test/ HTTP/1.1\r\nHost: api.example.test\r\nProxy-Authorization: Basic {login}\r\n\r\n")).await;
         assert_eq!(raw.response().await.status, 400);
-        server.access_lines(11).await;
+        server.access_lines(12).await;
         for line in server.process().stderr().lines() {
             let parsed = serde_json::from_str::<serde_json::Value>(line);
             assert!(parsed.is_ok_and(|json| json["level"].is_string()), "no JSON: {line}");
@@ -208,7 +207,7 @@ async fn hi_14_nobody_forges_lines_of_the_log() {
             let unescaped = ['\u{2028}', '\u{2029}', '\u{85}', '\u{1b}'];
             assert!(!line.contains(unescaped), "{line}");
         }
-        for access in server.access_lines(11).await {
+        for access in server.access_lines(12).await {
             let text = access.to_string();
             assert!(!text.contains("secret-query") && !text.contains("evil") && !text.contains("ppp"), "{text}");
         }

@@ -4,8 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 
+use crate::harness::client::http1;
 use crate::harness::sink::{HOST, Seen};
-use crate::harness::{Canary, Raw, Sidekey, Sink, get};
+use crate::harness::{Canary, Client, Sidekey, Sink, get};
 
 /// Sends a GET over a connection and gives what the upstream saw of it.
 async fn sent(server: &Sidekey, sink: &Sink, connection: &str, path: &str, headers: &[(&str, &str)]) -> Seen {
@@ -143,7 +144,7 @@ async fn a_path_tag_leaves_the_path_below_the_base_and_a_bare_one_is_the_base_it
             true => (format!("http://{HOST}/v1/botx/me"), ("Proxy-Authorization", login.as_str())),
             false => ("/me".to_owned(), ("Sidekey-Connection", "tg")),
         };
-        let reply = get(server.proxy(), &path, &[headers, vec![tag]].concat()).await;
+        let reply = http1(server.proxy(), "GET", &path, &[headers, vec![tag]].concat(), "").await;
         assert_eq!((reply.status, reply.header("sidekey-error")), (400, Some("target_invalid")), "{path}");
     }
     assert_eq!(sink.count(), 5);
@@ -244,7 +245,7 @@ async fn everything_but_the_injection_passes_byte_for_byte() {
         config.to(&sink).bearer("stripe", key.text());
     })
     .await;
-    let mut raw = Raw::connect(server.proxy()).await;
+    let mut raw = Client::connect(server.proxy()).await;
     let target = "/a//b/%41%2f%2F/;p=1/~!$&'()*+,=:@|\"^{}[]?q=%zz&r=a+b&&=&`'|{}[]?";
     let fields = [
         ("accept", "*/*"),
@@ -272,7 +273,7 @@ async fn everything_but_the_injection_passes_byte_for_byte() {
     expected.extend(["x-latin: caf\u{fffd}".into(), "content-length: 256".into(), format!("host: {HOST}")]);
     expected.push(format!("authorization: Bearer {}", key.text()));
     let mut arrived: Vec<String> =
-        seen.headers.iter().map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase())).collect();
+        seen.fields().map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase())).collect();
     assert_eq!(seen.all("x-two"), ["first", "second, third", "fourth"], "the order of one name's lines");
     assert!(seen.raw_head.windows(5).any(|bytes| bytes == b"caf\xe9\r"), "obs-text passes");
     expected.sort();

@@ -2,7 +2,7 @@
 
 use crate::harness::client::h2::H2;
 use crate::harness::sink::Seen;
-use crate::harness::{Canary, Raw, Reply, Sidekey, Sink, client};
+use crate::harness::{Canary, Client, Reply, Sidekey, Sink, client};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const JSON: &str = "application/json";
@@ -118,7 +118,7 @@ async fn an_absent_body_becomes_the_document() {
         ("DELETE", vec![("content-type", "application/json")]),
         ("PUT", vec![("transfer-encoding", "chunked")]),
     ] {
-        let mut raw = Raw::connect(setting.server.proxy()).await;
+        let mut raw = Client::connect(setting.server.proxy()).await;
         let headers = [headers, vec![("Sidekey-Connection", "json")]].concat();
         let chunked = headers[0].0 == "transfer-encoding";
         raw.request(method, "/p", &headers, if chunked { "0\r\n\r\n" } else { "" }).await;
@@ -140,7 +140,7 @@ async fn an_absent_body_becomes_the_document() {
 async fn bodies_in_pieces_and_over_http2_are_filled_too() {
     let setting = Setting::new().await;
     let expected = format!(r#"{{"a":1,"auth":{{"key":{}}}}}"#, setting.quoted());
-    let mut raw = Raw::connect(setting.server.proxy()).await;
+    let mut raw = Client::connect(setting.server.proxy()).await;
     raw.send("POST / HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: json\r\nContent-Type: application/json\r\n")
         .await;
     raw.send("Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n3\r\n{\"a\r\n").await;
@@ -203,7 +203,7 @@ async fn a_body_is_held_up_to_its_limit_and_refused_beyond() {
     setting.refused(&reply, 413, "body_too_large").await;
 
     // Without a length it is refused as soon as it has grown too large, not when it ends.
-    let mut raw = Raw::connect(setting.server.proxy()).await;
+    let mut raw = Client::connect(setting.server.proxy()).await;
     raw.send(format!("POST / HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: form\r\nContent-Type: {FORM}\r\n"))
         .await;
     raw.send("Transfer-Encoding: chunked\r\n\r\n").await;
@@ -215,7 +215,7 @@ async fn a_body_is_held_up_to_its_limit_and_refused_beyond() {
     setting.refused(&raw.response().await, 413, "body_too_large").await;
 
     // A length that is too large is refused before a byte of the body has come.
-    let mut raw = Raw::connect(setting.server.proxy()).await;
+    let mut raw = Client::connect(setting.server.proxy()).await;
     raw.send(format!("POST / HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: json\r\nContent-Type: {JSON}\r\n"))
         .await;
     raw.send("Content-Length: 65537\r\n\r\n").await;

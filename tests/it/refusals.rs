@@ -11,10 +11,15 @@ use crate::harness::client::Address;
 use crate::harness::pki::{self, Validity};
 use crate::harness::sink::places::{Refusing, Silent};
 use crate::harness::sink::{End, Greeting, HOST, Step};
-use crate::harness::{Canary, Config, Raw, Reply, Script, Sidekey, Sink, problem};
+use crate::harness::{Canary, Client, Config, Raw, Reply, Script, Sidekey, Sink, ask, problem};
 
-/// An own answer as it is compared: everything but the date and the request's id.
-fn stable(reply: &Reply) -> Value {
+/// The answers after which an HTTP/1.1 connection ends, because its next message could not be told from this one's rest.
+/// Over HTTP/2 there is no such header; all else is the same.
+const CLOSING: [&str; 6] =
+    ["head_too_large", "method_refused", "request_malformed", "request_timeout", "target_invalid", "target_too_long"];
+
+/// An own answer as it is compared: everything but the date, the request's id and what a version of HTTP itself adds.
+fn stable(client: &Client, reply: &Reply) -> Value {
     let problem = problem(reply);
     assert_eq!(reply.header("sidekey-error"), Some(problem.code.as_str()));
     assert_eq!(reply.header("sidekey-request-id"), Some(problem.request_id.as_str()));
@@ -23,24 +28,45 @@ fn stable(reply: &Reply) -> Value {
     for (name, value) in &reply.headers {
         headers.entry(name.to_ascii_lowercase()).or_default().push(value);
     }
+    let closes = matches!(client, Client::Http1(_)) && CLOSING.contains(&problem.code.as_str());
+    assert_eq!(headers.remove("connection"), closes.then(|| vec!["close"]), "{}", problem.code);
     headers.remove("date");
     headers.insert("sidekey-request-id".to_owned(), vec!["[request id]"]);
-    json!({ "status": reply.status, "headers": headers, "body": problem.snapshot })
+    let mut body = problem.snapshot;
+    if problem.code == "upstream_closed" {
+        // Behind the colon a library says what happened on its wire.
+        headers.remove("content-length");
+        for pointer in ["/detail", "/message", "/error/message"] {
+            let text = body.pointer_mut(pointer).expect("a text");
+            *text = text.as_str().and_then(|text| text.split(": ").next()).into();
+        }
+    }
+    json!({ "status": reply.status, "headers": headers, "body": body })
 }
 
-/// Sends the same bytes twice, each on a connection of its own, and compares what comes back with the snapshot.
+/// Sends the same request twice, each on a connection of its own, and compares what comes back with the snapshot.
 async fn refused(name: &str, address: impl Into<Address>, request: impl AsRef<[u8]>) {
     let address = address.into();
+    refused_on(name, async || Client::connect(&address).await, request.as_ref()).await;
+}
+
+/// The same for a request that only HTTP/1.1 has.
+async fn refused_over_http1(name: &str, address: impl Into<Address>, request: impl AsRef<[u8]>) {
+    let address = address.into();
+    refused_on(name, async || Client::Http1(Box::new(Raw::connect(&address).await)), request.as_ref()).await;
+}
+
+async fn refused_on(name: &str, connect: impl AsyncFn() -> Client, request: &[u8]) {
     let mut answers = Vec::new();
     let mut ids = Vec::new();
     for _ in 0..2 {
-        let mut raw = Raw::connect(&address).await;
-        raw.send(request.as_ref()).await;
-        let reply = raw.response().await;
+        let mut client = connect().await;
+        client.send(request).await;
+        let reply = client.response().await;
         ids.push(problem(&reply).request_id);
-        answers.push(stable(&reply));
+        answers.push(stable(&client, &reply));
         if reply.header("connection") == Some("close") {
-            raw.closed().await;
+            client.closed().await;
         }
     }
     assert_eq!(answers[0], answers[1], "{name}: two answers differ in more than their ids");
@@ -76,12 +102,17 @@ async fn what_is_malformed_or_names_no_connection() {
     let server = Sidekey::with(stripe(&token, &sink)).await;
     let proxy = server.proxy();
     refused("connection_missing", &proxy, lines(&[])).await;
-    refused("connection_missing_as_proxy", &proxy, proxied("")).await;
+    refused_over_http1("connection_missing_as_proxy", &proxy, proxied("")).await;
     refused("tag_malformed", &proxy, lines(&["Sidekey-Connection: ../stripe"])).await;
     refused("tag_conflict", &proxy, lines(&["Sidekey-Connection: stripe", "X-Connection-Id: other"])).await;
     let climbing = "GET /a/%2e%2e/b HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: stripe\r\n\r\n";
     refused("target_invalid", &proxy, climbing).await;
-    refused("request_malformed", &proxy, lines(&["Host: localhost", "Sidekey-Connection: stripe"])).await;
+    refused_over_http1("request_malformed", &proxy, lines(&["Host: localhost", "Sidekey-Connection: stripe"])).await;
+    let framed_twice = lines(&["Sidekey-Connection: stripe", "Content-Length: 0", "Transfer-Encoding: chunked"]);
+    refused_over_http1("request_malformed_framing", &proxy, framed_twice).await;
+    let long = "x".repeat(70_000);
+    refused_over_http1("head_too_large", &proxy, lines(&["Sidekey-Connection: stripe", &format!("X-A: {long}")])).await;
+    refused_over_http1("target_too_long", &proxy, format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
     let trace = "TRACE / HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: stripe\r\n\r\n";
     refused("method_refused", &proxy, trace).await;
     assert_eq!(sink.connection_count(), 0);
@@ -100,9 +131,9 @@ async fn who_may_not_ask() {
     let (local, keyed) = (server.proxies[0].clone(), server.proxies[1].clone());
     let key = "apk_01jzzzzzzzzzzzzzzzzzzzzzzz_0123456789012345678901234567890123456789012";
     refused("key_missing", &keyed, lines(&["Sidekey-Connection: crm"])).await;
-    refused("key_missing_as_proxy", &keyed, proxied("crm:")).await;
+    refused_over_http1("key_missing_as_proxy", &keyed, proxied("crm:")).await;
     refused("key_unknown", &keyed, lines(&["Sidekey-Connection: crm", &format!("Sidekey-Key: {key}")])).await;
-    refused("key_unknown_as_proxy", &keyed, proxied(&format!("crm:{key}"))).await;
+    refused_over_http1("key_unknown_as_proxy", &keyed, proxied(&format!("crm:{key}"))).await;
     let page = lines(&["Sidekey-Connection: crm", "Origin: https://page.example.test"]);
     refused("browser_request", &local, page).await;
     let elsewhere = lines(&["Sidekey-Connection: crm", "Sidekey-Environment: staging"]);
@@ -192,33 +223,32 @@ async fn upstreams_that_cannot_be_reached() {
         config.base("https://no-such-name.invalid").bearer("nameless", token.text());
     })
     .await;
-    let ask = |name: &'static str, connection: &'static str| {
+    let unreachable = |name: &'static str, connection: &'static str| {
         refused(name, server.proxy(), lines(&[&format!("Sidekey-Connection: {connection}")]))
     };
-    ask("upstream_refused", "refused").await;
-    ask("connect_timeout", "silent").await;
-    ask("connect_timeout_in_tls", "mute").await;
-    ask("upstream_tls_stranger", "strange").await;
-    ask("upstream_tls_expired", "expired").await;
-    ask("upstream_tls_other_name", "other").await;
-    ask("upstream_tls_plaintext", "plain").await;
-    ask("address_prohibited", "private").await;
+    unreachable("upstream_refused", "refused").await;
+    unreachable("connect_timeout", "silent").await;
+    unreachable("connect_timeout_in_tls", "mute").await;
+    unreachable("upstream_tls_stranger", "strange").await;
+    unreachable("upstream_tls_expired", "expired").await;
+    unreachable("upstream_tls_other_name", "other").await;
+    unreachable("upstream_tls_plaintext", "plain").await;
+    unreachable("address_prohibited", "private").await;
     for sink in [&strange, &expired, &other, &plain, &mute] {
         assert_eq!(sink.count(), 0);
     }
     // What a resolver says of a name that does not exist depends on the machine: the code does not.
-    let mut raw = Raw::connect(server.proxy()).await;
-    raw.send(lines(&["Sidekey-Connection: nameless"])).await;
-    let reply = raw.response().await;
+    let reply = ask(server.proxy(), lines(&["Sidekey-Connection: nameless"])).await;
     assert_eq!((reply.status, problem(&reply).code.as_str()), (502, "upstream_dns"));
     server.finish(&[&token]).await;
 }
 
 #[tokio::test]
 async fn upstreams_that_do_not_answer_as_they_should() {
-    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let (sink, old, token) = (Sink::https().await, Sink::https1().await, Canary::new("token"));
     let server = Sidekey::with(|config| {
         config.to(&sink).bearer("stripe", token.text()).set("upstream.response_timeout", "150ms");
+        config.pin("localhost", old.addr).base("https://localhost").bearer("old", token.text());
     })
     .await;
     let two_lengths = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok";
@@ -226,17 +256,24 @@ async fn upstreams_that_do_not_answer_as_they_should() {
     for (name, path, script) in [
         ("upstream_closed", "/fin", Script::new().then(Step::ReadBody).then(Step::Fin)),
         ("upstream_closed_reset", "/reset", Script::new().then(Step::ReadBody).then(Step::Reset)),
-        ("upstream_closed_in_head", "/half", Script::cut_in_head(Step::Cut)),
-        ("upstream_malformed", "/lengths", Script::malformed(two_lengths)),
-        ("upstream_malformed_no_http", "/no-http", Script::malformed("SSH-2.0-OpenSSH_9.2\r\n")),
-        ("upstream_malformed_101", "/unasked", Script::malformed(unasked)),
         ("response_timeout", "/stall", Script::stall()),
     ] {
         sink.on(path, script);
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: stripe\r\n\r\n");
         refused(name, server.proxy(), request).await;
-        let last = sink.connection_count() - 1;
-        assert_ne!(sink.closed(last).await, End::Failed(String::new()), "a connection that failed is not kept");
+    }
+    // What only HTTP/1.1 can say.
+    for (name, path, script) in [
+        ("upstream_closed_in_head", "/half", Script::cut_in_head(Step::Cut)),
+        ("upstream_malformed", "/lengths", Script::malformed(two_lengths)),
+        ("upstream_malformed_no_http", "/no-http", Script::malformed("SSH-2.0-OpenSSH_9.2\r\n")),
+        ("upstream_malformed_101", "/unasked", Script::malformed(unasked)),
+    ] {
+        old.on(path, script);
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nSidekey-Connection: old\r\n\r\n");
+        refused(name, server.proxy(), request).await;
+        let last = old.connection_count() - 1;
+        assert_ne!(old.closed(last).await, End::Failed(String::new()), "a connection that failed is not kept");
     }
     server.finish(&[&token]).await;
 }
@@ -257,9 +294,8 @@ async fn ca_03_a_vault_that_cannot_be_read() {
     for unknown in ["nobody", "conn_01jzzzzzzzzzzzzzzzzzzzzzzz"] {
         refused("vault_unavailable", server.proxy(), lines(&[&format!("Sidekey-Connection: {unknown}")])).await;
     }
-    let mut raw = Raw::connect(server.proxy()).await;
-    raw.send(lines(&["Sidekey-Connection: stripe"])).await;
-    assert_eq!(raw.response().await.status, 200, "a declared connection does not need the vault");
+    let reply = ask(server.proxy(), lines(&["Sidekey-Connection: stripe"])).await;
+    assert_eq!(reply.status, 200, "a declared connection does not need the vault");
     run("ALTER TABLE hidden RENAME TO connections").await;
     refused("connection_unknown", server.proxy(), lines(&["Sidekey-Connection: nobody"])).await;
     assert!(!server.process().stderr().contains("SELECT"), "the log repeats no SQL");
@@ -299,32 +335,8 @@ async fn st_05_st_06_credentials_of_the_vault_that_must_not_be_used() {
     }
     refused("connection_needs_reconnect", server.proxy(), lines(&["Sidekey-Connection: rebound"])).await;
     assert_eq!(sink.connection_count(), 0);
-    let mut raw = Raw::connect(server.proxy()).await;
-    raw.send(lines(&["Sidekey-Connection: sound"])).await;
-    assert_eq!(raw.response().await.status, 200, "the others are not affected");
-    server.finish(&[&token]).await;
-}
-
-/// Over HTTP/2 the document and its headers are the same, but for `Connection`, which HTTP/2 does not have.
-#[tokio::test]
-async fn over_http2_the_answers_are_the_same() {
-    let (sink, token) = (Sink::https().await, Canary::new("token"));
-    let server = Sidekey::with(stripe(&token, &sink)).await;
-    let client = crate::harness::client::h2::H2::connect(server.proxy()).await;
-    for (fields, path) in [
-        (vec![], "/"),
-        (vec![("sidekey-connection", "nobody")], "/"),
-        (vec![("sidekey-connection", "stripe")], "/a/../b"),
-        (vec![("sidekey-connection", "stripe"), ("origin", "https://page.example.test")], "/"),
-    ] {
-        let over_http2 = client.get(path, &fields).await;
-        let mut raw = Raw::connect(server.proxy()).await;
-        raw.request("GET", path, &fields, "").await;
-        let mut over_http1 = stable(&raw.response().await);
-        over_http1["headers"].as_object_mut().expect("headers").remove("connection");
-        assert_eq!(stable(&over_http2), over_http1);
-    }
-    assert_eq!(sink.connection_count(), 0);
+    let reply = ask(server.proxy(), lines(&["Sidekey-Connection: sound"])).await;
+    assert_eq!(reply.status, 200, "the others are not affected");
     server.finish(&[&token]).await;
 }
 

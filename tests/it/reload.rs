@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::api::{self, API};
 use crate::harness::config::table;
-use crate::harness::{Canary, Config, Raw, Reply, Sidekey, Sink, get, problem, soon};
+use crate::harness::{Canary, Client, Config, Reply, Sidekey, Sink, get, problem, soon};
 
 async fn ask(server: &Sidekey, connection: &str) -> Reply {
     get(server.proxy(), "/", &[("Sidekey-Connection", connection)]).await
@@ -48,7 +48,7 @@ async fn sighup_takes_new_changed_and_removed_connections() {
         config.to(&sink).bearer("kept", tokens[0].text()).bearer("changed", tokens[1].text());
     })
     .await;
-    let mut open = Raw::connect(server.proxy()).await;
+    let mut open = Client::connect(server.proxy()).await;
     open.request("GET", "/", &[("Sidekey-Connection", "changed")], "").await;
     assert_eq!(open.response().await.status, 200);
     assert_eq!(problem(&ask(&server, "new").await).code, "connection_unknown");
@@ -181,7 +181,7 @@ async fn a_reload_does_not_disturb_what_is_under_way() {
     let (script, feed) = crate::harness::Script::events();
     sink.on("/events", script);
     let mut server = api::before(&sink).await;
-    let mut raw = Raw::connect(server.proxy()).await;
+    let mut raw = Client::connect(server.proxy()).await;
     raw.request("GET", "/events", &[API], "").await;
     feed.send("data: 1\n\n");
     assert_eq!(raw.head().await.status, 200);

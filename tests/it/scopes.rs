@@ -221,18 +221,20 @@ async fn decisions_come_in_the_order_of_the_contract() {
         if first > 4 {
             lines += "Sidekey-Connection: empty\r\n";
         }
-        let outcome = stage.attack(format!("GET /p HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n")).await;
+        let text = format!("GET /p HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n");
+        // Two hosts are what only HTTP/1.1 can say.
+        let outcome = if first == 0 { stage.attack(text).await } else { stage.ask(text).await };
         assert_eq!(outcome.code(), Some(code), "{outcome:?}");
     }
     // What is malformed comes before the method, the method before everything that depends on who asks.
-    let outcome = stage.attack(format!("TRACE /p HTTP/1.1\r\n{TAG}Origin: http://evil.test\r\n\r\n")).await;
+    let outcome = stage.ask(format!("TRACE /p HTTP/1.1\r\n{TAG}Origin: http://evil.test\r\n\r\n")).await;
     assert_eq!(outcome.code(), Some("method_refused"));
-    let outcome = stage.attack(format!("GET /../p HTTP/1.1\r\n{TAG}Origin: http://evil.test\r\n\r\n")).await;
+    let outcome = stage.ask(format!("GET /../p HTTP/1.1\r\n{TAG}Origin: http://evil.test\r\n\r\n")).await;
     assert_eq!(outcome.code(), Some("target_invalid"));
-    let outcome = stage.attack("GET /p HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.test\r\n\r\n").await;
+    let outcome = stage.ask("GET /p HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.test\r\n\r\n").await;
     assert_eq!(outcome.code(), Some("browser_request"), "a page is not told what else is missing");
     // With a credential, the address is the last thing that is refused before anything is dialled.
-    let outcome = stage.attack(format!("GET /p HTTP/1.1\r\n{TAG}\r\n")).await;
+    let outcome = stage.ask(format!("GET /p HTTP/1.1\r\n{TAG}\r\n")).await;
     assert_eq!((outcome.reply().status, outcome.code()), (403, Some("address_prohibited")));
     assert_eq!(stage.sink.connection_count(), 0);
     stage.server.finish(&[&stage.token]).await;

@@ -1,6 +1,6 @@
 //! What is no tag names nothing: odd values of the header, and names in places that a web page or a link could fill.
 
-use crate::harness::{Canary, Raw, Sidekey, Sink, problem};
+use crate::harness::{Canary, Client, Sidekey, Sink, problem};
 
 async fn setting(token: &Canary) -> (Sink, Sidekey) {
     let sink = Sink::https().await;
@@ -36,7 +36,7 @@ async fn hi_10_odd_values_of_the_header_are_refused_and_not_repeated() {
         (b"X-Connection-Id: unknown", 404, "connection_unknown"),
     ];
     for (lines, status, code) in cases {
-        let mut raw = Raw::connect(server.proxy()).await;
+        let mut raw = Client::connect(server.proxy()).await;
         raw.send([b"GET / HTTP/1.1\r\nHost: localhost\r\n", lines, b"\r\n\r\n"].concat()).await;
         let reply = raw.response().await;
         let refusal = problem(&reply);
@@ -48,7 +48,7 @@ async fn hi_10_odd_values_of_the_header_are_refused_and_not_repeated() {
     }
     assert_eq!(sink.connection_count(), 0);
     for spaced in ["X-Connection-Id:c1", "X-Connection-Id:  \t c1 \t "] {
-        let mut raw = Raw::connect(server.proxy()).await;
+        let mut raw = Client::connect(server.proxy()).await;
         raw.send(format!("GET / HTTP/1.1\r\nHost: localhost\r\n{spaced}\r\n\r\n")).await;
         assert_eq!(raw.response().await.status, 200, "space around a value is no part of it");
     }
@@ -76,7 +76,7 @@ async fn hi_11_a_connection_is_not_named_by_query_cookie_body_or_trailer() {
         ("GET", "/", "Referer: http://localhost/c/c1/\r\nAuthorization: Basic YzE6\r\n\r\n"),
         ("GET", "/", "Proxy-Authorization: Basic YzE6\r\n\r\n"),
     ] {
-        let mut raw = Raw::connect(server.proxy()).await;
+        let mut raw = Client::connect(server.proxy()).await;
         raw.send(format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{rest}")).await;
         let reply = raw.response().await;
         assert_eq!((reply.status, reply.header("sidekey-error")), (400, Some("connection_missing")), "{target} {rest}");

@@ -6,7 +6,7 @@ use crate::api::{self, API};
 use crate::harness::client::h2::H2;
 use crate::harness::pki::{self, Validity};
 use crate::harness::sink::{End, Gate, HOST, Step};
-use crate::harness::{Raw, Script, Sidekey, Sink, client, get, problem};
+use crate::harness::{Client, Script, Sidekey, Sink, client, get, problem};
 
 #[tokio::test]
 async fn the_version_of_http_is_the_one_both_sides_prefer() {
@@ -86,7 +86,7 @@ async fn one_worker(sink: &Sink, settings: &[(&str, &str)]) -> Sidekey {
 
 #[tokio::test]
 async fn a_connection_is_used_again() {
-    for sink in [Sink::http().await, Sink::https().await, Sink::https2().await] {
+    for sink in [Sink::http().await, Sink::https1().await, Sink::https2().await] {
         let server = one_worker(&sink, &[]).await;
         for number in 0..5 {
             // Whoever asks: the pool belongs to the worker, not to a client.
@@ -101,9 +101,28 @@ async fn a_connection_is_used_again() {
     }
 }
 
+/// A client of HTTP/2 may end its body by an empty frame, behind the last byte of a length that it told.
+#[tokio::test]
+async fn a_connection_is_used_again_after_a_body_whose_end_came_by_itself() {
+    for sink in [Sink::https1().await, Sink::https2().await] {
+        let server = one_worker(&sink, &[]).await;
+        let client = H2::connect(server.proxy()).await;
+        for number in 0..5 {
+            let headers = [API, ("content-length", "5")];
+            let (mut exchange, mut sending) = client.open("POST", "/", &headers, false).await.expect("a stream");
+            sending.send_data("hello".into(), false).expect("an open stream");
+            sink.request_where("the whole body", |seen| seen.number == number && seen.body_length == 5).await;
+            sending.send_data("".into(), true).expect("an open stream");
+            assert_eq!(exchange.reply().await.expect("an answer").json()["body"], "hello");
+        }
+        assert_eq!((sink.connection_count(), sink.count()), (1, 5));
+        server.finish(&[]).await;
+    }
+}
+
 #[tokio::test]
 async fn an_idle_connection_is_closed_in_time() {
-    for sink in [Sink::https().await, Sink::https2().await] {
+    for sink in [Sink::https1().await, Sink::https2().await] {
         let server = one_worker(&sink, &[("upstream.pool_idle_timeout", "200ms")]).await;
         assert_eq!(get(server.proxy(), "/", &[API]).await.status, 200);
         assert_ne!(sink.closed(0).await, End::Script, "without any further request");
@@ -115,11 +134,11 @@ async fn an_idle_connection_is_closed_in_time() {
 
 #[tokio::test]
 async fn an_old_connection_gets_no_new_request() {
-    for sink in [Sink::https().await, Sink::https2().await] {
+    for sink in [Sink::https1().await, Sink::https2().await] {
         let gate = Gate::shut();
         sink.on("/slow", Script::new().gate(&gate).then(Step::Echo));
         let server = one_worker(&sink, &[("upstream.pool_max_age", "200ms")]).await;
-        let mut raw = Raw::connect(server.proxy()).await;
+        let mut raw = Client::connect(server.proxy()).await;
         raw.request("GET", "/slow", &[API], "").await;
         sink.next_head().await;
         let born = std::time::Instant::now();
@@ -136,7 +155,7 @@ async fn an_old_connection_gets_no_new_request() {
 
 #[tokio::test]
 async fn no_more_idle_connections_are_kept_than_the_configuration_says() {
-    let sink = Sink::https().await;
+    let sink = Sink::https1().await;
     let gate = Gate::shut();
     sink.otherwise(Script::new().gate(&gate).then(Step::Echo));
     let server = api::with(&sink, |config| {
@@ -210,7 +229,7 @@ async fn a_request_is_sent_again_only_where_that_is_safe() {
         ("PATCH", "", false),
     ];
     for (method, body, again) in cases {
-        let sink = Sink::https().await;
+        let sink = Sink::https1().await;
         let server = one_worker(&sink, &[]).await;
         used_connection(&sink, &server).await;
         sink.next(Script::new().then(Step::ReadBody).then(Step::Reset));
@@ -223,7 +242,7 @@ async fn a_request_is_sent_again_only_where_that_is_safe() {
 
 #[tokio::test]
 async fn a_request_is_not_sent_again_a_second_time_or_on_a_new_connection_or_after_an_answer_began() {
-    let sink = Sink::https().await;
+    let sink = Sink::https1().await;
     let server = one_worker(&sink, &[]).await;
     // New connection.
     sink.next(Script::new().then(Step::ReadBody).then(Step::Fin));
@@ -246,7 +265,7 @@ async fn a_request_is_not_sent_again_a_second_time_or_on_a_new_connection_or_aft
 /// EX-25: the upstream ends a pooled connection at the worst moment, many times: no POST arrives twice.
 #[tokio::test]
 async fn a_post_never_arrives_twice() {
-    let sink = Sink::https().await;
+    let sink = Sink::https1().await;
     let server = one_worker(&sink, &[]).await;
     let mut refused = 0;
     for number in 0..100 {

@@ -20,7 +20,7 @@ async fn open(server: &Sidekey) -> Raw {
 #[tokio::test]
 async fn a_websocket_echoes_and_is_counted_and_logged() {
     // One that offers HTTP/2 as well must not be asked for it: the upgrade is HTTP/1.1's.
-    for sink in [Sink::http().await, Sink::https().await, Sink::https2().await] {
+    for sink in [Sink::http().await, Sink::https1().await, Sink::https2().await] {
         sink.next(Script::websocket());
         let server = api::before(&sink).await;
         let mut raw = open(&server).await;
@@ -74,7 +74,7 @@ async fn a_quiet_websocket_is_not_cut_by_the_deadlines_of_bodies() {
 /// What one end does, the other sees.
 #[tokio::test]
 async fn a_tunnel_ends_with_either_of_its_ends() {
-    let sink = Sink::https().await;
+    let sink = Sink::https1().await;
     sink.on("/ws", Script::websocket());
     let server = api::before(&sink).await;
     let mut raw = open(&server).await;
@@ -114,7 +114,7 @@ async fn an_end_that_takes_nothing_more_ends_the_tunnel() {
 
 #[tokio::test]
 async fn a_101_that_nobody_asked_for_is_a_502() {
-    let sink = Sink::https().await;
+    let sink = Sink::https1().await;
     sink.otherwise(
         Script::new()
             .then(Step::ReadBody)
@@ -139,7 +139,7 @@ async fn a_101_that_nobody_asked_for_is_a_502() {
 
 #[tokio::test]
 async fn any_other_upgrade_is_dropped() {
-    let sink = Sink::https().await;
+    let sink = Sink::https1().await;
     let server = api::before(&sink).await;
     for upgrade in ["h2c", "TLS/1.0", "websocket, h2c", "connect-udp"] {
         let mut raw = Raw::connect(server.proxy()).await;
@@ -160,7 +160,7 @@ async fn any_other_upgrade_is_dropped() {
 /// An upstream may decline: then its answer is one like any other.
 #[tokio::test]
 async fn a_websocket_that_is_declined_is_an_ordinary_answer() {
-    let sink = Sink::https().await;
+    let sink = Sink::https1().await;
     sink.on("/ws", Script::respond(403, &[], "no"));
     let server = api::before(&sink).await;
     let mut raw = Raw::connect(server.proxy()).await;

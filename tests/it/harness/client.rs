@@ -1,9 +1,11 @@
-//! Raw clients: HTTP/1.1 on a socket, byte for byte, and HTTP/2 by the h2 crate (`client::h2`).
+//! Clients: HTTP/1.1 on a socket, byte for byte ([`Raw`]), HTTP/2 by the h2 crate (`client::h2`), and the one of them that
+//! the run's pair of wires names ([`Client`]), which is what a test uses that is about neither.
 //!
 //! Nothing is repaired or retried. Answers are read by the strict oracle, so a malformed or truncated one is noticed.
 
 pub mod archive;
 pub mod h2;
+mod wire;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,6 +21,7 @@ use super::pki::{self, Leaf, Versions};
 use super::socket::Socket;
 use super::strict::{self, BodyReader, Framing, Head};
 use super::{PATIENCE, soon, within};
+pub use wire::Client;
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,28 +171,8 @@ impl Raw {
 
     /// Sends a well-formed request: `Host` and `Content-Length` are added where they are missing.
     pub async fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) {
-        let head = self.request_head(method, path, headers, body.as_ref());
+        let head = request_head(&self.peer, method, path, headers, body.as_ref());
         self.send([&head, body.as_ref()].concat()).await;
-    }
-
-    fn request_head(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-        let given = |name: &str| headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
-        let mut head = format!("{method} {path} HTTP/1.1\r\n");
-        if !given("host") {
-            let host = match &self.peer {
-                Address::Tcp(addr) => addr.to_string(),
-                Address::Unix(_) => "localhost".to_owned(),
-            };
-            head += &format!("Host: {host}\r\n");
-        }
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        let wants_length = !body.is_empty() || matches!(method, "POST" | "PUT" | "PATCH");
-        if wants_length && !given("content-length") && !given("transfer-encoding") {
-            head += &format!("Content-Length: {}\r\n", body.len());
-        }
-        (head + "\r\n").into_bytes()
     }
 
     /// The next whole response; panics where it is malformed, truncated or late.
@@ -365,8 +348,46 @@ fn status(head: &Head) -> u16 {
     head.target.parse().expect("three digits")
 }
 
-/// One request on a connection of its own.
+fn request_head(peer: &Address, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let given = |name: &str| headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+    let mut head = format!("{method} {path} HTTP/1.1\r\n");
+    if !given("host") {
+        let host = match peer {
+            Address::Tcp(addr) => addr.to_string(),
+            Address::Unix(_) => "localhost".to_owned(),
+        };
+        head += &format!("Host: {host}\r\n");
+    }
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    let wants_length = !body.is_empty() || matches!(method, "POST" | "PUT" | "PATCH");
+    if wants_length && !given("content-length") && !given("transfer-encoding") {
+        head += &format!("Content-Length: {}\r\n", body.len());
+    }
+    (head + "\r\n").into_bytes()
+}
+
+/// One request on a connection of its own, over the run's wire.
 pub async fn request(
+    address: impl Into<Address>,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl AsRef<[u8]>,
+) -> Reply {
+    let mut client = Client::connect(address).await;
+    client.request(method, path, headers, body).await;
+    client.response().await
+}
+
+/// One GET on a connection of its own, over the run's wire.
+pub async fn get(address: impl Into<Address>, path: &str, headers: &[(&str, &str)]) -> Reply {
+    request(address, "GET", path, headers, "").await
+}
+
+/// One request over HTTP/1.1, whatever the run's wire is: for what only HTTP/1.1 has.
+pub async fn http1(
     address: impl Into<Address>,
     method: &str,
     path: &str,
@@ -378,9 +399,11 @@ pub async fn request(
     raw.response().await
 }
 
-/// One GET on a connection of its own.
-pub async fn get(address: impl Into<Address>, path: &str, headers: &[(&str, &str)]) -> Reply {
-    request(address, "GET", path, headers, "").await
+/// A request in HTTP/1.1's own text, on a connection of its own, over the run's wire.
+pub async fn ask(address: impl Into<Address>, text: impl AsRef<[u8]>) -> Reply {
+    let mut client = Client::connect(address).await;
+    client.send(text).await;
+    client.response().await
 }
 
 async fn dial(peer: &Address) -> Socket {

@@ -26,6 +26,7 @@ use super::board::Board;
 use super::pki::{self, Clients, Leaf, Versions};
 use super::socket::Socket;
 use super::strict;
+use super::wires::wires;
 
 /// The host name that [`Sink::https`] has a certificate for, and that the default configuration pins to it.
 pub const HOST: &str = "api.example.test";
@@ -90,7 +91,7 @@ impl Builder {
         self
     }
 
-    /// The ALPN protocols it offers, best first; HTTP/1.1 alone by default.
+    /// The ALPN protocols it offers, best first; by default the one of the run's pair of wires.
     pub fn alpn(mut self, protocols: &[&str]) -> Self {
         self.alpn = protocols.iter().map(|&protocol| protocol.to_owned()).collect();
         self
@@ -158,7 +159,7 @@ impl Sink {
     pub fn builder() -> Builder {
         Builder {
             leaf: None,
-            alpn: vec!["http/1.1".to_owned()],
+            alpn: vec![wires().upstream.alpn().to_owned()],
             clients: Clients::Anonymous,
             versions: Versions::All,
             keep: 64 << 20,
@@ -167,14 +168,19 @@ impl Sink {
         }
     }
 
-    /// HTTP/1.1 in clear.
+    /// HTTP/1.1 in clear, whatever the run's wires are: HTTP/2 is agreed on in TLS.
     pub async fn http() -> Self {
         Self::builder().start().await
     }
 
-    /// HTTP/1.1 over TLS as [`HOST`].
+    /// TLS as [`HOST`], with the protocol of the run's pair of wires.
     pub async fn https() -> Self {
         Self::builder().tls(&[HOST, "localhost", "127.0.0.1"]).start().await
+    }
+
+    /// HTTP/1.1 over TLS as [`HOST`], whatever the run's wires are.
+    pub async fn https1() -> Self {
+        Self::builder().tls(&[HOST, "localhost", "127.0.0.1"]).alpn(&["http/1.1"]).start().await
     }
 
     /// HTTP/2 over TLS as [`HOST`], with HTTP/1.1 beside it.
@@ -273,6 +279,16 @@ impl Sink {
     pub async fn closed(&self, number: usize) -> End {
         let ended = |record: &mut Record| record.connections.get(number)?.end.clone();
         self.shared.record.wait("the end of a connection to the upstream", ended).await
+    }
+
+    /// Waits until a request was given up by its sender: its connection ended, or its stream was reset.
+    pub async fn given_up(&self, seen: &Seen) {
+        let given_up = |record: &mut Record| {
+            let end = record.connections[seen.connection].end.as_ref();
+            assert_ne!(end, Some(&End::Script), "the script ended its connection");
+            (record.requests[seen.number].reset || end.is_some()).then_some(())
+        };
+        self.shared.record.wait("a request to be given up", given_up).await;
     }
 
     /// Asserts that every byte received was a well-formed request, by a strict reader of RFC 9112.

@@ -1,5 +1,8 @@
 //! An HTTP/2 client: prior knowledge over TCP and Unix sockets, or ALPN over TLS.
 
+use std::pin::Pin;
+use std::task::Poll;
+
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
@@ -53,6 +56,11 @@ impl H2 {
         Self { sender, peer, scheme, authority }
     }
 
+    /// The same connection, on which requests name this host; its own address where there is none.
+    pub(super) fn named(&self, host: Option<&str>) -> Self {
+        Self { authority: host.map_or_else(|| self.authority.clone(), str::to_owned), ..self.clone() }
+    }
+
     /// One request with its whole response; panics where the stream breaks.
     pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
         self.try_request(method, path, headers, body).await.expect("a whole response")
@@ -87,9 +95,20 @@ impl H2 {
         headers: &[(&str, &str)],
         ended: bool,
     ) -> Result<(Exchange, SendStream<Bytes>), h2::Error> {
+        self.open_with(method, path, header_map(headers), ended).await
+    }
+
+    /// The same with fields whose values need not be text.
+    pub(super) async fn open_with(
+        &self,
+        method: &str,
+        path: &str,
+        headers: HeaderMap,
+        ended: bool,
+    ) -> Result<(Exchange, SendStream<Bytes>), h2::Error> {
         let uri = format!("{}://{}{path}", self.scheme, self.authority);
         let mut request = Request::builder().method(method).uri(uri).body(()).expect("a request h2 can send");
-        *request.headers_mut() = header_map(headers);
+        *request.headers_mut() = headers;
         let mut sender = soon("a free stream", self.sender.clone().ready()).await?;
         let (response, sending) = sender.send_request(request, ended)?;
         Ok((
@@ -110,14 +129,28 @@ pub struct Exchange {
 impl Exchange {
     /// The response head; its body then comes by `piece`.
     pub async fn head(&mut self) -> Result<Reply, h2::Error> {
-        if let Some(response) = self.response.take() {
-            let (parts, body) = soon("a response head", response).await?.into_parts();
+        if let Some(mut response) = self.response.take() {
+            let interim = &mut self.reply.interim;
+            let answered = std::future::poll_fn(|cx| {
+                while let Poll::Ready(Some(Ok(informational))) = response.poll_informational(cx) {
+                    interim.push(informational.status().as_u16());
+                }
+                Pin::new(&mut response).poll(cx)
+            });
+            let (parts, body) = soon("a response head", answered).await?.into_parts();
             self.reply.status = parts.status.as_u16();
             self.reply.headers = fields(&parts.headers);
             archive::keep(&self.peer, format!("{:?}", self.reply.headers).as_bytes());
             self.body = Some(body);
         }
         Ok(self.reply.clone())
+    }
+
+    /// The next interim response; panics where the final one comes before it.
+    pub async fn interim(&mut self) -> u16 {
+        let response = self.response.as_mut().expect("the final response has not come");
+        let interim = soon("an interim response", std::future::poll_fn(|cx| response.poll_informational(cx))).await;
+        interim.expect("an interim response").expect("an open stream").status().as_u16()
     }
 
     /// The next piece of the body; `None` at its end.
@@ -145,7 +178,7 @@ impl Exchange {
     }
 }
 
-fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
+pub(super) fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         let name: HeaderName = name.parse().expect("a header name");

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
@@ -39,6 +40,8 @@ pub(super) async fn serve(socket: Socket, shared: &Arc<Shared>, number: usize, m
     let (orders, mut ordered) = mpsc::unbounded_channel();
     loop {
         tokio::select! {
+            // What streams have queued is written before an order to end takes effect.
+            biased;
             accepted = connection.accept() => match accepted {
                 None => return End::Eof,
                 Some(Err(error)) if error.is_io() => return End::Reset,
@@ -73,6 +76,7 @@ async fn answer(
         target: target.clone(),
         pseudo: pseudo.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect(),
         headers: fields(&parts.headers),
+        raw_head: lines(&parts.headers),
         ..Seen::default()
     });
     let bodyless = parts.method == http::Method::HEAD;
@@ -136,17 +140,23 @@ impl Stream {
                 Err(self.reset_by_peer().await)
             }
             Step::Freeze => Err(self.reset_by_peer().await),
-            Step::Fin | Step::Cut => self.order(Order::Fin),
+            Step::Fin | Step::Cut => {
+                self.order(Order::Fin)?;
+                // Letting go of the stream would reset it before the connection ends.
+                std::future::pending().await
+            }
             Step::GoAway => self.order(Order::GoAway),
             Step::Reset => self.reset(Reason::INTERNAL_ERROR),
             Step::RefuseStream => self.reset(Reason::REFUSED_STREAM),
+            Step::HalfHead => Ok(()),
+            Step::Trickle(bytes, every) if self.sending.is_some() => self.trickle(bytes, every).await,
             Step::Raw(_) | Step::Trickle(..) | Step::WebSocket => panic!("a step of HTTP/1.1 in a script for HTTP/2"),
         }
     }
 
     fn head(&mut self, status: u16, fields: &Fields, framing: Framing) -> Result<(), h2::Error> {
         let length = match framing {
-            Framing::Length(length) => Some(length),
+            Framing::Length(length) => (status != 204).then_some(length),
             Framing::Chunked | Framing::UntilClose => None,
         };
         let bodyless = self.bodyless || matches!(status, 204 | 304);
@@ -159,8 +169,10 @@ impl Stream {
         let Some(sending) = self.sending.as_mut() else { return Ok(()) };
         while !piece.is_empty() {
             sending.reserve_capacity(piece.len());
-            let granted = std::future::poll_fn(|cx| sending.poll_capacity(cx)).await;
-            let granted = granted.unwrap_or(Err(Reason::CANCEL.into()))?;
+            let Some(granted) = std::future::poll_fn(|cx| sending.poll_capacity(cx)).await else {
+                return Err(self.reset_by_peer().await);
+            };
+            let granted = granted?;
             sending.send_data(piece.split_to(granted.min(piece.len())), false)?;
         }
         Ok(())
@@ -175,6 +187,15 @@ impl Stream {
             left -= size as u64;
         }
         Ok(())
+    }
+
+    async fn trickle(&mut self, bytes: Bytes, every: Duration) -> Result<(), h2::Error> {
+        for byte in bytes.chunks(1) {
+            self.data(Bytes::copy_from_slice(byte)).await?;
+            // The pace is what is being scripted here; nothing is synchronized by it.
+            self.unless_reset(tokio::time::sleep(every)).await?;
+        }
+        self.end(&Vec::new())
     }
 
     fn end(&mut self, trailers: &Fields) -> Result<(), h2::Error> {
@@ -236,10 +257,16 @@ impl Stream {
     }
 }
 
+/// What a script may say of an HTTP/1.1 connection, and HTTP/2 does not have (RFC 9113 §8.2.2).
+const CONNECTION_SPECIFIC: [&str; 4] = ["connection", "keep-alive", "proxy-connection", "upgrade"];
+
 fn response(status: u16, fields: &Fields, length: Option<u64>) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = http::StatusCode::from_u16(status).expect("a status of the script");
     *response.headers_mut() = header_map(fields);
+    for name in CONNECTION_SPECIFIC {
+        response.headers_mut().remove(name);
+    }
     if let Some(length) = length {
         response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
     }
@@ -260,6 +287,10 @@ fn header_map(fields: &Fields) -> HeaderMap {
 
 fn fields(map: &HeaderMap) -> Fields {
     map.iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())).collect()
+}
+
+fn lines(map: &HeaderMap) -> Vec<u8> {
+    map.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat()).collect()
 }
 
 /// A socket that records what is read from it.

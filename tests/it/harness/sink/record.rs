@@ -2,11 +2,12 @@
 
 use super::Shared;
 use super::script::Fields;
-use crate::harness::strict;
 
 /// A request as it arrived.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
+    /// Which request it is, counted from 0 in the order the heads came.
+    pub number: usize,
     /// Which connection it came on, counted from 0 in the order they were accepted.
     pub connection: usize,
     /// `1` or `2`.
@@ -19,7 +20,7 @@ pub struct Seen {
     pub pseudo: Fields,
     /// Fields in the order they came, names as they were written.
     pub headers: Fields,
-    /// The bytes of the head (HTTP/1.1).
+    /// The bytes of the head (HTTP/1.1), or its fields written as lines (HTTP/2): values need not be text.
     pub raw_head: Vec<u8>,
     /// The body so far, up to the sink's limit.
     pub body: Vec<u8>,
@@ -41,9 +42,32 @@ impl Seen {
         values.first().copied()
     }
 
-    /// Every value of the header `name`.
+    /// Every value of the header `name`; that of `host` is the `:authority` of HTTP/2.
     pub fn all(&self, name: &str) -> Vec<&str> {
-        strict::all(&self.headers, name)
+        self.fields().filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
+    }
+
+    /// All headers in the order they came; `:authority` comes first, as the `host` it stands for.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        let authority = self.pseudo.iter().filter(|(name, _)| name == ":authority");
+        let authority = authority.map(|(_, value)| ("host", value.as_str()));
+        authority.chain(self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+    }
+
+    /// The names of all headers in lower case, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.fields().map(|(name, _)| name.to_ascii_lowercase()).collect();
+        names.sort();
+        names
+    }
+
+    /// Whether the message says in exactly one way how long it is. Over HTTP/2 its frames do, and a length at most agrees.
+    pub fn is_framed_once(&self) -> bool {
+        let (lengths, codings) = (self.all("content-length"), self.all("transfer-encoding"));
+        match self.version {
+            1 => lengths.len() + codings.len() == 1,
+            _ => codings.is_empty() && (lengths.is_empty() || lengths == [self.body_length.to_string()]),
+        }
     }
 
     /// The body as text.
@@ -115,8 +139,9 @@ impl Shared {
     /// Adds a request and returns its number.
     pub(super) fn begin(&self, seen: Seen) -> usize {
         self.record.update(|record| {
-            record.requests.push(seen);
-            record.requests.len() - 1
+            let number = record.requests.len();
+            record.requests.push(Seen { number, ..seen });
+            number
         })
     }
 
