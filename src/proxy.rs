@@ -30,8 +30,8 @@ use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
 use crate::credentials::apply::Destination;
-use crate::credentials::{Credentials, Injection, LocalInjections, ResolveError};
-use crate::directory::{Aim, Denied, Directory, LocalRoutes, LookupError, Name, Permit};
+use crate::credentials::{Credentials, Injection, Injections, Local, ResolveError};
+use crate::directory::{Aim, Denied, Directory, Kept, LookupError, Name, Permit};
 use crate::upstream::{Deadlines, Exchange, Upstream, UpstreamError};
 
 use body::{AnswerBody, RequestBody, TrailerSieve};
@@ -70,8 +70,7 @@ pub struct Settings {
 pub struct Proxy {
     shared: Arc<Shared>,
     upstream: Upstream,
-    routes: LocalRoutes,
-    injections: LocalInjections,
+    known: Local,
     reporter: Rc<Reporter>,
     tunnels: TaskTracker,
 }
@@ -86,15 +85,13 @@ struct Relayed {
 impl Proxy {
     /// A worker's data plane; call it on the worker's local runtime. WebSockets live in tasks of `tunnels`.
     pub fn new(shared: Arc<Shared>, upstream: Upstream, reporter: Rc<Reporter>, tunnels: TaskTracker) -> Self {
-        let routes = shared.directory.local();
-        let injections = shared.credentials.local();
-        Proxy { shared, upstream, routes, injections, reporter, tunnels }
+        let known = shared.directory.table();
+        Proxy { shared, upstream, known, reporter, tunnels }
     }
 
     /// Forgets what was not used lately.
     pub fn sweep(&self) {
-        self.routes.sweep();
-        self.injections.sweep();
+        self.known.sweep();
     }
 
     /// Answers a request that came in at a listener with this gate. Cannot fail, and a panic costs one request.
@@ -152,9 +149,9 @@ impl Proxy {
         record: &mut Record,
     ) -> Result<(Permit, Arc<Injection>), ProxyError> {
         for _overtaken in 0..4 {
-            let permit = self.admit(gate, tag, requested, record).await?;
+            let (kept, permit) = self.admit(gate, tag, requested, record).await?;
             record.admitted(&permit);
-            match self.shared.credentials.resolve(&self.injections, &permit).await {
+            match self.shared.credentials.resolve(&kept, &permit).await {
                 Ok(injection) => return Ok((permit, injection)),
                 Err(ResolveError::Overtaken) => {}
                 Err(ResolveError::Missing(missing)) => return Err(ProxyError::Missing(missing)),
@@ -171,7 +168,7 @@ impl Proxy {
         tag: &Tag,
         requested: &Requested,
         record: &mut Record,
-    ) -> Result<Permit, ProxyError> {
+    ) -> Result<(Rc<Kept<Injections>>, Permit), ProxyError> {
         let scope = gate.caller(tag)?;
         let reference =
             tag.connection.clone().or_else(|| scope.connection.clone()).ok_or(ProxyError::ConnectionMissing)?;
@@ -181,7 +178,7 @@ impl Proxy {
             return Err(ProxyError::ConnectionUnknown);
         }
         let name = Name { organization: scope.organization, customer: tag.customer.clone(), reference };
-        let route = self.shared.directory.route(&self.routes, &name).await.map_err(|error| match error {
+        let kept = self.shared.directory.route(&self.known, &name).await.map_err(|error| match error {
             LookupError::Unknown => ProxyError::ConnectionUnknown,
             LookupError::Broken(why) => ProxyError::Broken(why),
             LookupError::Vault(error) => unavailable(&error),
@@ -191,13 +188,14 @@ impl Proxy {
             (Form::Origin, Some(origin)) => Aim::Origin(origin.clone()),
             (Form::Origin, None) => Aim::Base,
         };
-        route.admit(scope, environment, &aim, requested.rest.clone()).map_err(|denied| match denied {
+        let permit = kept.admit(scope, environment, &aim, requested.rest.clone()).map_err(|denied| match denied {
             Denied::OutOfScope => ProxyError::ConnectionUnknown,
             Denied::Host => ProxyError::HostNotAllowed,
             Denied::PathCredential => ProxyError::TargetInvalid(
                 "this connection's credential is part of its base path: send the path below it",
             ),
-        })
+        })?;
+        Ok((kept, permit))
     }
 
     /// The server's deadlines, the integration's where it has its own, and what the request shortens.

@@ -25,31 +25,32 @@ impl Injection {
     /// Spends a permit: fills its target and the headers of its request.
     pub fn apply(&self, permit: Permit, headers: &mut HeaderMap) -> Destination {
         let route = permit.route();
-        for (name, _) in &self.headers {
+        for (name, _) in &*self.headers {
             remove_folded(headers, name);
         }
-        for (name, value) in &route.headers {
+        for (name, value) in &*route.headers {
             if !self.headers.iter().any(|(injected, _)| same_header(injected, name)) && !has_folded(headers, name) {
                 headers.insert(name.clone(), value.clone());
             }
         }
-        for (name, value) in &self.headers {
+        for (name, value) in &*self.headers {
             headers.insert(name.clone(), value.clone());
         }
-        if !self.cookies.is_empty() {
-            replace_cookies(headers, &self.cookies);
+        let elsewhere = self.elsewhere();
+        if !elsewhere.cookies.is_empty() {
+            replace_cookies(headers, &elsewhere.cookies);
         }
         let target = permit.target();
         let joined =
             if target.below_base { self.fill_path(route.base.path(), &target.rest) } else { rooted(&target.rest) };
-        let path = if self.query.is_empty() { joined } else { replace_query(&joined, &self.query) };
+        let path = if elsewhere.query.is_empty() { joined } else { replace_query(&joined, &elsewhere.query) };
         Destination { origin: target.origin.clone(), path }
     }
 
     /// The base path with its placeholders filled, followed by the request's own path.
     fn fill_path(&self, base: &str, rest: &str) -> Zeroizing<String> {
         let mut path = Zeroizing::new(base.to_owned());
-        for pair in &self.path {
+        for pair in &self.elsewhere().path {
             path = Zeroizing::new(path.replace(&format!("{{{}}}", pair.name), &pair.value));
         }
         if path.is_empty() && !rest.starts_with('/') {
@@ -62,7 +63,7 @@ impl Injection {
     /// Takes every injected secret out of a text that an upstream sent; `None` where none is in it.
     pub fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
         let mut redacted: Option<Vec<u8>> = None;
-        for spelling in &self.spellings {
+        for spelling in &self.spellings() {
             let current = redacted.as_deref().unwrap_or(text);
             if let Some(shorter) = without(current, spelling.as_bytes()) {
                 redacted = Some(shorter);
@@ -231,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_was_injected_is_taken_out() {
-        let injection = Injection { spellings: vec![Zeroizing::new("canary".into())], ..Injection::default() };
+        let injection = Injection::of_secret("canary");
         assert_eq!(injection.redact(b"https://x/?k=canary&l=canary").unwrap(), b"https://x/?k=&l=");
         assert!(injection.redact(b"https://x/").is_none());
         for text in ["%63anary", "c%61nar%79", "can%2561ry", "canar%25252579", "%63%61%6E%61%72%79"] {
@@ -246,7 +247,7 @@ mod tests {
     #[test]
     fn a_value_full_of_reserved_characters_is_found_however_much_of_it_is_escaped() {
         let value = "k 1%2f+/=&\u{e9}%";
-        let injection = Injection { spellings: vec![Zeroizing::new(value.into())], ..Injection::default() };
+        let injection = Injection::of_secret(value);
         let encode =
             |text: &str| percent_encoding::utf8_percent_encode(text, crate::model::template::RESERVED).to_string();
         let once = encode(value);
