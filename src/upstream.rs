@@ -225,6 +225,25 @@ enum Purpose {
     Upgrade,
 }
 
+/// Fields that many requests share, rendered once for either version of HTTP.
+pub trait Injected {
+    /// As lines of HTTP/1.1, each with its line break.
+    fn lines(&self) -> &[u8];
+    /// As names and values, the values marked as sensitive.
+    fn headers(&self) -> &[(HeaderName, HeaderValue)];
+}
+
+/// Nothing.
+impl Injected for () {
+    fn lines(&self) -> &[u8] {
+        &[]
+    }
+
+    fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &[]
+    }
+}
+
 /// A request as it is to arrive.
 pub struct Outgoing {
     /// Neither TRACE, which would show the credential to whoever reads the answer, nor CONNECT, which would make the
@@ -235,8 +254,8 @@ pub struct Outgoing {
     /// Its fields, without `Host`, `Content-Length` and those that belong to a connection (but for `Connection` and
     /// `Upgrade` of [`Upstream::send_upgrade`]).
     pub fields: Fields,
-    /// Fields that hold a credential, beside the others.
-    pub injected: Arc<[(HeaderName, HeaderValue)]>,
+    /// Fields that hold a credential, behind the others.
+    pub injected: Arc<dyn Injected>,
     /// `None` where it has no body.
     pub body: Option<Box<dyn Source<Error = BoxError>>>,
 }
@@ -272,12 +291,7 @@ impl Outgoing {
         out.extend_from_slice(authority.as_bytes());
         out.extend_from_slice(b"\r\n");
         self.fields.render(out);
-        for (name, value) in &*self.injected {
-            out.extend_from_slice(name.as_str().as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
+        out.extend_from_slice(self.injected.lines());
         if let Some(length) = self.length() {
             let _infallible = write!(out, "content-length: {length}\r\n");
         }
