@@ -142,6 +142,10 @@ impl Upstream {
                         .await
                         .map(Answer::new)
                 }
+                // What is staged cannot be taken apart again, and without it the body would begin in its middle.
+                Lease::Http2(_) if staged.as_ref().is_some_and(|staged| staged.holds_body) => {
+                    return Err(UpstreamError::Closed("before it took the request, and has changed its protocol".into()));
+                }
                 Lease::Http2(slot) => {
                     Box::pin(http2::attempt(&destination, slot, &mut request, deadlines, leased.reused)).await
                 }

@@ -62,11 +62,8 @@ pub fn asks_for_websocket(head: &RequestHead) -> bool {
 
 /// Whether a client keeps its connection for another request (RFC 9112 §9.3).
 pub fn keeps_alive(head: &RequestHead) -> bool {
-    if head.version == Version::HTTP_10 {
-        named_by(&head.fields, Known::Connection, "keep-alive")
-    } else {
-        !named_by(&head.fields, Known::Connection, "close")
-    }
+    let named = |option| named_by(&head.fields, Known::Connection, option);
+    !named("close") && (head.version == Version::HTTP_11 || named("keep-alive"))
 }
 
 /// Whether a client waits for `100 Continue` before it sends its body (RFC 9110 §10.1.1).
