@@ -332,7 +332,7 @@ fn check_header_value(text: &str) -> Result<(), &'static str> {
         return Err("is empty or begins or ends with a space");
     }
     // A header value refuses those of ASCII by itself.
-    if !text.is_ascii() && text.chars().any(char::is_control) {
+    if !text.is_ascii() && text.chars().any(|c| c.is_control() && c != '\t') {
         return Err(CONTROL);
     }
     Ok(())

@@ -105,7 +105,7 @@ where
         method: parts.method,
         path: Zeroizing::new(parts.uri.path_and_query().map_or(String::new(), ToString::to_string)),
         fields: Fields::from_map(&parts.headers),
-        injected: Arc::default(),
+        injected: Arc::new(()),
         body: has_body.then(|| Box::new(FromBody::new(body.map_err(Into::into))) as Box<dyn Source<Error = BoxError>>),
     }
 }
