@@ -198,8 +198,15 @@ impl AnswerBody {
 
     /// Ends the record: the client has gone before it had everything.
     pub fn lost(&mut self) {
-        if let Some(record) = &mut self.record {
+        if let Some(mut record) = self.record.take() {
             record.lost();
+        }
+    }
+
+    /// Lets the request's body go on while nothing is asked of the answer.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Content::Upstream(body) = &mut self.content {
+            body.poll_upload(cx);
         }
     }
 
