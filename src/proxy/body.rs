@@ -212,9 +212,16 @@ impl AnswerBody {
 
     /// After an early answer: lets the upload go on as long as it moves. Whether there was something to wait for.
     pub fn into_upload(mut self) -> Option<UpstreamBody> {
+        self.end_if_all_came();
         match std::mem::replace(&mut self.content, Content::Nothing) {
             Content::Upstream(body) if body.is_early() => Some(body),
             _ => None,
+        }
+    }
+
+    fn end_if_all_came(&mut self) {
+        if matches!(&self.content, Content::Upstream(body) if body.size().is_none()) {
+            self.end();
         }
     }
 
@@ -283,9 +290,7 @@ impl Source for AnswerBody {
 impl Drop for AnswerBody {
     /// Whoever knew the length stops reading when all of it has come, and need not ask for the end.
     fn drop(&mut self) {
-        if matches!(&self.content, Content::Upstream(body) if body.size().is_none()) {
-            self.end();
-        }
+        self.end_if_all_came();
     }
 }
 
