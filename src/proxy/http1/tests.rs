@@ -242,7 +242,7 @@ async fn whoever_reads_a_body_does_not_flush_the_answer() {
     })
     .await;
     let (writes, writer) = task();
-    while client.poll_flush(&mut Context::from_waker(&writer), SOON).is_ready() {
+    while client.poll_flush(&mut Context::from_waker(&writer), 9 * SOON).is_ready() {
         client.write(&mut Context::from_waker(&writer), Encoder::Plain, &large);
     }
     assert!(read(&mut body));
