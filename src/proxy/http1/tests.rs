@@ -18,7 +18,9 @@ use crate::tls::{Offer, ServerStream};
 use crate::wire::{Chunk, Encoder, Source, Stream};
 
 const SOON: Duration = Duration::from_secs(5);
-const TERMS: Terms = Terms { head_timeout: SOON, write_timeout: SOON, draining: Cell::new(false) };
+fn terms() -> Terms {
+    Terms { head_timeout: SOON, write_timeout: SOON, draining: Cell::new(false) }
+}
 
 async fn tcp() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -27,7 +29,7 @@ async fn tcp() -> (TcpStream, TcpStream) {
 }
 
 async fn next(client: &Client, is_first: bool) -> Heard {
-    timeout(SOON, poll_fn(|cx| client.poll_request(cx, &TERMS, is_first))).await.expect("something is heard")
+    timeout(SOON, poll_fn(|cx| client.poll_request(cx, &terms(), is_first))).await.expect("something is heard")
 }
 
 async fn request(client: &Client, is_first: bool) -> RequestHead {
@@ -107,10 +109,10 @@ async fn a_head_has_a_time_of_its_own_however_long_the_connection_was_idle() {
     let client = Client::new(Stream::Unix(stream));
     let (_, waker) = task();
     let mut cx = Context::from_waker(&waker);
-    assert!(client.poll_request(&mut cx, &TERMS, true).is_pending());
+    assert!(client.poll_request(&mut cx, &terms(), true).is_pending());
     tokio::time::advance(SOON - Duration::from_secs(1)).await;
     peer.write_all(b"GET / HT").await.unwrap();
-    let readable = poll_fn(|cx| match client.poll_request(cx, &TERMS, true) {
+    let readable = poll_fn(|cx| match client.poll_request(cx, &terms(), true) {
         Poll::Pending if client.has_begun_for_test() => Poll::Ready(()),
         Poll::Pending => {
             cx.waker().wake_by_ref();
@@ -120,10 +122,10 @@ async fn a_head_has_a_time_of_its_own_however_long_the_connection_was_idle() {
     });
     readable.await;
     tokio::time::advance(Duration::from_secs(2)).await;
-    assert!(client.poll_request(&mut cx, &TERMS, true).is_pending(), "the head has not had its time");
+    assert!(client.poll_request(&mut cx, &terms(), true).is_pending(), "the head has not had its time");
     tokio::time::advance(SOON).await;
     assert!(matches!(
-        client.poll_request(&mut cx, &TERMS, true),
+        client.poll_request(&mut cx, &terms(), true),
         Poll::Ready(Heard::Nonsense(ProxyError::RequestTimeout))
     ));
 }

@@ -583,3 +583,34 @@ async fn a_staged_body_keeps_its_framing_when_it_is_handed_on() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_upload_goes_on_while_nothing_is_asked_of_its_answer() {
+    on_local(async {
+        let (listener, address) = listen().await;
+        let (upstream, deadlines) = upstream(plain_settings(address));
+        let (feed, body) = fed_body();
+        let server = async {
+            let mut stream = hold(&listener).await;
+            read_request(&mut stream).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n").await.unwrap();
+            stream
+        };
+        let (api, request) = (origin("http://api.test"), Request::post("/").body(body).unwrap());
+        let (response, mut stream) = tokio::join!(upstream.send_noted(&api, request, &deadlines), server);
+        let mut body = response.unwrap().into_body().into_source().unwrap();
+        feed.send(Ok(Frame::data(Bytes::from("hi")))).unwrap();
+        let mut chunk = [0; 7];
+        tokio::select! {
+            read = stream.read_exact(&mut chunk) => assert_eq!(read.unwrap(), 7),
+            () = std::future::poll_fn(|cx| { body.poll_upload(cx); Poll::Pending }) => {}
+        }
+        assert_eq!(&chunk, b"2\r\nhi\r\n");
+        // A body that fails meanwhile is told when the answer is asked for more.
+        feed.send(Err("gone".into())).unwrap();
+        std::future::poll_fn(|cx| { body.poll_upload(cx); Poll::Ready(()) }).await;
+        let error = AsBody::new(body).collect().await.err().unwrap();
+        assert!(matches!(error, UpstreamError::RequestBody(_)), "{error}");
+    })
+    .await;
+}
