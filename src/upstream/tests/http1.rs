@@ -608,7 +608,11 @@ async fn an_upload_goes_on_while_nothing_is_asked_of_its_answer() {
         assert_eq!(&chunk, b"2\r\nhi\r\n");
         // A body that fails meanwhile is told when the answer is asked for more.
         feed.send(Err("gone".into())).unwrap();
-        std::future::poll_fn(|cx| { body.poll_upload(cx); Poll::Ready(()) }).await;
+        std::future::poll_fn(|cx| {
+            body.poll_upload(cx);
+            Poll::Ready(())
+        })
+        .await;
         let error = AsBody::new(body).collect().await.err().unwrap();
         assert!(matches!(error, UpstreamError::RequestBody(_)), "{error}");
     })
