@@ -520,7 +520,7 @@ async fn an_early_answer_of_an_upstream_that_hangs_up_is_not_lost() {
         let mut sending = Box::pin(upstream.send_noted(&api, request, &deadlines));
         let mut peer = None;
         let mut byte = [0];
-        while !peer.as_mut().is_some_and(|peer| std::io::Read::read(peer, &mut byte).is_ok()) {
+        while peer.as_mut().is_none_or(|peer| std::io::Read::read(peer, &mut byte).is_err()) {
             tokio::select! {
                 biased;
                 _ = &mut sending => panic!("nothing was answered yet"),
