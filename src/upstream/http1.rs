@@ -109,6 +109,8 @@ pub(super) struct Transfer {
     upload: Upload,
     decoder: Decoder,
     deadlines: Deadlines,
+    /// Why the request's body cannot be had, found while nobody asked.
+    failure: Option<BoxError>,
     /// Since when the next piece of the answer is awaited.
     waiting: Option<Instant>,
     persistent: bool,
@@ -189,6 +191,7 @@ impl Transfer {
             upload: Upload::Blocked(Instant::now()),
             decoder: Decoder::new(Framing::Length(0)),
             deadlines,
+            failure: None,
             waiting: None,
             persistent: false,
         }
@@ -272,6 +275,10 @@ impl Transfer {
             return Poll::Ready(Err(UpstreamError::Closed("no connection".into())));
         };
         loop {
+            // Empty lines are no head, and must not be looked through again and again.
+            while connection.inbox.unread().starts_with(b"\r\n") {
+                connection.inbox.consume(2);
+            }
             let unread = connection.inbox.unread();
             if !unread.is_empty() && scan.is_due(unread) {
                 let malformed = |error: crate::wire::HeadError| UpstreamError::Malformed(error.to_string());
@@ -349,13 +356,24 @@ impl Transfer {
         if self.connection.is_none() { Size::Exact(0) } else { self.decoder.size() }
     }
 
+    /// Moves the request's body on. Its failure is told when the answer is asked for more.
+    pub(super) fn poll_meanwhile(&mut self, cx: &mut Context<'_>) {
+        if self.failure.is_none()
+            && let Poll::Ready(Err(UpstreamError::RequestBody(error))) = self.poll_upload(cx)
+        {
+            self.failure = Some(error);
+        }
+    }
+
     pub(super) fn poll_chunks(
         &mut self,
         cx: &mut Context<'_>,
         take: &mut dyn FnMut(&mut Context<'_>, Chunk<'_>),
     ) -> Poll<Result<(), UpstreamError>> {
-        if let Poll::Ready(Err(error @ UpstreamError::RequestBody(_))) = self.poll_upload(cx) {
-            return Poll::Ready(Err(error));
+        self.poll_meanwhile(cx);
+        if let Some(error) = self.failure.take() {
+            self.connection = None;
+            return Poll::Ready(Err(UpstreamError::RequestBody(error)));
         }
         let Some(connection) = &mut self.connection else { return Poll::Pending };
         let Http1 { stream, inbox, .. } = &mut **connection;
@@ -394,7 +412,7 @@ impl Transfer {
     /// After an early answer: what is still being uploaded gets its time as long as it moves.
     pub(super) async fn settle(mut self) {
         let done = poll_fn(|cx| {
-            if !self.is_early() || self.poll_upload(cx).is_ready() {
+            if !self.is_early() || self.failure.is_some() || self.poll_upload(cx).is_ready() {
                 return Poll::Ready(());
             }
             let (Upload::Blocked(since) | Upload::Starved(since) | Upload::Done(since) | Upload::Broken(since)) =

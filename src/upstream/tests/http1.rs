@@ -457,3 +457,164 @@ async fn an_early_answer_is_given_while_the_upload_goes_on() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn interim_answers_count_as_an_answer_that_began_and_are_bounded() {
+    on_local(async {
+        let (listener, address) = listen().await;
+        let mut requests = serve(listener, &[&[OK, "HTTP/1.1 103 Early Hints\r\n\r\n"], &[OK]]);
+        let (upstream, deadlines) = upstream(plain_settings(address));
+        let api = origin("http://api.test");
+        text(upstream.send_noted(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
+        let error = upstream.send_noted(&api, get("/2"), &deadlines).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::Closed(_)), "{error}");
+        requests.recv().await.unwrap();
+        requests.recv().await.unwrap();
+        assert!(requests.try_recv().is_err());
+
+        let interim = |count| format!("\r\n{}{OK}", "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(count));
+        assert_eq!(text(answered(&interim(100)).await.unwrap()).await.unwrap(), "ok");
+        let error = answered(&interim(101)).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::Malformed(_)), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_without_a_body_leaves_its_connection_usable_and_one_with_more_behind_it_does_not() {
+    on_local(async {
+        let (listener, address) = listen().await;
+        const SCRIPT: Script = &[
+            "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n",
+            "HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison",
+        ];
+        let mut requests = serve(listener, &[SCRIPT, &[OK]]);
+        let (upstream, deadlines) = upstream(plain_settings(address));
+        let api = origin("http://api.test");
+        for method in ["HEAD", "GET", "GET", "HEAD", "GET"] {
+            let request = Request::builder().method(method).uri("/").body(Empty::<Bytes>::new()).unwrap();
+            let response = upstream.send_noted(&api, request, &deadlines).await.unwrap();
+            assert_eq!(text(response).await.unwrap(), "");
+            assert_eq!(requests.recv().await.unwrap().0, 0);
+        }
+        let response = upstream.send_noted(&api, get("/"), &deadlines).await.unwrap();
+        assert_eq!(text(response).await.unwrap(), "ok");
+        assert_eq!(requests.recv().await.unwrap().0, 1, "what nobody asked for is nobody's answer");
+    })
+    .await;
+}
+
+/// What an upstream says before it hangs up is heard, although writing to it fails before reading is known to be possible.
+#[tokio::test]
+async fn an_early_answer_of_an_upstream_that_hangs_up_is_not_lost() {
+    on_local(async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (upstream, deadlines) = upstream(plain_settings(listener.local_addr().unwrap()));
+        let (feed, body) = fed_body();
+        feed.send(Ok(Frame::data(Bytes::from("some")))).unwrap();
+        let (api, request) = (origin("http://api.test"), Request::post("/").body(body).unwrap());
+        let mut sending = Box::pin(upstream.send_noted(&api, request, &deadlines));
+        let mut peer = None;
+        let mut byte = [0];
+        while peer.as_mut().is_none_or(|peer| std::io::Read::read(peer, &mut byte).is_err()) {
+            tokio::select! {
+                biased;
+                _ = &mut sending => panic!("nothing was answered yet"),
+                () = tokio::task::yield_now() => {}
+            }
+            if let Ok((accepted, _)) = listener.accept() {
+                accepted.set_nonblocking(true).unwrap();
+                peer = Some(accepted);
+            }
+        }
+        // Without a turn of the runtime: an answer, a reset (by what was not read), and more of the body.
+        let answer = b"HTTP/1.1 413 Large\r\ncontent-length: 2\r\n\r\nno";
+        std::io::Write::write_all(peer.as_mut().unwrap(), answer).unwrap();
+        drop(peer);
+        feed.send(Ok(Frame::data(Bytes::from("more")))).unwrap();
+        let response = sending.await.unwrap();
+        assert_eq!(response.status(), 413);
+        assert_eq!(text(response).await.unwrap(), "no");
+    })
+    .await;
+}
+
+/// A body of which a part is staged for HTTP/1.1 is nowhere else.
+#[tokio::test]
+async fn a_staged_body_keeps_its_framing_when_it_is_handed_on() {
+    on_local(async {
+        let (listener, address) = listen().await;
+        let (upstream, deadlines) = upstream(plain_settings(address));
+        let api = origin("http://api.test");
+        let destination = upstream.pool.destination(&api, &upstream.settings).unwrap();
+        let lease = || destination.lease(upstream.dial_deadlines(&deadlines), Kept::NoIdle);
+        let (leased, first) = tokio::join!(lease(), hold(&listener));
+        let Lease::Http1(mut connection) = leased.unwrap().lease else { panic!("not HTTP/1.1") };
+        first.set_zero_linger().unwrap();
+        drop(first);
+        while connection.is_quiet() {
+            tokio::task::yield_now().await;
+        }
+        let (feed, body) = fed_body();
+        feed.send(Ok(Frame::data(Bytes::from("hi")))).unwrap();
+        let mut request = outgoing(Request::post("/").body(body).unwrap());
+        let purpose = Purpose::Exchange;
+        let outcome = attempt(connection, &destination, &mut request, None, &deadlines, purpose, true).await;
+        let Err(Failed::Again(Some(staged))) = outcome else { panic!("not handed back") };
+        assert!(staged.holds_body && request.body.is_some());
+        // By now the rest says of itself that it is empty.
+        request.body = Some(Box::new(FromBody::new(Empty::<Bytes>::new().map_err(Into::into))));
+        let (leased, mut second) = tokio::join!(lease(), hold(&listener));
+        let Lease::Http1(connection) = leased.unwrap().lease else { panic!("not HTTP/1.1") };
+        let server = async {
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"\r\n\r\n2\r\nhi\r\n0\r\n\r\n") {
+                seen.push(second.read_u8().await.unwrap());
+            }
+            second.write_all(OK.as_bytes()).await.unwrap();
+        };
+        let sent = attempt(connection, &destination, &mut request, Some(staged), &deadlines, purpose, false);
+        let (outcome, ()) = tokio::join!(sent, server);
+        assert!(matches!(outcome, Ok(Answered::Response(..))));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_while_nothing_is_asked_of_its_answer() {
+    on_local(async {
+        let (listener, address) = listen().await;
+        let (upstream, deadlines) = upstream(plain_settings(address));
+        let (feed, body) = fed_body();
+        let server = async {
+            let mut stream = hold(&listener).await;
+            read_request(&mut stream).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n").await.unwrap();
+            stream
+        };
+        let (api, request) = (origin("http://api.test"), Request::post("/").body(body).unwrap());
+        let (response, mut stream) = tokio::join!(upstream.send_noted(&api, request, &deadlines), server);
+        let mut body = response.unwrap().into_body().into_source().unwrap();
+        feed.send(Ok(Frame::data(Bytes::from("hi")))).unwrap();
+        let mut chunk = [0; 7];
+        tokio::select! {
+            read = stream.read_exact(&mut chunk) => assert_eq!(read.unwrap(), 7),
+            () = std::future::poll_fn(|cx| { body.poll_upload(cx); Poll::Pending }) => {}
+        }
+        assert_eq!(&chunk, b"2\r\nhi\r\n");
+        // A body that fails meanwhile is told when the answer is asked for more.
+        feed.send(Err("gone".into())).unwrap();
+        std::future::poll_fn(|cx| {
+            body.poll_upload(cx);
+            Poll::Ready(())
+        })
+        .await;
+        let error = AsBody::new(body).collect().await.err().unwrap();
+        assert!(matches!(error, UpstreamError::RequestBody(_)), "{error}");
+    })
+    .await;
+}
