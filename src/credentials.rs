@@ -237,7 +237,7 @@ mod tests {
         let name = Name { organization: scope().organization, customer: None, reference };
         let admit = async || {
             let route = directory.route(&routes, &name).await.unwrap();
-            route.admit(&scope(), "production".parse().unwrap(), &Aim::Base, String::new()).unwrap()
+            route.admit(&scope(), "production".parse().unwrap(), &Aim::Base, String::new(), None).unwrap()
         };
 
         let permit = admit().await;

@@ -5,6 +5,7 @@
 
 pub mod cache;
 pub mod permit;
+pub mod rate;
 pub mod route;
 pub mod scope;
 
@@ -16,6 +17,7 @@ use crate::vault::revision::Stamp;
 use crate::vault::{Vault, VaultError};
 
 use cache::{Cache, Limits, LoadFailed, Local, Stamped};
+use rate::Rates;
 use route::{Route, RouteError};
 
 pub use permit::{Aim, Denied, Permit, Target};
@@ -50,6 +52,7 @@ pub type LocalRoutes = Local<Name, Found>;
 pub struct Directory {
     vault: Vault,
     cache: Cache<Name, Found>,
+    rates: Arc<Rates>,
 }
 
 /// Why no route could be had.
@@ -69,7 +72,7 @@ pub enum LookupError {
 impl Directory {
     /// A directory over a vault; loads run on `control`, the runtime of the vault.
     pub fn new(vault: Vault, limits: Limits, control: tokio::runtime::Handle) -> Self {
-        Directory { vault, cache: Cache::new(limits, control) }
+        Directory { vault, cache: Cache::new(limits, control), rates: Arc::default() }
     }
 
     /// A table for one worker.
@@ -82,7 +85,7 @@ impl Directory {
         let found = match self.cache.get(local, name).await {
             Some(found) => found,
             None => {
-                let load = || route::load(self.vault.clone(), name.clone());
+                let load = || route::load(self.vault.clone(), name.clone(), Arc::clone(&self.rates));
                 self.cache.load(local, name, load).await.map_err(|error| match error {
                     LoadFailed::Refused(error) => LookupError::Vault(error),
                     LoadFailed::Lost => LookupError::Vault(Arc::new(VaultError::Stopped)),

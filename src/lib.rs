@@ -25,15 +25,20 @@
 //!   tag, target     what the request names, taken out of it; the part that is forwarded byte for byte
 //!   gate            who may ask at this listener: web pages, API keys, the caller's scope
 //!   head, body      what belongs to one hop, what is malformed; bodies as they stream, or held to be filled
+//!   http1, http2    the two wires that requests come in on; one life of a request above both
 //!   tunnel          WebSockets
 //!   record, error   the access line of a request; every way to stop it, and what its caller is told
 //! directory       facts: name -> `Route`; `Route::admit` -> `Permit`, decided without waiting
+//!   rate            how many requests a connection takes: one number for each, shared without a lock
 //!   cache           bounded, revision-checked; a small table for each worker before the shared one
 //! credentials     secrets: `Permit` -> `Injection`, rendered once, cached like facts
 //!   injection       a credential on the wire: headers, query pairs, cookies, body fields, path parts
 //!   apply, body     putting it in, so that it stands there exactly once
 //! upstream        `send`: pooled HTTP/1.1 and HTTP/2 over TLS, each step with a deadline
+//!   http1, http2    one exchange, driven by whoever waits for its answer; a stream of a connection that hyper drives
 //!   guard           which addresses may be dialled, asked about the very address that is dialled
+//! wire            HTTP/1.1 for both ends: heads parsed once and strictly, bodies framed anew, streams and scratch areas
+//!   source          a body, whichever protocol it comes in on
 //! vault           the encrypted store: open, read, `commit`; hides database and cipher
 //!   seal, key       AES-256-GCM bound to a place; master key -> data key of an organization -> value
 //!   change, query   everything that may be written, each with its audit event; everything that may be read
@@ -47,18 +52,26 @@
 //! model           the vocabulary: plain types, no I/O; parsed at the edge and believed inside
 //! tls             rustls, in both directions
 //! telemetry       log format, access lines, counters
+//!   access_log      a buffer of each worker; what is the same in every line about a connection is rendered once
+//!   metrics         cells of each worker, added up when they are asked for
+//!   request_id      ULIDs that are counted on, so that none is asked for
 //! ```
 //!
 //! # The life of a request
 //!
 //! [`proxy::Proxy::handle`] cannot fail; around it stands one closed error enum, and a panic costs one request.
 //!
-//! 1. **Check.** What hyper lets pass although it is ambiguous (two framings, an odd `Host`, `TRACE`) is refused.
+//! It is the same whichever wire a request came in on. HTTP/1.1 is read and written by `wire`: one task for a client's
+//! connection drives the upstream's socket too, and neither holds a buffer while it is idle. HTTP/2 is hyper's, on both
+//! sides. A request becomes a [`wire::RequestHead`] and, if it has one, a body that is a [`wire::Source`]; an answer becomes
+//! a status, [`wire::Fields`] and a source; so every pair of protocols meets in the middle.
+//!
+//! 1. **Check.** What is ambiguous although it could be parsed (two framings, an odd `Host`, `TRACE`) is refused.
 //! 2. **Tag.** The connection, environment and customer that the request names, and the caller's key, are read and
 //!    *taken out of the head*: nothing that was a tag can reach an upstream.
 //! 3. **Gate.** Web pages are kept out; the listener or a key says whose connections may be used.
 //! 4. **Route.** The directory finds the connection's facts. A hit in the worker's own table waits for nothing.
-//! 5. **Admit.** Scope, environment, origin: synchronous, and all that can refuse comes before a secret is opened. The
+//! 5. **Admit.** Scope, environment, origin, the connection's limit last: synchronous, and all that can refuse comes before a secret is opened. The
 //!    proof is a [`directory::Permit`]: made here and nowhere else, not `Clone`.
 //! 6. **Clean.** Hop-by-hop fields, the caller's `Authorization`, everything that tells the way goes out.
 //! 7. **Resolve.** The credential as it looks on the wire, from the cache, or opened, its `@@SECRET:…@@` references
@@ -88,13 +101,13 @@
 //! # The rank rule
 //!
 //! ```text
-//! 9 main   8 cli   7 server   6 config   5 admin   4 proxy   3 credentials   2 directory   1 vault, upstream
-//! 0 model, telemetry, tls
+//! 10 main   9 cli   8 server   7 config   6 admin   5 proxy   4 credentials   3 directory   2 vault, upstream
+//! 1 wire    0 model, telemetry, tls
 //! ```
 //!
 //! A module uses only modules of lower ranks, and itself. So `vault` and `upstream` never see each other, nor do `model`,
 //! `telemetry` and `tls`; `proxy` does not know that there is an admin; and `config`, which gives settings to the rooms,
-//! knows of them only the declared things that it hands to the vault and the format of log lines. `tls` is for
+//! knows of them only the declared things that it hands to the vault and the format of log lines. `tls` is for `wire`,
 //! `upstream`, `server` and `cli`.
 //!
 //! Foreign crates of note have **one door** each: only `vault` knows the database and the cipher, only `tls` knows rustls,
@@ -127,6 +140,8 @@ pub mod directory;
 pub mod credentials;
 
 pub mod upstream;
+
+pub mod wire;
 
 pub mod vault;
 

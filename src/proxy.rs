@@ -8,35 +8,37 @@ pub mod body;
 pub mod error;
 pub mod gate;
 pub mod head;
+pub mod http1;
+pub mod http2;
 pub mod record;
 pub mod tag;
 pub mod target;
 mod tunnel;
 
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRAILER};
-use http::request::Parts;
-use http::{HeaderMap, Request, Response, Uri, Version};
-use http_body::Body;
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use tokio_util::task::TaskTracker;
+use http::header::HeaderName;
+use http::{Method, StatusCode, Version};
+use zeroize::Zeroizing;
 
 use crate::credentials::apply::Destination;
 use crate::credentials::{Credentials, Injection, LocalInjections, ResolveError};
 use crate::directory::{Aim, Denied, Directory, LocalRoutes, LookupError, Name, Permit};
-use crate::upstream::{Deadlines, Exchange, Upstream, UpstreamError};
+use crate::model::header::Known;
+use crate::model::origin::Origin;
+use crate::upstream::{self, BoxError, Deadlines, Exchange, Outgoing, Switched, Upstream, UpstreamError};
+use crate::wire::{Fields, RequestHead, Source};
 
-use body::{AnswerBody, RequestBody, TrailerSieve};
+use body::{AnswerBody, ClientBody, Held, RequestBody, TrailerSieve};
 pub use error::{Asked, ProxyError};
 use gate::Gate;
+use head::Nominated;
 use record::{Record, Reporter};
 use tag::Tag;
 use target::{Form, Requested};
@@ -73,22 +75,57 @@ pub struct Proxy {
     routes: LocalRoutes,
     injections: LocalInjections,
     reporter: Rc<Reporter>,
-    tunnels: TaskTracker,
 }
 
-/// An upstream's answer, or the two ends of a tunnel that begins with it.
+/// A request as it came in, on whichever wire.
+pub struct Request {
+    /// Its head.
+    pub head: RequestHead,
+    /// Its body, if it has one.
+    pub body: Option<ClientBody>,
+    /// What is wrong with it although there is a head: it is refused, and this is what its caller is told.
+    pub fault: Option<ProxyError>,
+}
+
+impl Request {
+    /// A request whose head could not be read.
+    pub fn unreadable(fault: ProxyError) -> Self {
+        Request { head: RequestHead::unreadable(), body: None, fault: Some(fault) }
+    }
+}
+
+/// What a request is answered with, on whichever wire.
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// Its fields, without those that frame the body or belong to a connection.
+    pub fields: Fields,
+    /// Its body, which carries the request's record.
+    pub body: AnswerBody,
+    /// Whether nothing that follows on the client's connection can be trusted to be a request.
+    pub closes: bool,
+    /// The upstream's end of a tunnel that begins with this answer, and the record of the request that asked for it.
+    pub tunnel: Option<(Switched, Record)>,
+}
+
+/// An upstream's answer.
 struct Relayed {
-    response: Response<crate::upstream::UpstreamBody>,
+    answer: upstream::Answer,
     injection: Arc<Injection>,
-    client: Option<OnUpgrade>,
+    method: Method,
 }
 
 impl Proxy {
-    /// A worker's data plane; call it on the worker's local runtime. WebSockets live in tasks of `tunnels`.
-    pub fn new(shared: Arc<Shared>, upstream: Upstream, reporter: Rc<Reporter>, tunnels: TaskTracker) -> Self {
+    /// A worker's data plane; call it on the worker's local runtime.
+    pub fn new(shared: Arc<Shared>, upstream: Upstream, reporter: Rc<Reporter>) -> Self {
         let routes = shared.directory.local();
         let injections = shared.credentials.local();
-        Proxy { shared, upstream, routes, injections, reporter, tunnels }
+        Proxy { shared, upstream, routes, injections, reporter }
+    }
+
+    /// How requests are treated.
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
     }
 
     /// Forgets what was not used lately.
@@ -98,48 +135,40 @@ impl Proxy {
     }
 
     /// Answers a request that came in at a listener with this gate. Cannot fail, and a panic costs one request.
-    pub async fn handle(&self, gate: &Gate, request: Request<Incoming>) -> Response<AnswerBody> {
-        let mut record = Record::begin(Rc::clone(&self.reporter), request.method().clone());
-        let version = request.version();
-        let is_absolute = version != Version::HTTP_2 && request.uri().scheme().is_some();
-        let asked = if is_absolute { Asked::AsProxy } else { Asked::Directly };
-        let relayed = caught(self.boxed_relay(gate, request, &mut record)).await;
-        let outcome = relayed.unwrap_or(Err(ProxyError::Internal));
-        match outcome {
-            Ok(relayed) => self.answer(relayed, record),
-            Err(error) => refuse(&error, asked, version, record),
+    pub async fn handle(&self, gate: &Gate, request: Request) -> Answer {
+        let mut record = Record::begin(Rc::clone(&self.reporter), request.head.method.clone());
+        let is_absolute = request.head.version != Version::HTTP_2 && !request.head.target().starts_with(b"/");
+        let asked = if is_absolute && request.fault.is_none() { Asked::AsProxy } else { Asked::Directly };
+        let relayed = caught(pin!(self.relay(gate, request, &mut record))).await;
+        match relayed.unwrap_or(Err(ProxyError::Internal)) {
+            Ok(relayed) => answer(relayed, record),
+            Err(error) => refuse(&error, asked, record),
         }
     }
 
-    /// [`relay`](Self::relay) on the heap: hyper moves the future of a request about, and this one is large.
-    fn boxed_relay<'a>(
-        &'a self,
-        gate: &'a Gate,
-        request: Request<Incoming>,
-        record: &'a mut Record,
-    ) -> Pin<Box<impl Future<Output = Result<Relayed, ProxyError>> + 'a>> {
-        Box::pin(self.relay(gate, request, record))
-    }
-
-    async fn relay(&self, gate: &Gate, request: Request<Incoming>, record: &mut Record) -> Result<Relayed, ProxyError> {
-        let (mut parts, body) = request.into_parts();
-        head::check(&parts)?;
-        let mut requested = Requested::parse(&parts.uri, parts.version)?;
-        let tag = Tag::take(&mut parts.headers, &mut requested, &self.shared.settings.connection_headers)?;
-        gate.check_browser(&parts.headers, parts.uri.authority().map(|a| a.as_str()), &requested.form)?;
+    async fn relay(&self, gate: &Gate, request: Request, record: &mut Record) -> Result<Relayed, ProxyError> {
+        let Request { mut head, body, fault } = request;
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+        head::check(&head)?;
+        let mut requested = Requested::parse(&head)?;
+        let tag = Tag::take(&mut head.fields, &mut requested, &self.shared.settings.connection_headers)?;
+        gate.check_browser(&head, &requested.form)?;
         let (permit, injection) = self.authorize(gate, &tag, &requested, record).await?;
-        let wants_websocket = head::asks_for_websocket(&parts);
-        let client = parts.extensions.remove::<OnUpgrade>().filter(|_| wants_websocket);
-        let nominated = head::clean_request(&mut parts, permit.route().integration.forward_authorization);
+        let switches = head::asks_for_websocket(&head);
+        let nominated = head::clean_request(&mut head, permit.route().integration.forward_authorization);
         let deadlines = self.deadlines(&permit, &tag);
-        let sieve = TrailerSieve { forbidden: injection.header_names().chain(nominated).collect() };
-        let body = self.prepare_body(&injection, &mut parts.headers, body, sieve, record).await?;
-        let destination = injection.apply(permit, &mut parts.headers);
+        let body = self.prepare_body(&injection, &mut head.fields, body, nominated, record).await?;
+        let Destination { origin, path } = injection.apply(permit, &mut head.fields);
+        let RequestHead { method, fields, .. } = head;
+        let injected = Arc::clone(injection.headers());
+        let outgoing = Outgoing { method: method.clone(), path, fields, injected, body };
         record.sent();
         let mut exchange = Exchange::default();
-        let sent = self.send(destination, parts, body, &deadlines, &mut exchange, client.is_some()).await;
+        let sent = self.send(&origin, outgoing, &deadlines, &mut exchange, switches).await;
         record.returned(&exchange);
-        Ok(Relayed { response: sent?, injection, client })
+        Ok(Relayed { answer: sent?, injection, method })
     }
 
     /// Admits a request and resolves its credential. Where the connection changes in between, it is admitted again: a
@@ -151,12 +180,13 @@ impl Proxy {
         requested: &Requested,
         record: &mut Record,
     ) -> Result<(Permit, Arc<Injection>), ProxyError> {
-        for _overtaken in 0..4 {
-            let permit = self.admit(gate, tag, requested, record).await?;
+        let mut overtaken = None;
+        for _ in 0..4 {
+            let permit = self.admit(gate, tag, requested, overtaken, record).await?;
             record.admitted(&permit);
             match self.shared.credentials.resolve(&self.injections, &permit).await {
                 Ok(injection) => return Ok((permit, injection)),
-                Err(ResolveError::Overtaken) => {}
+                Err(ResolveError::Overtaken) => overtaken = Some(permit),
                 Err(ResolveError::Missing(missing)) => return Err(ProxyError::Missing(missing)),
                 Err(ResolveError::Vault(error)) => return Err(unavailable(&error)),
             }
@@ -170,6 +200,7 @@ impl Proxy {
         gate: &Gate,
         tag: &Tag,
         requested: &Requested,
+        overtaken: Option<Permit>,
         record: &mut Record,
     ) -> Result<Permit, ProxyError> {
         let scope = gate.caller(tag)?;
@@ -191,12 +222,14 @@ impl Proxy {
             (Form::Origin, Some(origin)) => Aim::Origin(origin.clone()),
             (Form::Origin, None) => Aim::Base,
         };
-        route.admit(scope, environment, &aim, requested.rest.clone()).map_err(|denied| match denied {
+        let rest = requested.rest.clone();
+        route.admit(scope, environment, &aim, rest, overtaken).map_err(|denied| match denied {
             Denied::OutOfScope => ProxyError::ConnectionUnknown,
             Denied::Host => ProxyError::HostNotAllowed,
             Denied::PathCredential => ProxyError::TargetInvalid(
                 "this connection's credential is part of its base path: send the path below it",
             ),
+            Denied::Limited(exceeded) => ProxyError::RateLimited(exceeded),
         })
     }
 
@@ -216,87 +249,82 @@ impl Proxy {
     async fn prepare_body(
         &self,
         injection: &Injection,
-        headers: &mut HeaderMap,
-        body: Incoming,
-        sieve: TrailerSieve,
+        fields: &mut Fields,
+        body: Option<ClientBody>,
+        nominated: Nominated,
         record: &Record,
-    ) -> Result<RequestBody, ProxyError> {
+    ) -> Result<Option<Box<dyn Source<Error = BoxError>>>, ProxyError> {
         let settings = &self.shared.settings;
-        let count = Rc::clone(record.request_bytes());
+        let streamed = |body, sieve| {
+            RequestBody::new(body, settings.body_idle_timeout, sieve, Rc::clone(record.request_bytes()))
+        };
         let Some(media) = injection.media() else {
-            return Ok(RequestBody::stream(body, settings.body_idle_timeout, sieve, count));
+            let Some(body) = body else { return Ok(None) };
+            let sieve = TrailerSieve { forbidden: injection.header_names().chain(nominated).collect() };
+            return Ok(Some(Box::new(streamed(body, sieve))));
         };
         let unsupported = |why: &str| ProxyError::BodyUnsupported(why.to_owned());
-        if headers.contains_key(CONTENT_ENCODING) {
+        if fields.has(Known::ContentEncoding) {
             return Err(unsupported("a compressed body cannot take it; send it uncompressed"));
         }
-        if head::describes_body_ambiguously(headers) {
+        if head::describes_body_ambiguously(fields) {
             return Err(unsupported("its media type must be named once, in Content-Type"));
         }
-        let is_empty = body.is_end_stream();
-        let of_media =
-            headers.get(CONTENT_TYPE).is_some_and(|value| value.to_str().is_ok_and(|text| media.matches(text)));
-        let held = Box::pin(body::hold(body, settings.body_buffer, settings.body_idle_timeout, &count)).await?;
-        if !(of_media || is_empty || held.is_empty()) {
+        let of_media = fields
+            .values(Known::ContentType)
+            .any(|value| std::str::from_utf8(value).is_ok_and(|text| media.matches(text)));
+        let held = match body {
+            Some(body) => Box::pin(streamed(body, TrailerSieve::default()).hold(settings.body_buffer)).await?,
+            None => Vec::new(),
+        };
+        if !(of_media || held.is_empty()) {
             return Err(ProxyError::BodyUnsupported(format!("it must be {}", media.as_str())));
         }
         let filled =
             injection.fill_body(media, &held).map_err(|error| ProxyError::BodyUnsupported(error.to_string()))?;
-        headers.remove(TRAILER);
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(filled.len()));
+        fields.drop_if(|line| line.known == Known::Trailer || line.known == Known::ContentType && !of_media);
         if !of_media {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(media.as_str()));
+            fields.push(b"content-type", media.as_str().as_bytes());
         }
-        Ok(RequestBody::Held(Some(Bytes::from_owner(zeroize::Zeroizing::new(filled)))))
+        Ok(Some(Box::new(Held(Some(Bytes::from_owner(Zeroizing::new(filled)))))))
     }
 
     async fn send(
         &self,
-        destination: Destination,
-        parts: Parts,
-        body: RequestBody,
+        origin: &Origin,
+        mut outgoing: Outgoing,
         deadlines: &Deadlines,
         exchange: &mut Exchange,
-        upgrade: bool,
-    ) -> Result<Response<crate::upstream::UpstreamBody>, ProxyError> {
-        let invalid = |_| ProxyError::TargetInvalid("the target holds characters that cannot be forwarded");
-        let uri: Uri = destination.path.as_str().parse().map_err(invalid)?;
-        let mut request = Request::new(body);
-        *request.method_mut() = parts.method;
-        *request.uri_mut() = uri;
-        *request.headers_mut() = parts.headers;
-        let sent = if upgrade {
-            tunnel::switch(request.headers_mut());
-            Box::pin(self.upstream.send_upgrade(&destination.origin, request, deadlines, exchange)).await
+        switches: bool,
+    ) -> Result<upstream::Answer, ProxyError> {
+        let sent = if switches {
+            tunnel::switch(&mut outgoing.fields);
+            Box::pin(self.upstream.send_upgrade(origin, outgoing, deadlines, exchange)).await
         } else {
-            self.upstream.send(&destination.origin, request, deadlines, exchange).await
+            self.upstream.send(origin, outgoing, deadlines, exchange).await
         };
         sent.map_err(|error| match error {
-            UpstreamError::RequestBody(source) => body::client_error(&source),
+            UpstreamError::RequestBody(source) => {
+                source.downcast_ref().map_or(ProxyError::ClientGone, body::client_error)
+            }
             other => ProxyError::Upstream(other),
         })
     }
+}
 
-    /// Passes an upstream's answer on.
-    fn answer(&self, relayed: Relayed, mut record: Record) -> Response<AnswerBody> {
-        let Relayed { response, injection, client } = relayed;
-        let (mut parts, body) = response.into_parts();
-        head::clean_answer(&mut parts.headers, &injection);
-        record.answered(parts.status, None);
-        let upstream = parts.extensions.remove::<OnUpgrade>();
-        // What a connection of ours knows of the upstream's is nothing to the client's.
-        parts.extensions.clear();
-        parts.version = Version::default();
-        if let (Some(client), Some(upstream), http::StatusCode::SWITCHING_PROTOCOLS) = (client, upstream, parts.status)
-        {
-            tunnel::switch(&mut parts.headers);
-            record.completed();
-            let idle = self.shared.settings.tunnel_idle_timeout;
-            self.tunnels.spawn_local(tunnel::join(client, upstream, idle, record));
-            return Response::from_parts(parts, AnswerBody::empty());
-        }
-        Response::from_parts(parts, AnswerBody::upstream(body, record))
+/// Passes an upstream's answer on.
+fn answer(relayed: Relayed, mut record: Record) -> Answer {
+    let Relayed { answer, injection, method } = relayed;
+    let status = answer.head.status;
+    let mut fields = answer.head.fields;
+    head::clean_answer(&mut fields, status, &method, &injection);
+    record.answered(status, None);
+    if let Some(switched) = answer.switched {
+        tunnel::switch(&mut fields);
+        record.completed();
+        return Answer { status, fields, body: AnswerBody::empty(), closes: true, tunnel: Some((switched, record)) };
     }
+    Answer { status, fields, body: AnswerBody::upstream(answer.body, record), closes: false, tunnel: None }
 }
 
 fn unavailable(error: &crate::vault::VaultError) -> ProxyError {
@@ -305,21 +333,20 @@ fn unavailable(error: &crate::vault::VaultError) -> ProxyError {
 }
 
 /// Answers with a problem document.
-fn refuse(error: &ProxyError, asked: Asked, version: Version, mut record: Record) -> Response<AnswerBody> {
+fn refuse(error: &ProxyError, asked: Asked, mut record: Record) -> Answer {
     if matches!(error, ProxyError::Upstream(_) | ProxyError::Internal) {
         let source = std::error::Error::source(error).map(ToString::to_string);
         tracing::warn!(request_id = record.request_id(), code = error.code(), %error, source, "a request failed");
     }
     let (mut parts, body) = error.answer(record.request_id(), asked).into_parts();
     record.answered(parts.status, Some(error.code()));
-    if version == Version::HTTP_2 {
-        parts.headers.remove(http::header::CONNECTION);
-    }
-    Response::from_parts(parts, AnswerBody::own(body, record))
+    let closes = parts.headers.remove(http::header::CONNECTION).is_some();
+    let fields = Fields::from_map(&parts.headers);
+    Answer { status: parts.status, fields, body: AnswerBody::own(body, record), closes, tunnel: None }
 }
 
 /// Runs a future and catches its panic: a defect costs one request and not the connection, the worker or the process.
-async fn caught<F: Future>(mut future: Pin<Box<F>>) -> Option<F::Output> {
+async fn caught<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     std::future::poll_fn(|cx| match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
         Ok(Poll::Pending) => Poll::Pending,
@@ -334,7 +361,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_costs_one_request() {
-        assert!(caught(Box::pin(async { panic!("a defect") })).await.is_none());
-        assert_eq!(caught(Box::pin(async { 7 })).await, Some(7));
+        assert!(caught(pin!(async { panic!("a defect") })).await.is_none());
+        assert_eq!(caught(pin!(async { 7 })).await, Some(7));
     }
 }

@@ -10,7 +10,6 @@ pub mod bind;
 pub mod connection;
 pub mod control_socket;
 pub mod reload;
-pub mod stream;
 pub mod worker;
 
 use std::collections::HashMap;
@@ -335,6 +334,7 @@ fn start_workers(
             metrics: Arc::clone(metrics),
             places: Arc::clone(&places),
             head_timeout: config.proxy.head_timeout,
+            write_timeout: config.proxy.body_idle_timeout,
             sweep_interval: assemble::sweep_interval(&config.cache),
             drain: tokens.drain.clone(),
             stop: tokens.stop.clone(),

@@ -7,6 +7,8 @@
 mod client;
 mod pem;
 mod server;
+mod session;
+mod stream;
 
 use std::io;
 use std::path::PathBuf;
@@ -14,8 +16,9 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-pub use client::{ClientStream, ClientTls, HandshakeError, Offer, client_config, pinned_client_config};
+pub use client::{ClientTls, HandshakeError, Offer, client_config, pinned_client_config};
 pub use server::{Reloaded, ServerStream, ServerTls, server_config};
+pub use stream::ClientStream;
 
 /// The HTTP version agreed on in a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -12,36 +12,39 @@ mod body;
 mod connect;
 mod connection;
 mod error;
+mod flight;
 mod guard;
+mod http1;
+mod http2;
 mod pool;
-mod send;
+mod traffic;
 mod upload;
-mod wire;
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, Response};
-use http_body::Body;
+use http::header::{HeaderName, HeaderValue};
+use http::Method;
 use ipnet::IpNet;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval};
+use zeroize::Zeroizing;
 
 pub use crate::tls::HandshakeError;
 pub use body::UpstreamBody;
 pub use error::{BoxError, DnsError, Exchange, UpstreamError};
+pub use http1::Switched;
 
 use crate::model::origin::Origin;
 use crate::tls::{ClientTls, Negotiated, Offer};
+use crate::wire::{Encoder, Fields, ResponseHead, Size, Source};
 use connect::{DialDeadlines, dial};
-use connection::Http1;
+use http1::{Answered, Failed, Http1};
 use pool::{Kept, Lease, Leased, Pool};
-use send::{Failed, Message, Purpose, attempt};
-use upload::WireBody;
 
 /// How upstreams are reached; the same for all workers.
 #[derive(Clone, Debug)]
@@ -111,35 +114,42 @@ impl Upstream {
     /// Sends a request and gives the response as soon as its head is there. What happened on the way is written into
     /// `record`, also where there is no response.
     ///
-    /// `request` has its method, its fields without `Host`, and a URI of path and query only; these arrive byte for
-    /// byte. Fields that belong to a connection are taken out, `Host` (or `:scheme` and `:authority`) is the origin's,
-    /// and the framing is the body's. The body must bound the time it takes to give its next frame: while it has
-    /// nothing, no deadline of ours runs.
+    /// `request` has its method, path and fields as they are to arrive, byte for byte; `Host` (or `:scheme` and
+    /// `:authority`) is the origin's, and the framing is the body's. The body must bound the time it takes to give its
+    /// next piece: while it has nothing, no deadline of ours runs.
     ///
     /// On a connection that had served a request before, it is sent once more, on another connection, if nothing of it
     /// was written, or if it has no body, its method is idempotent (GET, HEAD, OPTIONS, PUT, DELETE) and nothing
     /// was answered; over HTTP/2 only if the peer says that it did not process the stream.
-    pub async fn send<B>(
+    pub async fn send(
         &self,
         origin: &Origin,
-        request: Request<B>,
+        mut request: Outgoing,
         deadlines: &Deadlines,
         record: &mut Exchange,
-    ) -> Result<Response<UpstreamBody>, UpstreamError>
-    where
-        B: Body<Data = Bytes> + Unpin + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let (mut message, upload) = open(request)?;
+    ) -> Result<Answer, UpstreamError> {
+        request.check()?;
         let destination = self.pool.destination(origin, &self.settings)?;
-        let mut kept = Kept::Any;
+        let (mut kept, mut staged) = (Kept::Any, None);
         loop {
             let leased = destination.lease(self.dial_deadlines(deadlines), kept).await?;
             note(record, &leased);
-            match attempt(&destination, leased, message, upload.as_ref(), deadlines, Purpose::Exchange).await {
-                Ok(response) => return Ok(response),
-                Err(Failed::Again(again)) if record.attempts == 1 => {
-                    message = again;
+            let outcome = match leased.lease {
+                Lease::Http1(connection) => {
+                    let (staged, reused) = (staged.take(), leased.reused);
+                    let purpose = Purpose::Exchange;
+                    http1::attempt(connection, &destination, &mut request, staged, deadlines, purpose, reused)
+                        .await
+                        .map(Answer::new)
+                }
+                Lease::Http2(slot) => {
+                    Box::pin(http2::attempt(&destination, slot, &mut request, deadlines, leased.reused)).await
+                }
+            };
+            match outcome {
+                Ok(answer) => return Ok(answer),
+                Err(Failed::Again(rest)) if record.attempts == 1 => {
+                    staged = rest;
                     kept = Kept::NoIdle;
                 }
                 Err(Failed::Again(_)) => {
@@ -151,32 +161,28 @@ impl Upstream {
     }
 
     /// Sends a request that asks to leave HTTP (WebSocket), on a connection of its own that offers HTTP/1.1 only. The
-    /// request brings its `Connection` and `Upgrade` fields; all its fields are sent as they are. A `101` carries
-    /// `hyper::upgrade::OnUpgrade` in its extensions; any other response is as from [`Upstream::send`]. Never sent again.
-    pub async fn send_upgrade<B>(
+    /// request brings its `Connection` and `Upgrade` fields. A `101` comes with the stream; any other response is as from
+    /// [`Upstream::send`]. Never sent again.
+    pub async fn send_upgrade(
         &self,
         origin: &Origin,
-        request: Request<B>,
+        mut request: Outgoing,
         deadlines: &Deadlines,
         record: &mut Exchange,
-    ) -> Result<Response<UpstreamBody>, UpstreamError>
-    where
-        B: Body<Data = Bytes> + Unpin + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let (message, upload) = open(request)?;
+    ) -> Result<Answer, UpstreamError> {
+        request.check()?;
         let destination = self.pool.destination(origin, &self.settings)?;
         let start = Instant::now();
         let dialling = dial(&self.settings, origin, Offer::Http1, self.dial_deadlines(deadlines));
-        let (wire, agreed) = Box::pin(dialling).await?;
+        let (stream, agreed) = Box::pin(dialling).await?;
         if agreed != Negotiated::Http1 {
             return Err(UpstreamError::Malformed("a protocol nobody offered".into()));
         }
-        let lease = Lease::Http1(Http1::start_upgradable(wire).await?);
-        let leased = Leased { lease, reused: false, connected_in: Some(start.elapsed()) };
-        note(record, &leased);
-        match attempt(&destination, leased, message, upload.as_ref(), deadlines, Purpose::Upgrade).await {
-            Ok(response) => Ok(response),
+        *record = Exchange { attempts: 1, reused: false, connected_in: Some(start.elapsed()) };
+        let connection = Http1::new(stream);
+        let purpose = Purpose::Upgrade;
+        match http1::attempt(connection, &destination, &mut request, None, deadlines, purpose, false).await {
+            Ok(answered) => Ok(Answer::new(answered)),
             Err(Failed::Again(_)) => Err(UpstreamError::Closed("before it took the request".into())),
             Err(Failed::Finally(error)) => Err(error),
         }
@@ -210,22 +216,97 @@ fn note(record: &mut Exchange, leased: &Leased) {
     record.connected_in = leased.connected_in;
 }
 
-type Opened = (Message, Option<Arc<upload::Upload>>);
+/// What is wanted of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// A response.
+    Exchange,
+    /// To leave HTTP with a `101`.
+    Upgrade,
+}
 
-/// Takes a request apart, unless it is one that is never sent: TRACE would show the credential to whoever reads the
-/// answer, CONNECT would make the connection a tunnel.
-fn open<B>(request: Request<B>) -> Result<Opened, UpstreamError>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<BoxError>,
-{
-    let (parts, body) = request.into_parts();
-    if matches!(parts.method, Method::TRACE | Method::CONNECT) {
-        return Err(UpstreamError::Unsendable("its method is not sent upstream"));
+/// A request as it is to arrive.
+pub struct Outgoing {
+    /// Neither TRACE, which would show the credential to whoever reads the answer, nor CONNECT, which would make the
+    /// connection a tunnel.
+    pub method: Method,
+    /// Path and query. They may hold a credential.
+    pub path: Zeroizing<String>,
+    /// Its fields, without `Host`, `Content-Length` and those that belong to a connection (but for `Connection` and
+    /// `Upgrade` of [`Upstream::send_upgrade`]).
+    pub fields: Fields,
+    /// Fields that hold a credential, beside the others.
+    pub injected: Arc<[(HeaderName, HeaderValue)]>,
+    /// `None` where it has no body.
+    pub body: Option<Box<dyn Source<Error = BoxError>>>,
+}
+
+impl Outgoing {
+    fn check(&self) -> Result<(), UpstreamError> {
+        if matches!(self.method, Method::TRACE | Method::CONNECT) {
+            return Err(UpstreamError::Unsendable("its method is not sent upstream"));
+        }
+        if !self.path.starts_with('/') {
+            return Err(UpstreamError::Unsendable("it has no path"));
+        }
+        Ok(())
     }
-    let target = parts.uri.into_parts().path_and_query.ok_or(UpstreamError::Unsendable("it has no path"))?;
-    let (body, upload) = WireBody::new(body);
-    Ok((Message { method: parts.method, target, headers: parts.headers, body }, upload))
+
+    /// What `Content-Length` says: what the body says of itself. Two lengths for one message would let one message end
+    /// where another begins.
+    fn length(&self) -> Option<u64> {
+        let expected = matches!(self.method, Method::POST | Method::PUT | Method::PATCH);
+        match self.body.as_ref().map(|body| body.size()) {
+            Some(Size::Exact(length)) => Some(length),
+            Some(Size::Open) => None,
+            None => expected.then_some(0),
+        }
+    }
+
+    /// Writes the head as HTTP/1.1 has it.
+    fn render(&self, authority: &str, encoder: Encoder, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.method.as_str().as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(self.path.as_bytes());
+        out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+        out.extend_from_slice(authority.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        self.fields.render(out);
+        for (name, value) in &*self.injected {
+            out.extend_from_slice(name.as_str().as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        if let Some(length) = self.length() {
+            let _infallible = write!(out, "content-length: {length}\r\n");
+        }
+        if encoder == Encoder::Chunked {
+            out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// A response of an upstream.
+pub struct Answer {
+    /// Its head, as it came. What frames the body, `Content-Length` apart, means nothing for whoever passes it on.
+    pub head: ResponseHead,
+    /// Its body.
+    pub body: UpstreamBody,
+    /// The stream, where the response was a `101` that was asked for.
+    pub switched: Option<Switched>,
+}
+
+impl Answer {
+    fn new(answered: Answered) -> Self {
+        match answered {
+            Answered::Response(head, transfer) => Answer { head, body: UpstreamBody::http1(transfer), switched: None },
+            Answered::Switched(head, switched) => {
+                Answer { head, body: UpstreamBody::empty(), switched: Some(switched) }
+            }
+        }
+    }
 }
 
 /// Clears the pool now and then, traffic or not.

@@ -3,15 +3,18 @@
 //! Whatever the caller sent in the same place goes first: headers compared without case and with `_` as `-`, query
 //! pairs and cookies by their decoded names. Everything else passes byte for byte.
 
-use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
+use std::sync::Arc;
+
+use http::header::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
 
 use super::Injection;
 use super::injection::Pair;
 use crate::directory::Permit;
-use crate::model::header;
+use crate::model::header::{self, Known};
 use crate::model::origin::Origin;
+use crate::wire::Fields;
 
 /// Where a request goes, credential included: path and query may hold one, so it has no `Debug`.
 pub struct Destination {
@@ -22,28 +25,33 @@ pub struct Destination {
 }
 
 impl Injection {
-    /// Spends a permit: fills its target and the headers of its request.
-    pub fn apply(&self, permit: Permit, headers: &mut HeaderMap) -> Destination {
+    /// Spends a permit: fills its target, and takes out of the fields of its request what stands where something is
+    /// injected. [`headers`](Self::headers) are still to be written behind them.
+    pub fn apply(&self, permit: Permit, fields: &mut Fields) -> Destination {
         let route = permit.route();
-        for (name, _) in &self.headers {
-            remove_folded(headers, name);
-        }
+        let injects = |name: &[u8]| {
+            self.headers.iter().any(|(injected, _)| header::is_one(name, injected.as_str().as_bytes()))
+        };
+        fields.drop_if(|line| injects(line.name));
         for (name, value) in &route.headers {
-            if !self.headers.iter().any(|(injected, _)| same_header(injected, name)) && !has_folded(headers, name) {
-                headers.insert(name.clone(), value.clone());
+            let name = name.as_str().as_bytes();
+            if !injects(name) && !fields.lines().any(|line| header::is_one(line.name, name)) {
+                fields.push(name, value.as_bytes());
             }
         }
-        for (name, value) in &self.headers {
-            headers.insert(name.clone(), value.clone());
-        }
         if !self.cookies.is_empty() {
-            replace_cookies(headers, &self.cookies);
+            replace_cookies(fields, &self.cookies);
         }
         let target = permit.target();
         let joined =
             if target.below_base { self.fill_path(route.base.path(), &target.rest) } else { rooted(&target.rest) };
         let path = if self.query.is_empty() { joined } else { replace_query(&joined, &self.query) };
         Destination { origin: target.origin.clone(), path }
+    }
+
+    /// The headers it sets, as every request that uses it shares them.
+    pub fn headers(&self) -> &Arc<[(HeaderName, HeaderValue)]> {
+        &self.headers
     }
 
     /// The base path with its placeholders filled, followed by the request's own path.
@@ -123,31 +131,11 @@ fn escape(text: &[u8], byte: u8) -> Option<usize> {
     }
 }
 
-fn same_header(a: &HeaderName, b: &HeaderName) -> bool {
-    a == b || fold(a) == fold(b)
-}
-
-fn fold(name: &HeaderName) -> std::borrow::Cow<'_, str> {
-    header::folded(name.as_str()).map_or(name.as_str().into(), Into::into)
-}
-
-fn has_folded(headers: &HeaderMap, name: &HeaderName) -> bool {
-    headers.contains_key(name) || headers.keys().any(|key| key.as_str().contains('_') && same_header(key, name))
-}
-
-/// Removes a header in every spelling that a server might read as it.
-fn remove_folded(headers: &mut HeaderMap, name: &HeaderName) {
-    headers.remove(name);
-    while let Some(alias) = headers.keys().find(|key| same_header(key, name)).cloned() {
-        headers.remove(alias);
-    }
-}
-
 /// One `Cookie` line: the caller's cookies without those of an injected name, then the injected ones.
-fn replace_cookies(headers: &mut HeaderMap, injected: &[Pair]) {
+fn replace_cookies(fields: &mut Fields, injected: &[Pair]) {
     let mut line = Zeroizing::new(Vec::new());
-    for value in headers.get_all(COOKIE) {
-        for cookie in value.as_bytes().split(|b| *b == b';').map(<[u8]>::trim_ascii) {
+    for value in fields.values(Known::Cookie) {
+        for cookie in value.split(|b| *b == b';').map(<[u8]>::trim_ascii) {
             let name = cookie.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
             let name: Vec<u8> = percent_decode(name.strip_prefix(b"\"").unwrap_or(name)).collect();
             if !cookie.is_empty() && !injected.iter().any(|pair| pair.name.as_bytes() == name) {
@@ -160,11 +148,8 @@ fn replace_cookies(headers: &mut HeaderMap, injected: &[Pair]) {
         line.extend_from_slice(if index == 0 { b"" } else { b"; " });
         line.extend_from_slice(pair.value.as_bytes());
     }
-    // The caller's part was a header value and the injected part was checked when it was rendered.
-    if let Ok(mut value) = HeaderValue::from_bytes(&line) {
-        value.set_sensitive(true);
-        headers.insert(COOKIE, value);
-    }
+    fields.drop_if(|line| line.known == Known::Cookie);
+    fields.push_sensitive(b"cookie", &line);
 }
 
 /// The caller's pairs byte for byte, empty ones included, without those of an injected name; then the injected ones.
@@ -211,22 +196,11 @@ mod tests {
 
     #[test]
     fn the_injected_cookie_stands_once_on_one_line() {
-        let mut headers = HeaderMap::new();
-        headers.append(COOKIE, HeaderValue::from_static("session=evil; a=1"));
-        headers.append(COOKIE, HeaderValue::from_static("sess%69on=e2;b=\"x;\""));
-        replace_cookies(&mut headers, &[pair("session", "session=s")]);
-        assert_eq!(headers.get_all(COOKIE).iter().count(), 1);
-        assert_eq!(headers[COOKIE], "a=1; b=\"x; \"; session=s");
-    }
-
-    #[test]
-    fn every_spelling_of_a_header_goes() {
-        let mut headers = HeaderMap::new();
-        for name in ["x-api-key", "x_api_key", "x-api_key"] {
-            headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_static("evil"));
-        }
-        remove_folded(&mut headers, &HeaderName::from_static("x-api-key"));
-        assert!(headers.is_empty());
+        let mut fields = Fields::default();
+        fields.push(b"Cookie", b"session=evil; a=1");
+        fields.push(b"cookie", b"sess%69on=e2;b=\"x;\"");
+        replace_cookies(&mut fields, &[pair("session", "session=s")]);
+        assert_eq!(fields.values(Known::Cookie).collect::<Vec<_>>(), [&b"a=1; b=\"x; \"; session=s"[..]]);
     }
 
     #[test]

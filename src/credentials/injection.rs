@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -32,7 +33,7 @@ const PATH_SEGMENT: &AsciiSet = &RESERVED.remove(b':');
 /// What is set in a request: built when a credential is loaded, shared by every request that uses it.
 #[derive(Default)]
 pub struct Injection {
-    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) headers: Arc<[(HeaderName, HeaderValue)]>,
     pub(super) query: Vec<Pair>,
     pub(super) cookies: Vec<Pair>,
     pub(super) path: Vec<Pair>,
@@ -103,15 +104,22 @@ impl Injection {
     pub fn render(route: &Route, credential: &Credential, secrets: &Secrets) -> Result<Self, RenderError> {
         let fields = Fields::new(route, credential, secrets)?;
         let mut injection = Injection::default();
+        let mut headers = Vec::new();
         for slot in &route.auth().slots {
             let value = fields.fill(&slot.value)?;
-            injection.add(&slot.place, value)?;
+            injection.add(&slot.place, value, &mut headers)?;
         }
+        injection.headers = headers.into();
         injection.spellings = fields.spellings(secrets);
         Ok(injection)
     }
 
-    fn add(&mut self, place: &Place, value: Zeroizing<String>) -> Result<(), RenderError> {
+    fn add(
+        &mut self,
+        place: &Place,
+        value: Zeroizing<String>,
+        headers: &mut Vec<(HeaderName, HeaderValue)>,
+    ) -> Result<(), RenderError> {
         let wrong = |why| RenderError::Value { place: place.as_str(), name: place.name(), why };
         if value.len() > LARGEST {
             return Err(wrong("is larger than 64 KiB"));
@@ -120,7 +128,7 @@ impl Injection {
         match place {
             Place::Header(name) => {
                 let value = header_value(&value).map_err(wrong)?;
-                self.headers.push((name.clone(), value));
+                headers.push((name.clone(), value));
             }
             Place::Query(name) => {
                 let text = format!("{}={}", utf8_percent_encode(name, RESERVED), utf8_percent_encode(&value, RESERVED));

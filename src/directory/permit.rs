@@ -1,7 +1,9 @@
 //! Permits: the proof that a caller may use a connection for a request, and where that request goes.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::rate::{Exceeded, Spent};
 use super::route::Route;
 use super::scope::Scope;
 use crate::model::name::EnvironmentName;
@@ -14,6 +16,8 @@ pub struct Permit {
     route: Arc<Route>,
     environment: EnvironmentName,
     target: Target,
+    /// What was spent of the connection's limit.
+    spent: Option<Spent>,
 }
 
 /// Where a permitted request goes.
@@ -54,16 +58,22 @@ pub enum Denied {
     /// The credential is a part of the base path, and the request brings a path of its own.
     #[error("this connection's credential is part of the base path; use /c/<connection>/… or the header instead")]
     PathCredential,
+    /// A limit was reached.
+    #[error("more requests than the limit of the {} allows", .0.holder.as_str())]
+    Limited(Exceeded),
 }
 
 impl Route {
-    /// Decides whether a caller may send this request over this connection. Does not wait.
+    /// Decides whether a caller may send this request over this connection, its limit last. Does not wait.
+    ///
+    /// `overtaken` is what the same request was permitted before a change overtook it: the limit is spent once.
     pub fn admit(
         self: &Arc<Self>,
         scope: &Scope,
         environment: EnvironmentName,
         aim: &Aim,
         rest: String,
+        overtaken: Option<Permit>,
     ) -> Result<Permit, Denied> {
         if !scope.covers(&self.connection) {
             return Err(Denied::OutOfScope);
@@ -80,8 +90,21 @@ impl Route {
         if !below_base && self.base.path().contains('{') {
             return Err(Denied::PathCredential);
         }
+        let spent = self.spend(overtaken)?;
         let target = Target { origin, below_base, rest };
-        Ok(Permit { route: Arc::clone(self), environment, target })
+        Ok(Permit { route: Arc::clone(self), environment, target, spent })
+    }
+
+    /// Counts a request that everything else lets pass. What was counted before a change is given back first: the name
+    /// may mean another connection now.
+    fn spend(&self, overtaken: Option<Permit>) -> Result<Option<Spent>, Denied> {
+        if let Some(Permit { route, spent: Some(spent), .. }) = overtaken
+            && let Some(limiter) = &route.limiter
+        {
+            limiter.refund(spent);
+        }
+        let Some(limiter) = &self.limiter else { return Ok(None) };
+        limiter.spend(Instant::now()).map(Some).map_err(Denied::Limited)
     }
 
     fn allowed(&self, origin: &Origin) -> Option<Origin> {
@@ -114,11 +137,53 @@ impl Permit {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rate::{Quota, Rates};
     use super::*;
     use crate::model::connection::ConnectionDraft;
     use crate::model::document::{Problems, Reader};
     use crate::model::id::{ConnectionId, IntegrationId, OrganizationId};
-    use crate::model::integration::Integration;
+    use crate::model::integration::{Integration, Limit};
+
+    /// A limited connection, with its limiter.
+    fn limited(per_second: u32, burst: u32) -> Route {
+        let mut route = Arc::into_inner(route()).unwrap();
+        let quota = Quota::new(Limit { per_second, burst });
+        route.limiter = Some(Rates::default().limiter(route.connection.id, quota));
+        route
+    }
+
+    fn ask(route: &Arc<Route>, connections: &str, overtaken: Option<Permit>) -> Result<Permit, Denied> {
+        route.admit(&scope(connections), "production".parse().unwrap(), &Aim::Base, String::new(), overtaken)
+    }
+
+    #[test]
+    fn the_limit_comes_last_so_that_nobody_else_can_use_it_up() {
+        let route = Arc::new(limited(1, 1));
+        for _ in 0..3 {
+            assert_eq!(ask(&route, "other-*", None).unwrap_err(), Denied::OutOfScope);
+            let elsewhere = Aim::Origin(Origin::parse("evil.test").unwrap());
+            let denied = route.admit(&scope("*"), "production".parse().unwrap(), &elsewhere, String::new(), None);
+            assert_eq!(denied.unwrap_err(), Denied::Host);
+        }
+        assert!(ask(&route, "*", None).is_ok());
+        assert!(matches!(ask(&route, "*", None), Err(Denied::Limited(_))));
+    }
+
+    #[test]
+    fn a_request_that_a_change_overtook_is_counted_once() {
+        let route = Arc::new(limited(1, 2));
+        let mut overtaken = None;
+        for _ in 0..4 {
+            overtaken = Some(ask(&route, "*", overtaken).unwrap());
+        }
+        let (other, _second) = (Arc::new(limited(1, 1)), ask(&route, "*", None).unwrap());
+        assert!(matches!(ask(&route, "*", None), Err(Denied::Limited(_))));
+        // The name means another connection now: that one's limit counts, and the first one's does not.
+        let moved = ask(&other, "*", overtaken).unwrap();
+        assert!(matches!(ask(&other, "*", None), Err(Denied::Limited(_))));
+        assert!(ask(&route, "*", None).is_ok());
+        drop(moved);
+    }
 
     /// A connection to `https://api.example.test/v1`, `https://files.example.test:8443` and `http://plain.example.test`.
     fn route() -> Arc<Route> {
@@ -148,7 +213,7 @@ mod tests {
     }
 
     fn admitted(aim: &Aim) -> Result<String, Denied> {
-        let permit = route().admit(&scope("*"), "production".parse().unwrap(), aim, "/x".to_owned())?;
+        let permit = route().admit(&scope("*"), "production".parse().unwrap(), aim, "/x".to_owned(), None)?;
         Ok(permit.target().origin.to_string())
     }
 
@@ -168,7 +233,7 @@ mod tests {
     #[test]
     fn a_connection_outside_the_scope_is_denied_first() {
         let aim = Aim::Origin(Origin::parse("evil.test").unwrap());
-        let denied = route().admit(&scope("other-*"), "production".parse().unwrap(), &aim, String::new());
+        let denied = route().admit(&scope("other-*"), "production".parse().unwrap(), &aim, String::new(), None);
         assert_eq!(denied.unwrap_err(), Denied::OutOfScope);
     }
 

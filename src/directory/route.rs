@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
+use super::rate::{Limiter, Quota, Rates};
 use super::{Found, Name};
 use crate::model::auth::{AuthMethod, Place};
 use crate::model::base_url::{BaseUrl, path_placeholders};
 use crate::model::connection::Connection;
 use crate::model::id::ConnectionRef;
 use crate::model::integration::Integration;
-use crate::model::name::FieldName;
+use crate::model::name::{CustomerName, FieldName};
 use crate::model::origin::Origin;
+use crate::telemetry::access_log::Names;
 use crate::vault::revision::{Stamp, Subject};
 use crate::vault::{Vault, VaultError};
 
@@ -30,10 +32,10 @@ pub struct Route {
     pub origins: Vec<Origin>,
     /// Default headers, rendered.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The authority of each origin, as it is logged.
-    authorities: Vec<Arc<str>>,
-    /// The connection's id, as it is logged.
-    id_text: Box<str>,
+    /// What access lines say of it.
+    names: Names,
+    /// How many requests it takes; the one that all routes of the connection share.
+    pub(super) limiter: Option<Limiter>,
     stamp: Stamp,
 }
 
@@ -52,15 +54,14 @@ impl Route {
         &self.integration.auth[self.method]
     }
 
-    /// The connection's id as text, made once.
-    pub fn id_text(&self) -> &str {
-        &self.id_text
+    /// What access lines say of it, rendered once; its upstreams are its origins, in their order.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 
-    /// Host and port of one of its origins as text, made once.
-    pub fn authority(&self, origin: &Origin) -> Arc<str> {
-        let index = self.origins.iter().position(|own| own == origin).unwrap_or_default();
-        Arc::clone(&self.authorities[index])
+    /// Which of its origins this one is.
+    pub fn origin_index(&self, origin: &Origin) -> usize {
+        self.origins.iter().position(|own| own == origin).unwrap_or_default()
     }
 
     /// The revisions it was made at.
@@ -78,7 +79,13 @@ impl Route {
         self.integration.value(&self.connection.values, name)
     }
 
-    /// Puts a connection and its integration together, or says why they do not fit.
+    /// The limiter of the connection's own limit, else of its integration's.
+    fn limited(&self, rates: &Rates) -> Option<Limiter> {
+        let limit = self.connection.limit.or(self.integration.limit)?;
+        Some(rates.limiter(self.connection.id, Quota::new(limit)))
+    }
+
+    /// Puts a connection and its integration together, or says why they do not fit. It has no limiter.
     pub fn new(connection: Arc<Connection>, integration: Arc<Integration>) -> Result<Route, String> {
         let method = match &connection.auth {
             Some(auth) => integration.auth.iter().position(|method| method.method == *auth),
@@ -103,16 +110,17 @@ impl Route {
                 HeaderValue::from_str(&text).map_err(|_| format!("the default header {name} is no header value"))?;
             headers.push((name.clone(), value));
         }
-        let authorities = origins.iter().map(|origin| origin.authority().into()).collect();
-        let id_text = connection.id.to_string().into();
+        let customer = connection.customer.as_ref().map(CustomerName::as_str);
+        let upstreams = origins.iter().map(Origin::authority);
+        let names = Names::new(connection.key.as_str(), &connection.id.to_string(), customer, upstreams);
         let stamp = Stamp::default();
-        Ok(Route { connection, integration, method, base, origins, headers, authorities, id_text, stamp })
+        Ok(Route { connection, integration, method, base, origins, headers, names, limiter: None, stamp })
     }
 }
 
 /// Looks a name up in the vault: the customer's own connection, else the organization's where its integration allows
 /// that.
-pub(super) async fn load(vault: Vault, name: Name) -> Result<Found, VaultError> {
+pub(super) async fn load(vault: Vault, name: Name, rates: Arc<Rates>) -> Result<Found, VaultError> {
     let mut stamp = Stamp::default();
     let connection = find(&vault, &name, &mut stamp).await?;
     let Some(connection) = connection else { return Ok(Found { route: Err(RouteError::Unknown), stamp }) };
@@ -123,7 +131,7 @@ pub(super) async fn load(vault: Vault, name: Name) -> Result<Found, VaultError> 
             Err(RouteError::Unknown)
         }
         Some(integration) => Route::new(connection, integration)
-            .map(|route| Arc::new(Route { stamp: stamp.clone(), ..route }))
+            .map(|route| Arc::new(Route { limiter: route.limited(&rates), stamp: stamp.clone(), ..route }))
             .map_err(RouteError::Broken),
     };
     Ok(Found { route, stamp })

@@ -9,14 +9,18 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use crate::credentials::Missing;
+use crate::directory::rate::Exceeded;
 use crate::model::name::EnvironmentName;
 use crate::upstream::{DnsError, HandshakeError, UpstreamError};
+use crate::wire::HeadError;
 
 /// The header that only answers of Sidekey's own carry.
 pub const SIDEKEY_ERROR: HeaderName = HeaderName::from_static("sidekey-error");
 /// The header that names a request in answers and logs.
 pub const SIDEKEY_REQUEST_ID: HeaderName = HeaderName::from_static("sidekey-request-id");
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Why a request was not answered by its upstream.
@@ -59,14 +63,23 @@ pub enum ProxyError {
     #[error("this method is not forwarded")]
     MethodRefused,
     /// The client was too slow.
-    #[error("the request's body came too slowly")]
+    #[error("the request came too slowly")]
     RequestTimeout,
+    /// A head of more bytes or fields than are read.
+    #[error("the request's head has more than 100 fields or 64 KiB")]
+    HeadTooLarge,
+    /// A target longer than is read.
+    #[error("the request's target is longer than 32 KiB")]
+    TargetTooLong,
     /// A body that must be held in memory is too large.
     #[error("this connection's credential goes into the body, and the body is larger than {0} bytes")]
     BodyTooLarge(u64),
     /// A body that nothing can be put into.
     #[error("this connection's credential goes into the body: {0}")]
     BodyUnsupported(String),
+    /// More requests than a limit allows.
+    #[error("more requests than the limit of this {} allows", .0.holder.as_str())]
+    RateLimited(Exceeded),
     /// Nothing to inject.
     #[error(transparent)]
     Missing(Missing),
@@ -104,8 +117,8 @@ enum Retry {
     MayHelp,
 }
 
-/// Every code, so that each can be counted from the start.
-pub const CODES: [&str; 31] = [
+/// Every code and every other reason, so that each can be counted from the start.
+pub const CODES: [&str; 35] = [
     "connection_missing",
     "tag_malformed",
     "tag_conflict",
@@ -121,7 +134,10 @@ pub const CODES: [&str; 31] = [
     "method_refused",
     "request_timeout",
     "body_too_large",
+    "head_too_large",
+    "target_too_long",
     "body_unsupported",
+    "rate_limited",
     "credential_missing",
     "secret_missing",
     "credential_corrupt",
@@ -137,7 +153,18 @@ pub const CODES: [&str; 31] = [
     "response_timeout",
     "client_gone",
     "upstream_idle",
+    "upstream_truncated",
 ];
+
+impl From<HeadError> for ProxyError {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::Malformed(why) => ProxyError::RequestMalformed(why),
+            HeadError::TooLarge => ProxyError::HeadTooLarge,
+            HeadError::TargetTooLong => ProxyError::TargetTooLong,
+        }
+    }
+}
 
 impl ProxyError {
     /// The code, as in `Sidekey-Error` and in the log.
@@ -169,6 +196,12 @@ impl ProxyError {
             Self::ConnectionUnknown => denied(StatusCode::NOT_FOUND, "connection_unknown", "The connection is unknown"),
             Self::MethodRefused => denied(StatusCode::METHOD_NOT_ALLOWED, "method_refused", "The method is refused"),
             Self::BodyTooLarge(_) => denied(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
+            Self::HeadTooLarge => denied(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head_too_large",
+                "The request's head is too large",
+            ),
+            Self::TargetTooLong => denied(StatusCode::URI_TOO_LONG, "target_too_long", "The target is too long"),
             Self::BodyUnsupported(_) => {
                 denied(StatusCode::UNSUPPORTED_MEDIA_TYPE, "body_unsupported", "The body cannot take the credential")
             }
@@ -177,6 +210,13 @@ impl ProxyError {
                 "request_timeout",
                 "The request came too slowly",
                 "http_request_error",
+                MayHelp,
+            ),
+            Self::RateLimited(_) => Told::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "A limit is reached",
+                "http_request_denied",
                 MayHelp,
             ),
             Self::Missing(missing) => {
@@ -264,6 +304,9 @@ struct Problem<'a> {
     request_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     environment: Option<&'a EnvironmentName>,
+    /// Which limit was reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'static str>,
     message: &'a str,
     error: SdkError<'a>,
 }
@@ -311,6 +354,10 @@ impl ProxyError {
                 }
                 _ => None,
             },
+            limit: match self {
+                ProxyError::RateLimited(exceeded) => Some(exceeded.holder.as_str()),
+                _ => None,
+            },
             message: &detail,
             error: SdkError { message: &detail, r#type: "sidekey_error", code: told.code },
         };
@@ -340,14 +387,31 @@ impl ProxyError {
         if told.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        if let ProxyError::RateLimited(exceeded) = self {
+            add_limit(exceeded, headers);
+        }
         if told.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
         // What follows a malformed message on the same connection cannot be trusted to be a message.
         let malformed =
-            matches!(self, ProxyError::RequestMalformed(_) | ProxyError::TargetInvalid(_) | ProxyError::RequestTimeout);
+            matches!(self, ProxyError::RequestMalformed(_) | ProxyError::TargetInvalid(_) | ProxyError::RequestTimeout)
+                || matches!(self, ProxyError::HeadTooLarge | ProxyError::TargetTooLong);
         if malformed || told.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+}
+
+/// When to come again, and the limit in the words of draft-ietf-httpapi-ratelimit-headers: `q` requests pass in each
+/// window of `w` seconds, `r` are left, and after `t` seconds there is one more.
+fn add_limit(exceeded: &Exceeded, headers: &mut HeaderMap) {
+    let (name, quota, wait) = (exceeded.holder.as_str(), exceeded.quota, exceeded.retry_after());
+    let policy = format!("\"{name}\";q={};w={}", quota.burst(), quota.window_seconds());
+    headers.insert(RETRY_AFTER, HeaderValue::from(wait));
+    for (header, value) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, format!("\"{name}\";r=0;t={wait}"))] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(header, value);
         }
     }
 }

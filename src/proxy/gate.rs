@@ -2,16 +2,13 @@
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
-use http::header::{HOST, HeaderName, ORIGIN};
-
 use super::error::ProxyError;
 use super::tag::Tag;
 use super::target::Form;
 use crate::directory::scope::Scope;
-use crate::model::origin::{Host, Origin, Scheme};
-
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+use crate::model::header::Known;
+use crate::model::origin::{Host, Origin, OriginError, Scheme};
+use crate::wire::RequestHead;
 
 /// What a listener asks of its callers.
 #[derive(Clone, Debug)]
@@ -38,26 +35,29 @@ pub enum Trust {
 }
 
 impl Gate {
-    /// Keeps web pages out. `authority` is what HTTP/2 has in the place of `Host`.
-    pub fn check_browser(&self, headers: &HeaderMap, authority: Option<&str>, form: &Form) -> Result<(), ProxyError> {
+    /// Keeps web pages out.
+    pub fn check_browser(&self, head: &RequestHead, form: &Form) -> Result<(), ProxyError> {
         if !self.keeps_browsers_out {
             return Ok(());
         }
-        let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-        let allowed = |origin: &str| self.allow_origins.iter().any(|allowed| allowed == origin);
-        let from_page = match text(&ORIGIN) {
-            Some(origin) => !allowed(origin) || headers.get_all(ORIGIN).iter().count() > 1,
+        let fields = &head.fields;
+        let allowed =
+            |origin: &[u8]| self.allow_origins.iter().any(|allowed| allowed.as_bytes() == origin);
+        let mut origins = fields.values(Known::Origin);
+        let from_page = match origins.next() {
+            Some(origin) => !allowed(origin) || origins.next().is_some(),
             // Not one line that says otherwise, wherever it stands.
-            None => headers.get_all(SEC_FETCH_SITE).iter().any(|site| site != "none"),
+            None => fields.values(Known::FetchSite).any(|site| site != b"none"),
         };
-        let host = authority.or_else(|| text(&HOST));
+        let host = head.authority().or_else(|| fields.values(Known::Host).next());
         // A name that an attacker made resolve to us (DNS rebinding) still stands in Host.
         let foreign_host = *form == Form::Origin && host.is_some_and(|host| !self.is_own_host(host));
         if from_page || foreign_host { Err(ProxyError::BrowserRequest) } else { Ok(()) }
     }
 
-    fn is_own_host(&self, host: &str) -> bool {
-        match Origin::from_authority(Scheme::Http, host).map(|origin| origin.host) {
+    fn is_own_host(&self, host: &[u8]) -> bool {
+        let host = std::str::from_utf8(host).map(|host| Origin::from_authority(Scheme::Http, host));
+        match host.unwrap_or(Err(OriginError::Host)).map(|origin| origin.host) {
             Ok(Host::Address(IpAddr::V4(_) | IpAddr::V6(_))) => true,
             Ok(Host::Name(name)) => {
                 *name == *"localhost" || self.host_names.iter().any(|own| own.eq_ignore_ascii_case(&name))

@@ -1,7 +1,6 @@
 //! The record of a request: what the access log and the counters are told when it is over.
 
-use std::cell::Cell;
-use std::fmt::Write;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,9 +11,10 @@ use super::body::BrokenOff;
 use crate::directory::Permit;
 use crate::directory::route::Route;
 use crate::model::id::ConnectionRef;
-use crate::model::name::{CustomerName, EnvironmentName};
-use crate::telemetry::access_log::{AccessBuffer, Entry};
+use crate::model::name::EnvironmentName;
+use crate::telemetry::access_log::{AccessBuffer, Entry, Named};
 use crate::telemetry::metrics::{Metrics, RequestCounters};
+use crate::telemetry::request_id::{RequestId, RequestIds};
 use crate::upstream::{Exchange, UpstreamError};
 
 /// The reason of a request whose client went away before its end, whether or not there was anybody left to answer.
@@ -26,22 +26,23 @@ pub struct Reporter {
     pub access: AccessBuffer,
     /// The process's counters.
     pub metrics: Arc<Metrics>,
-    /// Handles of those that every request touches.
-    pub counters: RequestCounters,
+    /// This worker's part of those that every request touches.
+    counters: RequestCounters,
+    ids: RequestIds,
 }
 
-/// A ULID in lower case behind `req_`: unique, and ordered by time in a log.
-fn new_request_id() -> String {
-    let mut id = String::with_capacity(30);
-    let _infallible = write!(id, "req_{}", ulid::Ulid::generate());
-    id.make_ascii_lowercase();
-    id
+impl Reporter {
+    /// For one worker.
+    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>) -> Self {
+        let counters = metrics.request_counters();
+        Reporter { access, metrics, counters, ids: RequestIds::default() }
+    }
 }
 
 /// One request. When it is dropped, its line is written and it is counted.
 pub struct Record {
     reporter: Rc<Reporter>,
-    request_id: String,
+    request_id: RequestId,
     method: Method,
     started: Instant,
     asked: Option<ConnectionRef>,
@@ -52,7 +53,8 @@ pub struct Record {
     sent: Option<Instant>,
     answered: Option<Instant>,
     head_passed: Option<Instant>,
-    request_bytes: Rc<Cell<u64>>,
+    /// Made where a body is counted, so that a request without one allocates nothing for it.
+    request_bytes: OnceCell<Rc<Cell<u64>>>,
     response_bytes: u64,
     reused: bool,
     complete: bool,
@@ -61,17 +63,19 @@ pub struct Record {
 struct Admitted {
     route: Arc<Route>,
     environment: EnvironmentName,
-    upstream: Arc<str>,
+    /// Which of the route's origins.
+    origin: usize,
 }
 
 impl Record {
     /// Begins the record of a request whose head has just been read.
     pub fn begin(reporter: Rc<Reporter>, method: Method) -> Self {
+        let started = Instant::now();
         Record {
+            request_id: reporter.ids.next(started),
             reporter,
-            request_id: new_request_id(),
             method,
-            started: Instant::now(),
+            started,
             asked: None,
             admitted: None,
             workflow: None,
@@ -80,7 +84,7 @@ impl Record {
             sent: None,
             answered: None,
             head_passed: None,
-            request_bytes: Rc::default(),
+            request_bytes: OnceCell::new(),
             response_bytes: 0,
             reused: false,
             complete: false,
@@ -89,12 +93,12 @@ impl Record {
 
     /// The request's id.
     pub fn request_id(&self) -> &str {
-        &self.request_id
+        self.request_id.as_str()
     }
 
     /// Where the bytes of its body are counted.
     pub fn request_bytes(&self) -> &Rc<Cell<u64>> {
-        &self.request_bytes
+        self.request_bytes.get_or_init(Rc::default)
     }
 
     /// It named this connection.
@@ -109,7 +113,7 @@ impl Record {
         self.admitted = Some(Admitted {
             route: Arc::clone(route),
             environment: permit.environment().clone(),
-            upstream: route.authority(&permit.target().origin),
+            origin: route.origin_index(&permit.target().origin),
         });
     }
 
@@ -130,7 +134,7 @@ impl Record {
         self.reason = reason;
         self.head_passed = Some(Instant::now());
         if let Some(code) = reason {
-            self.reporter.metrics.refused(code);
+            self.reporter.counters.refused(code);
         }
     }
 
@@ -148,6 +152,11 @@ impl Record {
         });
         self.reporter.metrics.upstream_truncated.inc();
         BrokenOff(error)
+    }
+
+    /// The client went away before it had all of the answer.
+    pub fn lost(&mut self) {
+        self.complete = false;
     }
 
     /// The answer went out to its end.
@@ -171,26 +180,36 @@ impl Drop for Record {
         };
         let upstream_wait = between(self.sent, self.answered);
         let until_head = self.head_passed.unwrap_or(now).duration_since(self.started);
-        self.reporter.counters.count(self.status.map(|status| status.as_u16()));
-        let admitted = self.admitted.as_ref();
-        let asked = self.asked.as_ref().filter(|_| admitted.is_none()).map(ToString::to_string);
-        let connection = admitted.map(|admitted| &*admitted.route.connection);
+        let added = until_head.checked_sub(upstream_wait).unwrap_or(Duration::ZERO);
+        let counters = &self.reporter.counters;
+        counters.count(self.status.map(|status| status.as_u16()), self.reason);
+        // Of a request that was refused, or whose client had gone before the answer, this is not what relaying costs.
+        if self.answered.is_some() && self.head_passed.is_some() {
+            counters.added(added);
+        }
+        let asked = self.asked.as_ref().filter(|_| self.admitted.is_none()).map(ToString::to_string);
+        let connection = match (&self.admitted, &asked) {
+            (Some(admitted), _) => Named::Used {
+                names: admitted.route.names(),
+                environment: admitted.environment.as_str(),
+                upstream: admitted.origin,
+            },
+            (None, Some(asked)) => Named::Asked(asked),
+            (None, None) => Named::Nothing,
+        };
         self.reporter.access.write(&Entry {
-            request_id: &self.request_id,
+            request_id: self.request_id,
+            ended: now,
             caller: "local",
-            connection: connection.map(|connection| connection.key.as_str()).or(asked.as_deref()),
-            connection_id: admitted.map(|admitted| admitted.route.id_text()),
-            environment: admitted.map(|admitted| admitted.environment.as_str()),
-            customer: connection.and_then(|connection| connection.customer.as_ref()).map(CustomerName::as_str),
+            connection,
             workflow: self.workflow.as_deref(),
             method: self.method.as_str(),
-            upstream: admitted.map(|admitted| &*admitted.upstream),
             status: self.status.map(|status| status.as_u16()),
             reason: self.reason,
             total: now.duration_since(self.started),
             upstream_wait,
-            added: until_head.checked_sub(upstream_wait).unwrap_or(Duration::ZERO),
-            request_bytes: self.request_bytes.get(),
+            added,
+            request_bytes: self.request_bytes.get().map_or(0, |bytes| bytes.get()),
             response_bytes: self.response_bytes,
             reused: self.reused,
         });

@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
+use http::header::HeaderName;
 
 use super::error::ProxyError;
 use super::target::{Form, Requested};
 use crate::model::document::parse_duration;
-use crate::model::header;
+use crate::model::header::{self, Known};
 use crate::model::id::ConnectionRef;
 use crate::model::name::{CustomerName, EnvironmentName};
 use crate::model::origin::Origin;
+use crate::wire::Fields;
+use crate::wire::fields::Line;
 
 /// What a request says about itself, beside its target.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -37,70 +39,81 @@ pub struct Tag {
 }
 
 const KEY_PREFIX: &[u8] = b"apk_";
-const SIDEKEY_KEY: HeaderName = HeaderName::from_static("sidekey-key");
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const SIDEKEY_KEY: &[u8] = b"sidekey-key";
 
 impl Tag {
     /// Takes the tags out of a request's head. `connection_headers` are the names that may name a connection. A path
     /// tag is taken out of `requested` where no header names a connection.
     pub fn take(
-        headers: &mut HeaderMap,
+        fields: &mut Fields,
         requested: &mut Requested,
         connection_headers: &[HeaderName],
     ) -> Result<Tag, ProxyError> {
         let as_proxy = matches!(requested.form, Form::Absolute(_));
-        let login = if as_proxy { proxy_login(headers)? } else { Login::default() };
-        let shows_key = take_keys(headers, login.password)?;
-        let mut named = Vec::new();
-        for name in connection_headers {
-            let mut lines = headers.get_all(name).iter();
-            if let Some(line) = lines.next() {
-                named.push(text(line)?.to_owned());
-            }
-            if lines.next().is_some() {
-                return Err(ProxyError::TagConflict("a header that names the connection is there twice"));
-            }
-        }
-        named.extend(login.user);
-        if named.iter().any(|text| *text != named[0]) {
-            return Err(ProxyError::TagConflict("the request names two connections"));
-        }
-        let named = match named.pop() {
-            Some(text) => Some(text),
-            None if as_proxy => None,
-            None => requested.take_path_tag(),
-        };
+        let login = if as_proxy { proxy_login(fields)? } else { Login::default() };
+        let shows_key = take_keys(fields, login.password)?;
         let malformed = |_| ProxyError::TagMalformed("the connection is neither an id (conn_…) nor a key");
-        let mut tag = Tag {
-            connection: named.map(|text| text.parse().map_err(malformed)).transpose()?,
-            shows_key,
-            ..Tag::default()
+        let named = match named(fields, connection_headers, login.user.as_deref())? {
+            Some(text) => Some(text.parse().map_err(malformed)?),
+            None if as_proxy => None,
+            None => requested.take_path_tag().map(|text| text.parse().map_err(malformed)).transpose()?,
         };
+        let mut tag = Tag { connection: named, shows_key, ..Tag::default() };
         // Most requests have none of these, and one pass is less than five look-ups.
-        if headers.keys().any(|name| header::is_own(name.as_str())) {
-            tag.read_options(headers)?;
+        if fields.lines().any(|line| line.is(Known::Own)) {
+            tag.read_options(fields)?;
         }
-        remove_own(headers, connection_headers);
+        let names_connection =
+            |name: &[u8]| connection_headers.iter().any(|own| header::is_one(name, own.as_str().as_bytes()));
+        fields.drop_if(|line| line.known == Known::Own || names_connection(line.name));
         Ok(tag)
     }
 
-    fn read_options(&mut self, headers: &HeaderMap) -> Result<(), ProxyError> {
-        self.environment = parsed(headers, "sidekey-environment", "Sidekey-Environment is no environment's name")?;
-        self.customer = parsed(headers, "sidekey-customer", "Sidekey-Customer is no customer's name")?;
-        self.workflow = single(headers, "sidekey-workflow")?.map(workflow).transpose()?;
-        self.upstream = single(headers, "sidekey-upstream")?.map(upstream).transpose()?;
-        self.timeout = single(headers, "sidekey-timeout")?.map(timeout).transpose()?;
+    fn read_options(&mut self, fields: &Fields) -> Result<(), ProxyError> {
+        self.environment = parsed(fields, "sidekey-environment", "Sidekey-Environment is no environment's name")?;
+        self.customer = parsed(fields, "sidekey-customer", "Sidekey-Customer is no customer's name")?;
+        self.workflow = single(fields, "sidekey-workflow")?.map(workflow).transpose()?;
+        self.upstream = single(fields, "sidekey-upstream")?.map(upstream).transpose()?;
+        self.timeout = single(fields, "sidekey-timeout")?.map(timeout).transpose()?;
         Ok(())
     }
 }
 
-fn text(value: &HeaderValue) -> Result<&str, ProxyError> {
-    value.to_str().map(str::trim).map_err(|_| ProxyError::TagMalformed("a tag holds other than printable ASCII"))
+/// What names the connection: one of its headers, or the user of a forward proxy's login. All that do must agree.
+fn named<'f>(
+    fields: &'f Fields,
+    connection_headers: &[HeaderName],
+    user: Option<&'f str>,
+) -> Result<Option<&'f str>, ProxyError> {
+    let mut found: Option<&str> = None;
+    let mut agree = |text: &'f str| {
+        let differs = found.is_some_and(|found| found != text);
+        found = Some(text);
+        if differs { Err(ProxyError::TagConflict("the request names two connections")) } else { Ok(()) }
+    };
+    for name in connection_headers {
+        let is_it = |line: &Line<'_>| line.name.eq_ignore_ascii_case(name.as_str().as_bytes());
+        let mut lines = fields.lines().filter(is_it);
+        if let Some(line) = lines.next() {
+            agree(text(line.value)?)?;
+        }
+        if lines.next().is_some() {
+            return Err(ProxyError::TagConflict("a header that names the connection is there twice"));
+        }
+    }
+    user.map(&mut agree).transpose()?;
+    Ok(found)
 }
 
-fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h str>, ProxyError> {
-    let mut lines = headers.get_all(name).iter();
-    let first = lines.next().map(text).transpose()?;
+fn text(value: &[u8]) -> Result<&str, ProxyError> {
+    let printable = |text: &&str| text.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
+    let text = std::str::from_utf8(value).ok().filter(printable);
+    text.map(str::trim).ok_or(ProxyError::TagMalformed("a tag holds other than printable ASCII"))
+}
+
+fn single<'f>(fields: &'f Fields, name: &'static str) -> Result<Option<&'f str>, ProxyError> {
+    let mut lines = fields.lines().filter(|line| line.name.eq_ignore_ascii_case(name.as_bytes()));
+    let first = lines.next().map(|line| text(line.value)).transpose()?;
     if lines.next().is_some() {
         return Err(ProxyError::TagConflict("a Sidekey- header is there twice"));
     }
@@ -108,11 +121,11 @@ fn single<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Option<&'h s
 }
 
 fn parsed<T: std::str::FromStr>(
-    headers: &HeaderMap,
+    fields: &Fields,
     name: &'static str,
     wrong: &'static str,
 ) -> Result<Option<T>, ProxyError> {
-    single(headers, name)?.map(|text| text.parse().map_err(|_| ProxyError::TagMalformed(wrong))).transpose()
+    single(fields, name)?.map(|text| text.parse().map_err(|_| ProxyError::TagMalformed(wrong))).transpose()
 }
 
 fn workflow(text: &str) -> Result<String, ProxyError> {
@@ -135,14 +148,14 @@ struct Login {
     password: Option<Vec<u8>>,
 }
 
-fn proxy_login(headers: &HeaderMap) -> Result<Login, ProxyError> {
-    let mut lines = headers.get_all(PROXY_AUTHORIZATION).iter();
+fn proxy_login(fields: &Fields) -> Result<Login, ProxyError> {
+    let mut lines = fields.values(Known::ProxyAuthorization);
     let Some(line) = lines.next() else { return Ok(Login::default()) };
     if lines.next().is_some() {
         return Err(ProxyError::TagConflict("Proxy-Authorization is there twice"));
     }
     let malformed = ProxyError::TagMalformed("Proxy-Authorization is Basic with connection:key, in base64");
-    let Some(encoded) = strip_scheme(line.as_bytes(), b"basic") else { return Ok(Login::default()) };
+    let Some(encoded) = strip_scheme(line, b"basic") else { return Ok(Login::default()) };
     let Ok(decoded) = STANDARD.decode(encoded) else { return Err(malformed) };
     let colon = decoded.iter().position(|b| *b == b':').unwrap_or(decoded.len());
     let user = String::from_utf8(decoded[..colon].to_vec()).map_err(|_| malformed)?;
@@ -156,16 +169,26 @@ fn strip_scheme<'v>(value: &'v [u8], scheme: &[u8]) -> Option<&'v [u8]> {
     (head.eq_ignore_ascii_case(scheme) && rest.first() == Some(&b' ')).then(|| rest.trim_ascii())
 }
 
-/// Takes every API key out of the head. Two that differ are a conflict.
-fn take_keys(headers: &mut HeaderMap, password: Option<Vec<u8>>) -> Result<bool, ProxyError> {
+/// Takes every API key out of the head. Two that differ are a conflict. A name with `_` for `-` is the same to many
+/// servers, so a key must not pass under it either.
+fn take_keys(fields: &mut Fields, password: Option<Vec<u8>>) -> Result<bool, ProxyError> {
     let mut keys: Vec<Vec<u8>> = password.into_iter().filter(|password| bare_key(password).is_some()).collect();
-    let mut lines = headers.get_all(SIDEKEY_KEY).iter();
-    keys.extend(lines.next().map(|line| line.as_bytes().to_vec()).filter(|key| bare_key(key).is_some()));
-    if lines.next().is_some() {
+    let mut own = fields.lines().filter(|line| line.name.eq_ignore_ascii_case(SIDEKEY_KEY));
+    keys.extend(own.next().and_then(|line| bare_key(line.value)).map(<[u8]>::to_vec));
+    let is_twice = own.next().is_some();
+    drop(own);
+    if is_twice {
         return Err(ProxyError::TagConflict("Sidekey-Key is there twice"));
     }
-    keys.extend(take_lines(headers, &X_API_KEY, bare_key));
-    keys.extend(take_lines(headers, &AUTHORIZATION, bearer_key));
+    fields.drop_if(|line| {
+        let key = match line.known {
+            Known::ApiKey => bare_key(line.value),
+            Known::Authorization => strip_scheme(line.value, b"bearer").and_then(bare_key),
+            _ => None,
+        };
+        keys.extend(key.map(<[u8]>::to_vec));
+        key.is_some()
+    });
     if keys.iter().any(|key| *key != keys[0]) {
         return Err(ProxyError::TagConflict("the request shows two different API keys"));
     }
@@ -176,59 +199,27 @@ fn bare_key(value: &[u8]) -> Option<&[u8]> {
     Some(value).filter(|value| value.starts_with(KEY_PREFIX))
 }
 
-fn bearer_key(value: &[u8]) -> Option<&[u8]> {
-    strip_scheme(value, b"bearer").and_then(bare_key)
-}
-
-/// Removes the lines of a header that hold a key, and gives the keys; other lines stay. A name with `_` for `-` is the
-/// same to many servers, so a key must not pass under it either.
-fn take_lines(headers: &mut HeaderMap, name: &HeaderName, key: fn(&[u8]) -> Option<&[u8]>) -> Vec<Vec<u8>> {
-    let misspelt = |other: &&HeaderName| other.as_str().contains('_') && header::is_same(other, name);
-    let misspelt: Vec<HeaderName> = headers.keys().filter(misspelt).cloned().collect();
-    std::iter::once(name).chain(&misspelt).flat_map(|name| take_named(headers, name, key)).collect()
-}
-
-fn take_named(headers: &mut HeaderMap, name: &HeaderName, key: fn(&[u8]) -> Option<&[u8]>) -> Vec<Vec<u8>> {
-    let keys: Vec<Vec<u8>> =
-        headers.get_all(name).iter().filter_map(|v| key(v.as_bytes()).map(<[u8]>::to_vec)).collect();
-    if !keys.is_empty() {
-        let kept: Vec<HeaderValue> =
-            headers.get_all(name).iter().filter(|v| key(v.as_bytes()).is_none()).cloned().collect();
-        headers.remove(name);
-        for value in kept {
-            headers.append(name.clone(), value);
-        }
-    }
-    keys
-}
-
-/// Removes everything that is Sidekey's own, in any spelling that a server might read as it.
-fn remove_own(headers: &mut HeaderMap, connection_headers: &[HeaderName]) {
-    let is_own = |name: &HeaderName| {
-        let folded = header::folded(name.as_str());
-        let name = folded.as_deref().unwrap_or(name.as_str());
-        header::is_own(name) || connection_headers.iter().any(|own| own.as_str() == name)
-    };
-    while let Some(name) = headers.keys().find(|name| is_own(name)).cloned() {
-        headers.remove(name);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::{Method, Version};
+
     use super::*;
+    use crate::wire::RequestHead;
 
     const NAMES: [HeaderName; 2] =
         [HeaderName::from_static("sidekey-connection"), HeaderName::from_static("x-connection-id")];
 
-    fn take(target: &str, lines: &[(&str, &str)]) -> (Result<Tag, &'static str>, HeaderMap, String) {
-        let mut headers = HeaderMap::new();
-        for (name, value) in lines {
-            headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_str(value).unwrap());
-        }
-        let mut requested = Requested::parse(&target.parse().unwrap(), http::Version::HTTP_11).unwrap();
-        let tag = Tag::take(&mut headers, &mut requested, &NAMES).map_err(|error| error.code());
-        (tag, headers, requested.rest)
+    fn take(target: &str, lines: &[(&str, &str)]) -> (Result<Tag, &'static str>, Fields, String) {
+        let mut fields = Fields::default();
+        lines.iter().for_each(|(name, value)| fields.push(name.as_bytes(), value.trim().as_bytes()));
+        let mut head = RequestHead::new(Method::GET, Version::HTTP_11, target.as_bytes(), None, fields);
+        let mut requested = Requested::parse(&head).unwrap();
+        let tag = Tag::take(&mut head.fields, &mut requested, &NAMES).map_err(|error| error.code());
+        (tag, head.fields, requested.rest)
+    }
+
+    fn names(fields: &Fields) -> Vec<&[u8]> {
+        fields.lines().map(|line| line.name).collect()
     }
 
     #[test]
@@ -237,7 +228,7 @@ mod tests {
         let (tag, headers, _) =
             take("/p", &[("x-connection-id", " stripe "), ("x_connection_id", "other"), ("accept", "*/*")]);
         assert_eq!(tag.unwrap().connection, stripe);
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+        assert_eq!(names(&headers), [b"accept"]);
         let login = format!("Basic {}", STANDARD.encode("stripe:"));
         let (tag, ..) = take("http://api.test/p", &[("proxy-authorization", &login)]);
         assert_eq!(tag.unwrap().connection, stripe);
@@ -275,11 +266,11 @@ mod tests {
             ],
         );
         assert!(tag.unwrap().shows_key);
-        assert_eq!(headers.len(), 1);
-        assert_eq!(headers["x-api-key"], "theirs");
+        assert_eq!(headers.values(Known::ApiKey).collect::<Vec<_>>(), [b"theirs"]);
+        assert_eq!(headers.lines().count(), 1);
         let (tag, headers, _) = take("/p", &[("authorization", "Bearer theirs"), ("sidekey-key", "no key")]);
         assert!(!tag.unwrap().shows_key);
-        assert_eq!(headers.len(), 1);
+        assert_eq!(headers.lines().count(), 1);
     }
 
     proptest::proptest! {
@@ -287,7 +278,7 @@ mod tests {
         fn whatever_is_sent_no_tag_is_left(name in "[sS]idekey[-_][a-z_-]{1,12}", value in "[ -~]{0,40}") {
             let (tag, headers, _) = take("/p", &[(&name, &value)]);
             if tag.is_ok() {
-                proptest::prop_assert!(headers.is_empty());
+                proptest::prop_assert_eq!(headers.lines().count(), 0);
             }
         }
     }

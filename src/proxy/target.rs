@@ -1,10 +1,11 @@
 //! Request targets: the form they came in, and the part that is forwarded byte for byte.
 
-use http::{Uri, Version};
+use http::Version;
 
 use super::error::ProxyError;
 use crate::model::base_url::check_path;
-use crate::model::origin::Origin;
+use crate::model::origin::{Origin, parse_scheme};
+use crate::wire::RequestHead;
 
 /// What a request asks for.
 #[derive(Debug)]
@@ -27,32 +28,26 @@ pub enum Form {
 const PATH_TAG: &str = "/c/";
 
 impl Requested {
-    /// Reads a target. Over HTTP/2 scheme and authority are always there and mean what `Host` means.
-    pub fn parse(uri: &Uri, version: Version) -> Result<Self, ProxyError> {
-        let path = uri.path();
-        if !path.starts_with('/') {
-            return Err(ProxyError::TargetInvalid("the target is a path that begins with /, or an http:// URL"));
+    /// Reads a target. Over HTTP/2 it is a path, and its authority means what `Host` means.
+    pub fn parse(head: &RequestHead) -> Result<Self, ProxyError> {
+        let invalid = ProxyError::TargetInvalid;
+        let shape = "the target is a path that begins with /, or an http:// URL";
+        let target = std::str::from_utf8(head.target()).map_err(|_| invalid("the target is no UTF-8"))?;
+        if target.bytes().any(|byte| byte <= b' ' || byte == b'#' || byte == 0x7f) {
+            return Err(invalid("the target has a fragment, a space or a control character"));
         }
-        if check_path(path.as_bytes()).is_err() {
-            return Err(ProxyError::TargetInvalid(
-                "the path has a dot segment, a backslash or an encoded form of them",
-            ));
-        }
-        let form = match (uri.scheme_str(), uri.authority()) {
-            (Some(scheme), Some(authority)) if version != Version::HTTP_2 => {
-                let scheme = crate::model::origin::parse_scheme(scheme);
-                let origin = scheme.and_then(|scheme| Origin::from_authority(scheme, authority.as_str()));
-                Form::Absolute(
-                    origin.map_err(|_| ProxyError::TargetInvalid("the target's scheme, host or port is not usable"))?,
-                )
-            }
-            (None, Some(_)) => {
-                return Err(ProxyError::TargetInvalid("the target is a path that begins with /, or an http:// URL"));
-            }
-            _ => Form::Origin,
+        let (form, rest) = if target.starts_with('/') {
+            (Form::Origin, target)
+        } else if head.version == Version::HTTP_2 {
+            return Err(invalid(shape));
+        } else {
+            absolute(target).ok_or(invalid(shape))??
         };
-        let rest = uri.path_and_query().map(|text| text.as_str().to_owned()).unwrap_or_default();
-        Ok(Requested { form, rest })
+        let path = rest.split('?').next().unwrap_or_default();
+        if check_path(path.as_bytes()).is_err() {
+            return Err(invalid("the path has a dot segment, a backslash or an encoded form of them"));
+        }
+        Ok(Requested { form, rest: rest.to_owned() })
     }
 
     /// Takes `/c/<connection>` off the front, if it is there.
@@ -65,19 +60,31 @@ impl Requested {
     }
 }
 
+/// Takes a whole URL apart; `None` where it is none.
+fn absolute(target: &str) -> Option<Result<(Form, &str), ProxyError>> {
+    let (scheme, after) = target.split_once("://")?;
+    let end = after.find(['/', '?']).unwrap_or(after.len());
+    let origin = parse_scheme(scheme).and_then(|scheme| Origin::from_authority(scheme, &after[..end]));
+    let unusable = |_| ProxyError::TargetInvalid("the target's scheme, host or port is not usable");
+    Some(origin.map(|origin| (Form::Absolute(origin), &after[end..])).map_err(unusable))
+}
+
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
+    use crate::wire::Fields;
 
     fn parse(target: &str) -> Result<Requested, &'static str> {
-        let uri = target.parse().map_err(|_| "uri")?;
-        Requested::parse(&uri, Version::HTTP_11).map_err(|error| error.code())
+        let head = RequestHead::new(Method::GET, Version::HTTP_11, target.as_bytes(), None, Fields::default());
+        Requested::parse(&head).map_err(|error| error.code())
     }
 
     #[test]
     fn odd_targets_are_refused() {
         for target in
-            ["*", "api.test:80", "ftp://h/", "gopher://h/", "http://u:p@api.test/", "http://h:0/", "/../x", "/a\\b"]
+            ["*", "api.test:80", "ftp://h/", "gopher://h/", "http://u:p@api.test/", "http://h:0/", "/../x", "/a\\b", "/a#b", "http:/p", "http:///p", "admin"]
         {
             assert!(parse(target).is_err(), "{target}");
         }

@@ -3,29 +3,26 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use http::HeaderMap;
-use http::header::{CONNECTION, HeaderValue, UPGRADE};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::record::Record;
+use crate::wire::Fields;
+use crate::wire::stream::Rewound;
 
 const BUFFER: usize = 16 * 1024;
 
 /// Says that a connection becomes a WebSocket: asks the upstream for it, and tells the client that it is one.
-pub(super) fn switch(headers: &mut HeaderMap) {
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+pub(super) fn switch(fields: &mut Fields) {
+    fields.push(b"connection", b"upgrade");
+    fields.push(b"upgrade", b"websocket");
 }
 
 /// Joins the two ends until both have closed their side, one has broken, nothing has moved in either direction for
 /// `idle`, or one of them takes nothing more for as long.
-pub(super) async fn join(client: OnUpgrade, upstream: OnUpgrade, idle: Duration, mut record: Record) {
-    let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
-    let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
-    let (from_upstream, to_upstream) = tokio::io::split(TokioIo::new(upstream));
+pub(super) async fn join(client: Rewound, upstream: Rewound, idle: Duration, mut record: Record) {
+    let (from_client, to_client) = tokio::io::split(client);
+    let (from_upstream, to_upstream) = tokio::io::split(upstream);
     let sent = record.request_bytes().clone();
     let last_moved = Cell::new(Instant::now());
     let up = copy(from_client, to_upstream, idle, &last_moved, |bytes| sent.set(sent.get() + bytes as u64));

@@ -1,4 +1,4 @@
-//! One client connection: HTTP/1.1 or HTTP/2, over TCP, TLS or a Unix socket.
+//! Connections that hyper reads: those of the admin port, and those of the proxy port that speak HTTP/2.
 
 use std::cell::Cell;
 use std::convert::Infallible;

@@ -1,13 +1,14 @@
 //! Workers: one thread, one runtime, its own listening sockets, its own pool of upstream connections.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Version};
+use http::Request;
 use hyper::body::Incoming;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,14 +16,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::Protocol;
-use super::stream::{ClientStream, Signs};
 use crate::proxy::gate::Gate;
+use crate::proxy::http1::{self, Client, Ended, Terms};
+use crate::proxy::http2;
 use crate::proxy::record::Reporter;
 use crate::proxy::{Proxy, Shared};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::ServerTls;
 use crate::upstream::{self, Upstream};
+use crate::wire::Stream;
 
 /// What a worker is made of.
 pub struct Setup {
@@ -38,8 +41,10 @@ pub struct Setup {
     pub metrics: Arc<Metrics>,
     /// A place for each connection that may be open at once, over all workers.
     pub places: Arc<Semaphore>,
-    /// See [`Protocol::new`].
+    /// See [`Terms`].
     pub head_timeout: Duration,
+    /// See [`Terms`].
+    pub write_timeout: Duration,
     /// How often unused cache entries are swept.
     pub sweep_interval: Duration,
     /// When to stop accepting.
@@ -78,30 +83,32 @@ pub fn run(setup: Setup) -> io::Result<()> {
 
 /// What the tasks of a worker share.
 struct Worker {
-    proxy: Proxy,
+    proxy: Rc<Proxy>,
     protocol: Protocol,
+    terms: Terms,
     reporter: Rc<Reporter>,
     places: Arc<Semaphore>,
     connections: TaskTracker,
-    head_timeout: Duration,
+    clients: RefCell<HashMap<u64, Weak<Client>>>,
     drain: CancellationToken,
 }
 
 async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
-    let reporter = Rc::new(Reporter {
-        access: setup.access.buffer(),
-        metrics: Arc::clone(&setup.metrics),
-        counters: setup.metrics.request_counters(),
-    });
+    let reporter = Rc::new(Reporter::new(setup.access.buffer(), Arc::clone(&setup.metrics)));
     let connections = TaskTracker::new();
     let upstream = Upstream::new(setup.upstream);
     let worker = Rc::new(Worker {
-        proxy: Proxy::new(setup.shared, upstream, Rc::clone(&reporter), connections.clone()),
+        proxy: Rc::new(Proxy::new(setup.shared, upstream, Rc::clone(&reporter))),
         protocol: Protocol::new(setup.head_timeout, Arc::clone(&setup.metrics)),
+        terms: Terms {
+            head_timeout: setup.head_timeout,
+            write_timeout: setup.write_timeout,
+            draining: Cell::new(false),
+        },
         reporter,
         places: setup.places,
         connections,
-        head_timeout: setup.head_timeout,
+        clients: RefCell::default(),
         drain: setup.drain.clone(),
     });
     for door in setup.doors {
@@ -117,7 +124,7 @@ async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
     Ok(Rc::clone(&worker.reporter))
 }
 
-/// Flushes the log and sweeps caches, for as long as it is polled.
+/// Flushes the log, sweeps caches and passes on that the server drains, for as long as it is polled.
 async fn keep_house(worker: &Worker, sweep_interval: Duration) {
     let sweep = async {
         loop {
@@ -125,9 +132,16 @@ async fn keep_house(worker: &Worker, sweep_interval: Duration) {
             worker.proxy.sweep();
         }
     };
+    let drain = async {
+        worker.drain.cancelled().await;
+        worker.terms.draining.set(true);
+        worker.clients.borrow().values().filter_map(Weak::upgrade).for_each(|client| client.wake());
+        std::future::pending().await
+    };
     tokio::select! {
         () = worker.reporter.access.keep_flushing() => {}
         () = sweep => {}
+        () = drain => {}
     }
 }
 
@@ -165,23 +179,19 @@ async fn accept(
     gate: &Arc<Gate>,
     tls: Option<&Arc<ServerTls>>,
 ) -> io::Result<()> {
-    let (worker, gate, tls) = (Rc::clone(worker), Arc::clone(gate), tls.cloned());
-    let connections = worker.connections.clone();
-    let signs = Signs::default();
-    match listener {
+    let stream = match listener {
         Listener::Tcp(listener) => {
             let (stream, _) = listener.accept().await?;
             // Fails where the client has hung up already; the first read says so, and accepting goes on.
             let _hung_up = stream.set_nodelay(true);
-            let stream = ClientStream::new(stream, signs.clone());
-            let Some(place) = place(&worker).await else { return Ok(()) };
-            connections.spawn_local(serve(worker, stream, signs, gate, tls, place));
+            Stream::Tcp(stream)
         }
-        Listener::Unix(listener) => {
-            let (stream, _) = listener.accept().await?;
-            let Some(place) = place(&worker).await else { return Ok(()) };
-            connections.spawn_local(serve(worker, stream, signs, gate, tls, place));
-        }
+        Listener::Unix(listener) => Stream::Unix(listener.accept().await?.0),
+    };
+    if let Some(place) = place(worker).await {
+        let opened = Opened { worker: Rc::clone(worker), number: Cell::new(None), _place: place };
+        worker.reporter.metrics.open_connections.inc();
+        worker.connections.spawn_local(serve(opened, stream, Arc::clone(gate), tls.cloned()));
     }
     Ok(())
 }
@@ -192,49 +202,75 @@ async fn place(worker: &Worker) -> Option<OwnedSemaphorePermit> {
     Arc::clone(&worker.places).acquire_owned().await.ok()
 }
 
-async fn serve<S>(
+/// A connection that is counted as open until this is dropped.
+struct Opened {
     worker: Rc<Worker>,
-    stream: S,
-    signs: Signs,
-    gate: Arc<Gate>,
-    tls: Option<Arc<ServerTls>>,
+    number: Cell<Option<u64>>,
     _place: OwnedSemaphorePermit,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let metrics = &worker.reporter.metrics;
-    metrics.open_connections.inc();
-    let drain = worker.drain.clone();
-    // Beneath TLS nothing can be written that is not a record of it.
-    let can_be_asked = tls.is_none();
-    let answer = |request: Request<Incoming>| {
-        let (worker, gate, signs) = (Rc::clone(&worker), Arc::clone(&gate), signs.clone());
-        async move {
-            let version = request.version();
-            signs.waiting.set(can_be_asked && version == Version::HTTP_11);
-            let mut response = worker.proxy.handle(&gate, request).await;
-            signs.waiting.set(false);
-            if version < Version::HTTP_11 {
-                response.body_mut().ends_with_connection(&signs.unfinished);
-            }
-            response
+}
+
+impl Opened {
+    /// Lets the connection be woken when the server drains.
+    fn register(&self, client: &Rc<Client>) {
+        thread_local! {
+            static NEXT: Cell<u64> = const { Cell::new(0) };
         }
-    };
-    match tls {
-        None => Box::pin(worker.protocol.serve(stream, drain, answer)).await,
-        Some(tls) => {
-            let shaken = tokio::select! {
-                shaken = tokio::time::timeout(worker.head_timeout, tls.accept(stream)) => Some(shaken),
-                // A handshake is no request that was begun.
-                () = drain.cancelled() => None,
-            };
-            match shaken {
-                Some(Ok(Ok((stream, _)))) => Box::pin(worker.protocol.serve(stream, drain, answer)).await,
-                Some(Ok(Err(error))) => tracing::debug!(%error, "a TLS handshake with a client failed"),
-                Some(Err(_)) => tracing::debug!("a TLS handshake with a client took too long"),
-                None => {}
-            }
+        let number = NEXT.replace(NEXT.get() + 1);
+        self.number.set(Some(number));
+        self.worker.clients.borrow_mut().insert(number, Rc::downgrade(client));
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.worker.reporter.metrics.open_connections.dec();
+        if let Some(number) = self.number.get() {
+            self.worker.clients.borrow_mut().remove(&number);
         }
     }
-    worker.reporter.metrics.open_connections.dec();
+}
+
+async fn serve(opened: Opened, stream: Stream, gate: Arc<Gate>, tls: Option<Arc<ServerTls>>) {
+    let worker = &opened.worker;
+    let stream = match tls {
+        None => stream,
+        Some(tls) => match Box::pin(shake(worker, &tls, stream)).await {
+            Some(stream) => stream,
+            None => return,
+        },
+    };
+    let client = Client::new(stream);
+    opened.register(&client);
+    if let Ended::Http2(stream) = http1::serve(&worker.proxy, &gate, &worker.terms, client).await {
+        let answer = |request: Request<Incoming>| {
+            let (proxy, gate) = (Rc::clone(&worker.proxy), Arc::clone(&gate));
+            async move { http2::answer(proxy, &gate, request).await }
+        };
+        Box::pin(worker.protocol.serve(stream, worker.drain.clone(), answer)).await;
+    }
+}
+
+/// Makes the handshake with a client; it is no request that was begun, so a server that drains gives it up.
+async fn shake(worker: &Worker, tls: &ServerTls, stream: Stream) -> Option<Stream> {
+    let shaken = async {
+        match stream {
+            Stream::Tcp(stream) => tls.accept(stream).await.map(|(stream, _)| Stream::Serving(Box::new(stream))),
+            Stream::Unix(stream) => tls.accept(stream).await.map(|(stream, _)| Stream::ServingUnix(Box::new(stream))),
+            other => Ok(other),
+        }
+    };
+    tokio::select! {
+        shaken = tokio::time::timeout(worker.terms.head_timeout, shaken) => match shaken {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a TLS handshake with a client failed");
+                None
+            }
+            Err(_) => {
+                tracing::debug!("a TLS handshake with a client took too long");
+                None
+            }
+        },
+        () = worker.drain.cancelled() => None,
+    }
 }

@@ -1,50 +1,122 @@
 //! The access log: one line for each request, from one place.
 //!
 //! A worker renders lines into a buffer of its own and hands full buffers to one writer thread. The hand-over never
-//! waits: when the writer cannot keep up, lines are dropped and counted rather than a request delayed.
+//! waits: when the writer cannot keep up, lines are dropped and counted rather than a request delayed. What every line
+//! about a connection says is rendered once, into its [`Names`].
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::Write as _;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
-
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::Format;
+use super::clock::{Clock, UNTIL_SECOND, write_second};
 use super::metrics::Metrics;
+use super::request_id::RequestId;
 
 /// A buffer this full is handed over at once.
 const FULL: usize = 64 * 1024;
 /// How many buffers may wait for the writer.
 const WAITING: usize = 256;
+/// How many written buffers are kept for the next lines: memory that was touched already.
+const SPARE: usize = 4;
 /// A text longer than this is cut, so that no caller can write more than a few KiB into one line.
 const LONGEST_TEXT: usize = 256;
 
+/// What every line about a connection says, rendered once.
+#[derive(Debug)]
+pub struct Names {
+    key: Box<str>,
+    /// `,"connection":"…","connection_id":"…"`
+    connection: Box<[u8]>,
+    /// `,"customer":"…"`, or nothing.
+    customer: Box<[u8]>,
+    upstreams: Box<[Upstream]>,
+}
+
+/// Host and port of an upstream.
+#[derive(Debug)]
+struct Upstream {
+    text: Box<str>,
+    /// `,"upstream":"…"`
+    json: Box<[u8]>,
+}
+
+impl Names {
+    /// Of a connection's key and id, its customer, and host and port of each of its upstreams.
+    pub fn new<T: Into<Box<str>>>(
+        key: &str,
+        id: &str,
+        customer: Option<&str>,
+        upstreams: impl IntoIterator<Item = T>,
+    ) -> Self {
+        let mut connection = Vec::new();
+        push_member(&mut connection, b",\"connection\":\"", key);
+        push_member(&mut connection, b",\"connection_id\":\"", id);
+        let upstream = |text: T| {
+            let (text, mut json) = (text.into(), Vec::new());
+            push_member(&mut json, b",\"upstream\":\"", &text);
+            Upstream { json: json.into_boxed_slice(), text }
+        };
+        let mut of_customer = Vec::new();
+        if let Some(customer) = customer {
+            push_member(&mut of_customer, b",\"customer\":\"", customer);
+        }
+        Names {
+            key: key.into(),
+            connection: connection.into_boxed_slice(),
+            customer: of_customer.into_boxed_slice(),
+            upstreams: upstreams.into_iter().map(upstream).collect(),
+        }
+    }
+}
+
+/// The connection of a line.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Named<'a> {
+    /// None was named.
+    #[default]
+    Nothing,
+    /// The reference that was asked for, where that was not admitted.
+    Asked(&'a str),
+    /// A connection that was used.
+    Used {
+        /// What is said of it.
+        names: &'a Names,
+        /// The environment.
+        environment: &'a str,
+        /// Which of its upstreams.
+        upstream: usize,
+    },
+}
+
+impl Named<'_> {
+    fn upstream(&self) -> Option<&Upstream> {
+        match self {
+            Named::Used { names, upstream, .. } => names.upstreams.get(*upstream),
+            Named::Nothing | Named::Asked(_) => None,
+        }
+    }
+}
+
 /// What a line tells. Every text is an id, a name from the configuration or a word of ours; never a query string, a
 /// header's value or a body.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Entry<'a> {
     /// The request's id.
-    pub request_id: &'a str,
+    pub request_id: RequestId,
+    /// When it was over.
+    pub ended: Instant,
     /// Who asked.
     pub caller: &'a str,
-    /// The connection's key, or the reference that was asked for.
-    pub connection: Option<&'a str>,
-    /// The connection's id.
-    pub connection_id: Option<&'a str>,
-    /// The environment.
-    pub environment: Option<&'a str>,
-    /// The customer.
-    pub customer: Option<&'a str>,
+    /// The connection, its environment and upstream.
+    pub connection: Named<'a>,
     /// The workflow that said its name.
     pub workflow: Option<&'a str>,
     /// The method.
     pub method: &'a str,
-    /// Host and port of the upstream.
-    pub upstream: Option<&'a str>,
     /// The status that was answered; absent where the client had gone.
     pub status: Option<u16>,
     /// Why, in a word: an error's code, or how a body ended.
@@ -66,9 +138,29 @@ pub struct Entry<'a> {
 /// The process's access log: the way to its writer thread.
 #[derive(Clone)]
 pub struct AccessLog {
+    spare: Spare,
     sender: Option<SyncSender<Vec<u8>>>,
     format: Format,
     metrics: Arc<Metrics>,
+}
+
+/// Buffers that were written, on their way back to whoever needs one next: asked for once for each buffer, not for each
+/// line.
+#[derive(Clone, Default)]
+struct Spare(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Spare {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give(&self, mut buffer: Vec<u8>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < SPARE {
+            buffer.clear();
+            kept.push(buffer);
+        }
+    }
 }
 
 /// The writer thread; joined when every [`AccessLog`] is gone.
@@ -82,23 +174,23 @@ impl AccessLog {
         metrics: Arc<Metrics>,
     ) -> std::io::Result<(Self, LogWriter)> {
         let (sender, receiver) = sync_channel(WAITING);
-        let thread =
-            std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&receiver, sink))?;
-        Ok((AccessLog { sender: Some(sender), format, metrics }, LogWriter(Some(thread))))
+        let spare = Spare::default();
+        let returned = spare.clone();
+        let write = move || write_all(&receiver, sink, &returned);
+        let thread = std::thread::Builder::new().name("access-log".to_owned()).spawn(write)?;
+        Ok((AccessLog { spare, sender: Some(sender), format, metrics }, LogWriter(Some(thread))))
     }
 
     /// An access log that keeps nothing.
     pub fn off(metrics: Arc<Metrics>) -> Self {
-        AccessLog { sender: None, format: Format::Json, metrics }
+        AccessLog { spare: Spare::default(), sender: None, format: Format::Json, metrics }
     }
 
     /// A buffer for one worker.
     pub fn buffer(&self) -> AccessBuffer {
         AccessBuffer {
             log: self.clone(),
-            lines: RefCell::default(),
-            clock: RefCell::default(),
-            count: Cell::new(0),
+            pending: RefCell::new(Pending { lines: Vec::new(), count: 0, head: Head::new() }),
             written: tokio::sync::Notify::new(),
         }
     }
@@ -113,20 +205,25 @@ impl LogWriter {
     }
 }
 
-fn write_all(receiver: &Receiver<Vec<u8>>, mut sink: impl std::io::Write) {
+fn write_all(receiver: &Receiver<Vec<u8>>, mut sink: impl std::io::Write, spare: &Spare) {
     while let Ok(lines) = receiver.recv() {
         // Nobody is left to tell when stderr is gone.
         let _gone = sink.write_all(&lines).and_then(|()| sink.flush());
+        spare.give(lines);
     }
 }
 
 /// One worker's lines that are not handed over yet.
 pub struct AccessBuffer {
     log: AccessLog,
-    lines: RefCell<Vec<u8>>,
-    clock: RefCell<Clock>,
-    count: Cell<u64>,
+    pending: RefCell<Pending>,
     written: tokio::sync::Notify,
+}
+
+struct Pending {
+    lines: Vec<u8>,
+    count: u64,
+    head: Head,
 }
 
 impl AccessBuffer {
@@ -135,16 +232,16 @@ impl AccessBuffer {
         if self.log.sender.is_none() {
             return;
         }
-        let mut lines = self.lines.borrow_mut();
+        let mut pending = self.pending.borrow_mut();
+        let Pending { lines, count, head } = &mut *pending;
         let was_empty = lines.is_empty();
-        let mut clock = self.clock.borrow_mut();
         match self.log.format {
-            Format::Json => write_json(&mut lines, clock.now(), entry),
-            Format::Human => write_human(&mut lines, clock.now(), entry),
+            Format::Json => write_json(lines, head, entry),
+            Format::Human => write_human(lines, head, entry),
         }
-        self.count.set(self.count.get() + 1);
+        *count += 1;
         let full = lines.len() >= FULL;
-        drop(lines);
+        drop(pending);
         if full {
             self.flush();
         } else if was_empty {
@@ -154,12 +251,14 @@ impl AccessBuffer {
 
     /// Hands over what is there.
     pub fn flush(&self) {
-        let lines = std::mem::take(&mut *self.lines.borrow_mut());
-        let count = self.count.take();
+        let mut pending = self.pending.borrow_mut();
         let Some(sender) = &self.log.sender else { return };
-        if lines.is_empty() {
+        if pending.lines.is_empty() {
             return;
         }
+        let lines = std::mem::replace(&mut pending.lines, self.log.spare.take());
+        let count = std::mem::take(&mut pending.count);
+        drop(pending);
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sender.try_send(lines) {
             self.log.metrics.access_lines_dropped.inc_by(count);
         }
@@ -175,195 +274,190 @@ impl AccessBuffer {
     }
 }
 
-fn write_json(line: &mut Vec<u8>, time: &str, entry: &Entry<'_>) {
-    line.extend_from_slice(b"{\"timestamp\":\"");
-    line.extend_from_slice(time.as_bytes());
-    line.extend_from_slice(b"\",\"level\":\"INFO\",\"target\":\"access\"");
-    for (name, value) in [
-        (",\"request_id\":", Some(entry.request_id)),
-        (",\"caller\":", Some(entry.caller)),
-        (",\"connection\":", entry.connection),
-        (",\"connection_id\":", entry.connection_id),
-        (",\"environment\":", entry.environment),
-        (",\"customer\":", entry.customer),
-        (",\"workflow\":", entry.workflow),
-        (",\"method\":", Some(entry.method)),
-        (",\"upstream\":", entry.upstream),
-        (",\"reason\":", entry.reason),
-    ] {
-        if let Some(value) = value {
-            line.extend_from_slice(name.as_bytes());
-            push_json_text(line, value);
+/// How every JSON line begins: all of it stands here, and a line overwrites what is its own.
+const HEAD: &[u8; 121] = b"{\"timestamp\":\"0000-00-00T00:00:00.000000Z\",\"level\":\"INFO\",\"target\":\"access\",\
+\"request_id\":\"req_00000000000000000000000000\"";
+/// Where the time begins in it, and where the request's id.
+const TIME: usize = 14;
+const FRACTION: usize = TIME + UNTIL_SECOND + 1;
+const END_OF_TIME: usize = FRACTION + 7;
+const ID: usize = HEAD.len() - 31;
+
+/// The beginning of the line before: the second is written once for all lines of that second.
+struct Head {
+    clock: Clock,
+    second: u64,
+    json: [u8; HEAD.len()],
+}
+
+impl Head {
+    fn new() -> Self {
+        Head { clock: Clock::new(), second: 0, json: *HEAD }
+    }
+
+    /// The time as in RFC 3339, UTC, with microseconds.
+    fn set_time(&mut self, instant: Instant) {
+        let moment = self.clock.at(instant);
+        if moment.second != self.second {
+            let mut text = [0; UNTIL_SECOND];
+            write_second(&mut text, moment.second);
+            self.json[TIME..TIME + UNTIL_SECOND].copy_from_slice(&text);
+            self.second = moment.second;
+        }
+        let micros = moment.nanosecond / 1_000;
+        for (at, pair) in [(0, micros / 10_000), (2, micros / 100 % 100), (4, micros % 100)] {
+            self.json[FRACTION + at..FRACTION + at + 2].copy_from_slice(&PAIRS[pair as usize % 100]);
         }
     }
-    let microseconds = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    for (name, value) in [
-        (",\"status\":", entry.status.unwrap_or(0).into()),
-        (",\"total_us\":", microseconds(entry.total)),
-        (",\"upstream_us\":", microseconds(entry.upstream_wait)),
-        (",\"added_us\":", microseconds(entry.added)),
-        (",\"request_bytes\":", entry.request_bytes),
-        (",\"response_bytes\":", entry.response_bytes),
-    ] {
-        line.extend_from_slice(name.as_bytes());
-        push_number(line, value);
+
+    fn time(&self) -> &str {
+        std::str::from_utf8(&self.json[TIME..END_OF_TIME]).unwrap_or_default()
     }
+}
+
+fn write_json(line: &mut Vec<u8>, head: &mut Head, entry: &Entry<'_>) {
+    head.set_time(entry.ended);
+    head.json[ID..ID + 30].copy_from_slice(entry.request_id.as_bytes());
+    line.extend_from_slice(&head.json);
+    push_member(line, b",\"caller\":\"", entry.caller);
+    match entry.connection {
+        Named::Nothing => {}
+        Named::Asked(reference) => push_member(line, b",\"connection\":\"", reference),
+        Named::Used { names, environment, .. } => {
+            line.extend_from_slice(&names.connection);
+            push_member(line, b",\"environment\":\"", environment);
+            line.extend_from_slice(&names.customer);
+        }
+    }
+    if let Some(workflow) = entry.workflow {
+        push_member(line, b",\"workflow\":\"", workflow);
+    }
+    push_member(line, b",\"method\":\"", entry.method);
+    if let Some(upstream) = entry.connection.upstream() {
+        line.extend_from_slice(&upstream.json);
+    }
+    if let Some(reason) = entry.reason {
+        push_member(line, b",\"reason\":\"", reason);
+    }
+    let microseconds = |duration: Duration| {
+        duration.as_secs().saturating_mul(1_000_000).saturating_add(duration.subsec_micros().into())
+    };
+    let mut numbers = Numbers { text: [0; 256], length: 0 };
+    numbers.push(b",\"status\":", entry.status.unwrap_or(0).into());
+    numbers.push(b",\"total_us\":", microseconds(entry.total));
+    numbers.push(b",\"upstream_us\":", microseconds(entry.upstream_wait));
+    numbers.push(b",\"added_us\":", microseconds(entry.added));
+    numbers.push(b",\"request_bytes\":", entry.request_bytes);
+    numbers.push(b",\"response_bytes\":", entry.response_bytes);
+    line.extend_from_slice(&numbers.text[..numbers.length]);
     line.extend_from_slice(if entry.reused { b",\"reused\":true}\n" } else { b",\"reused\":false}\n" });
 }
 
-fn push_number(line: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    line.extend_from_slice(&digits[at..]);
+/// Members that are numbers, put together before they are appended at once. Six of them, with the longest names and
+/// twenty digits each, are shorter than its room.
+struct Numbers {
+    text: [u8; 256],
+    length: usize,
 }
 
-/// A JSON text, cut at a length, with everything but printable ASCII escaped, so that a line is one line everywhere.
-fn push_json_text(line: &mut Vec<u8>, text: &str) {
-    let is_plain = |b: &u8| matches!(b, b' '..=b'~') && *b != b'"' && *b != b'\\';
-    line.push(b'"');
-    if text.len() <= LONGEST_TEXT && text.as_bytes().iter().all(is_plain) {
-        line.extend_from_slice(text.as_bytes());
+impl Numbers {
+    #[inline]
+    fn push<const N: usize>(&mut self, name: &[u8; N], mut value: u64) {
+        self.text[self.length..self.length + N].copy_from_slice(name);
+        let begin = self.length + N;
+        self.length = begin + value.checked_ilog10().unwrap_or(0) as usize + 1;
+        let digits = &mut self.text[begin..self.length];
+        let mut pairs = digits.rchunks_exact_mut(2);
+        for pair in &mut pairs {
+            pair.copy_from_slice(&PAIRS[(value % 100) as usize]);
+            value /= 100;
+        }
+        if let [digit] = pairs.into_remainder() {
+            *digit = b'0' + value as u8;
+        }
+    }
+}
+
+/// `00` to `99`.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        pairs[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    pairs
+};
+
+/// A member of an object: its name with all that stands before the value, up to the quote, and the value.
+#[inline]
+fn push_member<const N: usize>(line: &mut Vec<u8>, name: &[u8; N], value: &str) {
+    line.extend_from_slice(name);
+    if value.len() <= LONGEST_TEXT && value.bytes().all(|byte| PLAIN[usize::from(byte)]) {
+        line.extend_from_slice(value.as_bytes());
     } else {
-        for c in text.chars().take(LONGEST_TEXT) {
-            match c {
-                '"' | '\\' => line.extend_from_slice(&[b'\\', c as u8]),
-                ' '..='~' => line.push(c as u8),
-                other => {
-                    let mut units = [0; 2];
-                    for unit in other.encode_utf16(&mut units) {
-                        let _infallible = write!(line, "\\u{unit:04x}");
-                    }
+        push_escaped(line, value);
+    }
+    line.push(b'"');
+}
+
+/// The bytes that stand for themselves in a JSON text.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        plain[byte as usize] = byte != b'"' && byte != b'\\';
+        byte += 1;
+    }
+    plain
+};
+
+/// The inside of a JSON text, cut at a length, with everything but printable ASCII escaped, so that a line is one line
+/// everywhere.
+#[cold]
+fn push_escaped(line: &mut Vec<u8>, text: &str) {
+    for c in text.chars().take(LONGEST_TEXT) {
+        match c {
+            '"' | '\\' => line.extend_from_slice(&[b'\\', c as u8]),
+            ' '..='~' => line.push(c as u8),
+            other => {
+                let mut units = [0; 2];
+                for unit in other.encode_utf16(&mut units) {
+                    let _infallible = write!(line, "\\u{unit:04x}");
                 }
             }
         }
     }
-    line.push(b'"');
 }
 
-/// The clock of one worker's lines: the text of the second is made once for all lines of that second.
-#[derive(Default)]
-struct Clock {
-    second: u64,
-    text: String,
-}
-
-/// `2026-11-21T12:45:38`
-const UNTIL_SECOND: usize = 19;
-
-impl Clock {
-    /// The time as in RFC 3339, UTC, with microseconds.
-    fn now(&mut self) -> &str {
-        let mut now = since_epoch();
-        while now.as_secs() != self.second || self.text.is_empty() {
-            self.text.clear();
-            let _infallible = SystemTime.format_time(&mut Writer::new(&mut self.text));
-            self.second = now.as_secs();
-            // The formatter looks at the clock itself: a second that began in between is formatted again.
-            now = since_epoch();
-        }
-        self.text.truncate(UNTIL_SECOND);
-        let mut fraction = *b".000000Z";
-        let mut rest = now.subsec_micros();
-        for digit in fraction[1..7].iter_mut().rev() {
-            *digit = b'0' + (rest % 10) as u8;
-            rest /= 10;
-        }
-        self.text.extend(fraction.map(char::from));
-        &self.text
-    }
-}
-
-fn since_epoch() -> Duration {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
-}
-
-fn write_human(lines: &mut Vec<u8>, time: &str, entry: &Entry<'_>) {
+fn write_human(lines: &mut Vec<u8>, head: &mut Head, entry: &Entry<'_>) {
+    head.set_time(entry.ended);
     let show = |text: Option<&str>| {
         text.unwrap_or("-").chars().take(LONGEST_TEXT).collect::<String>().escape_debug().to_string()
     };
+    let (connection, environment) = match entry.connection {
+        Named::Nothing => (None, None),
+        Named::Asked(reference) => (Some(reference), None),
+        Named::Used { names, environment, .. } => (Some(&*names.key), Some(environment)),
+    };
     let _infallible = writeln!(
         lines,
-        "{time} {} {} {} {} -> {} {} {}us (upstream {}us) {}/{} bytes {} {}",
+        "{} {} {} {} {} -> {} {} {}us (upstream {}us) {}/{} bytes {} {}",
+        head.time(),
         show(Some(entry.method)),
-        show(entry.connection),
-        show(entry.environment),
+        show(connection),
+        show(environment),
         show(Some(entry.caller)),
-        show(entry.upstream),
+        show(entry.connection.upstream().map(|upstream| &*upstream.text)),
         entry.status.unwrap_or(0),
         entry.total.as_micros(),
         entry.upstream_wait.as_micros(),
         entry.request_bytes,
         entry.response_bytes,
         show(entry.reason),
-        entry.request_id,
+        entry.request_id.as_str(),
     );
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_one_short_json_line_whatever_is_in_it() {
-        let hostile = format!("a\x1b[2J\r\n\"\\\u{2028}{}", "x".repeat(100_000));
-        let mut lines = Vec::new();
-        write_json(&mut lines, "now", &Entry { method: &hostile, connection: Some(&hostile), ..Entry::default() });
-        let text = String::from_utf8(lines).unwrap();
-        assert_eq!(text.matches('\n').count(), 1);
-        assert!(text.is_ascii() && text.len() < 8 * 1024 && !text.contains('\x1b') && !text.contains('\r'));
-        let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert!(parsed["method"].as_str().unwrap().starts_with("a\x1b[2J\r\n\"\\\u{2028}x"));
-    }
-
-    #[test]
-    fn the_clock_tells_the_time_as_rfc_3339_does() {
-        let mut clock = Clock::default();
-        for _ in 0..3 {
-            let before = since_epoch();
-            let text = clock.now().to_owned();
-            assert_eq!((text.len(), &text[10..11], &text[19..20], &text[26..]), (27, "T", ".", "Z"), "{text}");
-            let micros: u32 = text[20..26].parse().unwrap();
-            assert!(before.as_secs() != clock.second || micros >= before.subsec_micros());
-            let mut formatted = String::new();
-            SystemTime.format_time(&mut Writer::new(&mut formatted)).unwrap();
-            assert!(formatted[..16] >= text[..16]);
-        }
-    }
-
-    /// A sink that stands still until it is let go.
-    struct Stuck(std::sync::mpsc::Receiver<()>);
-
-    impl std::io::Write for Stuck {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            let _released = self.0.recv();
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_log_that_cannot_keep_up_drops_lines_and_counts_them() {
-        let metrics = Arc::new(Metrics::default());
-        let (release, stuck) = std::sync::mpsc::channel();
-        let (log, writer) = AccessLog::start(Stuck(stuck), Format::Json, Arc::clone(&metrics)).unwrap();
-        let buffer = log.buffer();
-        for _ in 0..WAITING + 10 {
-            buffer.write(&Entry::default());
-            buffer.flush();
-        }
-        assert!(metrics.access_lines_dropped.get() >= 8);
-        drop((release, buffer, log));
-        writer.join();
-    }
-}
+mod tests;

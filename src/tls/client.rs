@@ -4,6 +4,7 @@
 //! set of roots compiled in (Mozilla's, through webpki-roots) plus those files. The peer is always verified against the
 //! name that was asked for, a literal address included.
 
+use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,12 +15,9 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
 
+use super::stream::{ClientStream, Fault};
 use super::{ALPN_HTTP1, ALPN_HTTP2, Negotiated, TlsError, negotiated, pem, provider};
-
-/// An encrypted stream to an upstream.
-pub type ClientStream<S> = tokio_rustls::client::TlsStream<S>;
 
 /// Which HTTP versions the client hello offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +120,9 @@ impl ClientTls {
             Offer::Http2OrHttp1 => &self.http2_or_http1,
             Offer::Http1 => &self.http1,
         };
-        let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(handshake_error)?;
-        let agreed = negotiated(stream.get_ref().1.alpn_protocol());
+        let mut stream = ClientStream::new(Arc::clone(config), name, stream).map_err(handshake_error)?;
+        poll_fn(|cx| stream.poll_handshake(cx)).await.map_err(handshake_error)?;
+        let agreed = negotiated(stream.protocol());
         Ok((stream, agreed))
     }
 
@@ -160,14 +159,15 @@ fn webpki_verifier(
     Ok(verifier)
 }
 
-fn handshake_error(error: io::Error) -> HandshakeError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidCertificate(reason)) => HandshakeError::Certificate(objection(reason)),
-        Some(other) => HandshakeError::Protocol(other.to_string()),
-        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+fn handshake_error(fault: Fault) -> HandshakeError {
+    match fault {
+        Fault::Tls(rustls::Error::InvalidCertificate(reason)) => HandshakeError::Certificate(objection(&reason)),
+        Fault::Tls(other) => HandshakeError::Protocol(other.to_string()),
+        Fault::Truncated => HandshakeError::Protocol("the peer closed the connection".into()),
+        Fault::Socket(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             HandshakeError::Protocol("the peer closed the connection".into())
         }
-        None => HandshakeError::Protocol(error.to_string()),
+        Fault::Socket(error) => HandshakeError::Protocol(error.to_string()),
     }
 }
 

@@ -1,4 +1,9 @@
-//! Handshakes over an in-memory pipe, and what becomes of bad files.
+//! Handshakes over an in-memory pipe, and what becomes of bad files. The stream itself is tried in the modules below.
+
+mod line;
+mod reading;
+mod transfer;
+mod writing;
 
 use std::path::Path;
 use std::sync::Arc;

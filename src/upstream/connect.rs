@@ -9,9 +9,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Settings;
 use super::error::{DnsError, UpstreamError};
 use super::guard::Guard;
-use super::wire::Wire;
 use crate::model::origin::{Host, Origin, Scheme};
 use crate::tls::{Negotiated, Offer};
+use crate::wire::Stream;
 
 /// The deadlines of one dial.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,7 @@ pub(super) async fn dial(
     origin: &Origin,
     offer: Offer,
     deadlines: DialDeadlines,
-) -> Result<(Wire, Negotiated), UpstreamError> {
+) -> Result<(Stream, Negotiated), UpstreamError> {
     let addresses = resolve(settings, origin, deadlines.connect_by).await?;
     let guard = Guard { allow_networks: &settings.allow_networks, own_listeners: &settings.own_listeners };
     let permitted: Vec<SocketAddr> = addresses.into_iter().filter(|address| guard.permits(*address)).collect();
@@ -40,7 +40,7 @@ pub(super) async fn dial(
     // fails the peer has hung up already, and what is tried next tells how.
     let _hung_up = stream.set_nodelay(true);
     match origin.scheme {
-        Scheme::Http => Ok((Wire::Plain(stream), Negotiated::Http1)),
+        Scheme::Http => Ok((Stream::Tcp(stream), Negotiated::Http1)),
         Scheme::Https => handshake(settings, origin, offer, stream, deadlines.tls).await,
     }
 }
@@ -97,7 +97,7 @@ async fn handshake(
     offer: Offer,
     stream: TcpStream,
     limit: Duration,
-) -> Result<(Wire, Negotiated), UpstreamError> {
+) -> Result<(Stream, Negotiated), UpstreamError> {
     let literal;
     let name = match &origin.host {
         Host::Name(name) => &**name,
@@ -110,5 +110,5 @@ async fn handshake(
         .await
         .map_err(|_| UpstreamError::TlsTimeout)?
         .map_err(UpstreamError::Tls)?;
-    Ok((Wire::Tls(Box::new(stream)), agreed))
+    Ok((Stream::Verified(Box::new(stream)), agreed))
 }

@@ -1,15 +1,11 @@
-//! Established connections: HTTP/1.1, one request at a time, and HTTP/2, shared by streams.
-//!
-//! Each is driven by a local task. Who drops an HTTP/1.1 connection in the middle of a message ends its task and with
-//! it the socket, whatever the peer does.
+//! HTTP/2 connections, shared by streams and driven by tasks of their own.
 
 use std::cell::{Cell, OnceCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
@@ -17,78 +13,15 @@ use tokio::time::Instant;
 
 use super::error::UpstreamError;
 use super::upload::WireBody;
-use super::wire::{Counted, Traffic, Wire};
+use super::traffic::{Counted, Traffic};
+use crate::wire::Stream;
 
-/// The largest response head, in bytes. Trailers are held to the same.
+/// The largest list of fields that is taken, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// The most streams of ours on one HTTP/2 connection, however many the peer would take: they share one TCP window.
 const MAX_STREAMS: usize = 100;
 /// What hyper reports as the peer's stream limit until its SETTINGS arrive; no SETTINGS can say this number.
 const NOT_SETTLED: usize = usize::MAX - 1;
-
-/// An HTTP/1.1 connection. Dropping it closes the socket at once.
-pub(super) struct Http1 {
-    pub(super) sender: http1::SendRequest<WireBody>,
-    pub(super) traffic: Rc<Traffic>,
-    pub(super) born: Instant,
-    driver: AbortOnDrop,
-}
-
-struct AbortOnDrop(Option<AbortHandle>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
-            task.abort();
-        }
-    }
-}
-
-fn http1_builder() -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    // The number of fields is hyper's own bound of 100: a larger one costs an allocation for each response.
-    builder.max_header_size(MAX_HEAD).max_buf_size(2 * MAX_HEAD);
-    builder
-}
-
-impl Http1 {
-    pub(super) async fn start(wire: Wire) -> Result<Self, UpstreamError> {
-        let traffic = Rc::new(Traffic::default());
-        let io = TokioIo::new(Counted::new(wire, Rc::clone(&traffic)));
-        let (sender, connection) = http1_builder().handshake(io).await.map_err(closed)?;
-        let driver = spawn_local(async move {
-            // How it ended is told to whoever uses the connection.
-            let _ = connection.await;
-        });
-        Ok(Http1 { sender, traffic, born: Instant::now(), driver: AbortOnDrop(Some(driver.abort_handle())) })
-    }
-
-    /// Starts a connection that may be upgraded. Its traffic is not counted: it serves one request and no second try.
-    pub(super) async fn start_upgradable(wire: Wire) -> Result<Self, UpstreamError> {
-        let (sender, connection) = http1_builder().handshake(TokioIo::new(wire)).await.map_err(closed)?;
-        let driver = spawn_local(async move {
-            let _ = connection.with_upgrades().await;
-        });
-        let traffic = Rc::new(Traffic::default());
-        Ok(Http1 { sender, traffic, born: Instant::now(), driver: AbortOnDrop(Some(driver.abort_handle())) })
-    }
-
-    /// Ends the driver as if the peer had hung up, and waits until it has ended.
-    #[cfg(test)]
-    pub(super) async fn end_for_test(&mut self) {
-        if let Some(task) = self.driver.0.take() {
-            task.abort();
-            while !task.is_finished() {
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
-    /// Leaves the task to itself: the stream now belongs to whoever takes the upgrade.
-    pub(super) fn release(mut self) {
-        self.driver.0 = None;
-    }
-}
 
 /// An HTTP/2 connection, shared through `Rc` by the pool and the streams on it.
 pub(super) struct Http2 {
@@ -114,9 +47,9 @@ struct Shared {
 }
 
 impl Http2 {
-    pub(super) async fn start(wire: Wire) -> Result<Rc<Self>, UpstreamError> {
+    pub(super) async fn start(stream: Stream) -> Result<Rc<Self>, UpstreamError> {
         let traffic = Rc::new(Traffic::default());
-        let io = TokioIo::new(Counted::new(wire, Rc::clone(&traffic)));
+        let io = TokioIo::new(Counted::new(stream, Rc::clone(&traffic)));
         let executor = LocalExecutor::default();
         let (sender, mut connection) = http2::Builder::new(executor.clone())
             .initial_max_send_streams(NOT_SETTLED)
@@ -239,13 +172,4 @@ where
 
 fn closed(error: hyper::Error) -> UpstreamError {
     UpstreamError::Closed(error.to_string())
-}
-
-/// Waits until an HTTP/1.1 connection can take the next request, or knows that it cannot.
-pub(super) async fn ready(connection: &mut Http1) -> bool {
-    poll_fn(|cx| match connection.sender.poll_ready(cx) {
-        Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
-        Poll::Pending => Poll::Pending,
-    })
-    .await
 }

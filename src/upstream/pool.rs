@@ -12,7 +12,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::uri::{Authority, Scheme as UriScheme};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
@@ -20,8 +19,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Settings;
 use super::connect::{DialDeadlines, dial};
-use super::connection::{Http1, Http2, Slot};
+use super::connection::{Http2, Slot};
 use super::error::UpstreamError;
+use super::http1::Http1;
 use crate::model::origin::{Origin, Scheme};
 use crate::tls::{Negotiated, Offer};
 
@@ -62,7 +62,7 @@ impl Pool {
 
 /// A connection to send one request on.
 pub(super) enum Lease {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(Slot),
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Leased {
 }
 
 struct Idle {
-    connection: Http1,
+    connection: Box<Http1>,
     since: Instant,
 }
 
@@ -82,7 +82,6 @@ struct Idle {
 pub(super) struct Destination {
     pub(super) settings: Arc<Settings>,
     pub(super) origin: Origin,
-    pub(super) host_header: HeaderValue,
     pub(super) authority: Authority,
     protocol: Cell<Option<Negotiated>>,
     idle: RefCell<VecDeque<Idle>>,
@@ -96,7 +95,6 @@ impl Destination {
         let unwritable = |_| UpstreamError::Unsendable("its host cannot be written into a request");
         Ok(Destination {
             settings: Arc::clone(settings),
-            host_header: HeaderValue::from_str(&authority).map_err(|_| unwritable(()))?,
             authority: Authority::try_from(authority).map_err(|_| unwritable(()))?,
             // In clear there is no ALPN, and HTTP/2 without it is not tried.
             protocol: Cell::new((origin.scheme == Scheme::Http).then_some(Negotiated::Http1)),
@@ -152,14 +150,14 @@ impl Destination {
         shared.iter().find_map(Http2::slot).map(Lease::Http2)
     }
 
-    fn take_idle(&self, now: Instant) -> Option<Http1> {
+    fn take_idle(&self, now: Instant) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { connection, since }) = idle.pop_back() {
+        while let Some(Idle { mut connection, since }) = idle.pop_back() {
             if now - since >= self.settings.pool_idle_timeout {
                 idle.clear(); // the others are idle for longer
                 return None;
             }
-            if !connection.sender.is_closed() && now - connection.born < self.settings.pool_max_age {
+            if now - connection.born < self.settings.pool_max_age && connection.is_quiet() {
                 return Some(connection);
             }
         }
@@ -172,12 +170,12 @@ impl Destination {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Leased, UpstreamError> {
         let start = Instant::now();
-        let (wire, protocol) = dial(&self.settings, &self.origin, Offer::Http2OrHttp1, deadlines).await?;
+        let (stream, protocol) = dial(&self.settings, &self.origin, Offer::Http2OrHttp1, deadlines).await?;
         self.protocol.set(Some(protocol));
         let lease = match protocol {
-            Negotiated::Http1 => Lease::Http1(Http1::start(wire).await?),
+            Negotiated::Http1 => Lease::Http1(Http1::new(stream)),
             Negotiated::Http2 => {
-                let connection = Http2::start(wire).await?;
+                let connection = Http2::start(stream).await?;
                 let slot = connection.first_slot();
                 self.shared.borrow_mut().push(Rc::clone(&connection));
                 // The gate stays shut until the peer has said how many streams it takes: a burst would else be queued
@@ -196,7 +194,7 @@ impl Destination {
     }
 
     /// Keeps an HTTP/1.1 connection that is ready for another request.
-    pub(super) fn keep(&self, connection: Http1) {
+    pub(super) fn keep(&self, connection: Box<Http1>) {
         let now = Instant::now();
         if self.settings.pool_max_idle_per_host == 0 || now - connection.born >= self.settings.pool_max_age {
             return;
@@ -209,10 +207,10 @@ impl Destination {
     }
 
     fn sweep(&self, now: Instant) {
-        self.idle.borrow_mut().retain(|Idle { connection, since }| {
-            !connection.sender.is_closed()
-                && now - *since < self.settings.pool_idle_timeout
+        self.idle.borrow_mut().retain_mut(|Idle { connection, since }| {
+            now - *since < self.settings.pool_idle_timeout
                 && now - connection.born < self.settings.pool_max_age
+                && connection.is_quiet()
         });
         self.shared.borrow_mut().retain(|connection| {
             connection.is_open()

@@ -7,7 +7,7 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -15,6 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::error::BoxError;
+use crate::wire::source::{AsBody, Source};
 
 /// Where an upload stands, for those who set deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,30 +136,24 @@ fn wake(slot: &Mutex<Option<Waker>>) {
     }
 }
 
-type Source = Box<dyn Body<Data = Bytes, Error = BoxError> + Unpin>;
+type Given = Box<dyn Source<Error = BoxError>>;
 
 /// The one body type all connections carry.
 pub(super) struct WireBody {
-    source: Option<(Source, Arc<Upload>)>,
+    source: Option<(AsBody<Given>, Arc<Upload>)>,
 }
 
 impl WireBody {
-    /// Takes a request's body; the progress is there unless the body is empty from the start.
-    pub(super) fn new<B>(body: B) -> (Self, Option<Arc<Upload>>)
-    where
-        B: Body<Data = Bytes> + Unpin + 'static,
-        B::Error: Into<BoxError>,
-    {
-        if body.is_end_stream() {
-            return (Self::empty(), None);
-        }
+    /// Takes a request's body, if it has one; the progress is there unless it has none.
+    pub(super) fn new(body: Option<Given>) -> (Self, Option<Arc<Upload>>) {
+        let Some(body) = body else { return (WireBody { source: None }, None) };
         let upload = Upload::new();
-        let source: Source = Box::new(Boxed(body));
-        (WireBody { source: Some((source, Arc::clone(&upload))) }, Some(upload))
+        (WireBody { source: Some((AsBody::new(body), Arc::clone(&upload))) }, Some(upload))
     }
 
-    pub(super) fn empty() -> Self {
-        WireBody { source: None }
+    /// What is left of the body, of which nothing was taken.
+    pub(super) fn into_source(self) -> Option<Given> {
+        self.source.and_then(|(body, _)| body.into_source())
     }
 }
 
@@ -203,31 +198,6 @@ impl Body for WireBody {
 
     fn size_hint(&self) -> SizeHint {
         self.source.as_ref().map_or(SizeHint::with_exact(0), |(source, _)| source.size_hint())
-    }
-}
-
-/// A body whose error is boxed.
-struct Boxed<B>(B);
-
-impl<B> Body for Boxed<B>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-{
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let next = ready!(Pin::new(&mut self.0).poll_frame(cx));
-        Poll::Ready(next.map(|frame| frame.map_err(Into::into)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
     }
 }
 

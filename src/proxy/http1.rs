@@ -1,0 +1,149 @@
+//! HTTP/1.1 from clients: one task for a connection, which answers one request after the other and drives the upstream's
+//! socket too. Between two requests it holds no buffer.
+
+mod answer;
+mod client;
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Method, Version};
+
+use super::body::ClientBody;
+use super::error::ProxyError;
+use super::gate::Gate;
+use super::{Answer, Proxy, Request, head, tunnel};
+use crate::wire::stream::Rewound;
+use crate::wire::{Framing, RequestHead};
+
+pub use client::Client;
+use client::{Body, Heard};
+
+/// How a connection has ended.
+pub enum Ended {
+    /// It is closed.
+    Closed,
+    /// What came is the preface of HTTP/2: the stream from its first byte.
+    Http2(Rewound),
+}
+
+/// What the connections of a worker share.
+pub struct Terms {
+    /// Bounds the reading of a head, the time until the first request, and the time a connection is kept between two.
+    pub head_timeout: Duration,
+    /// How long a client may take nothing of an answer.
+    pub write_timeout: Duration,
+    /// Whether the server drains: what was begun is finished, nothing new is begun.
+    pub draining: Cell<bool>,
+}
+
+/// What is remembered of a request while it is answered.
+struct Asked {
+    method: Method,
+    version: Version,
+    keeps_alive: bool,
+}
+
+/// What follows an answer.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Request,
+    Close,
+}
+
+/// Serves a client's connection to its end.
+pub async fn serve(proxy: &Proxy, gate: &Gate, terms: &Terms, client: Rc<Client>) -> Ended {
+    let mut is_first = true;
+    loop {
+        let heard = poll_fn(|cx| client.poll_request(cx, terms, is_first)).await;
+        is_first = false;
+        let next = match heard {
+            Heard::Request(head) => Box::pin(exchange(proxy, gate, terms, &client, head)).await,
+            Heard::Nonsense(fault) => Box::pin(refuse(proxy, gate, terms, &client, fault)).await,
+            Heard::Http2 => {
+                return client.into_rewound().map_or(Ended::Closed, Ended::Http2);
+            }
+            Heard::End => {
+                client.close().await;
+                Next::Close
+            }
+        };
+        if next == Next::Close {
+            return Ended::Closed;
+        }
+    }
+}
+
+/// Answers what is no request.
+async fn refuse(proxy: &Proxy, gate: &Gate, terms: &Terms, client: &Rc<Client>, fault: ProxyError) -> Next {
+    let answer = proxy.handle(gate, Request::unreadable(fault)).await;
+    let asked = Asked { method: Method::GET, version: Version::HTTP_11, keeps_alive: false };
+    let _told = answer::write(client, terms, &asked, answer).await;
+    client.begin_body(Framing::UntilClose, false);
+    client.close().await;
+    Next::Close
+}
+
+/// Answers one request.
+async fn exchange(proxy: &Proxy, gate: &Gate, terms: &Terms, client: &Rc<Client>, head: RequestHead) -> Next {
+    let asked =
+        Asked { method: head.method.clone(), version: head.version, keeps_alive: head::keeps_alive(&head) };
+    let (framing, fault) = match head.framing() {
+        Ok(framing) => (framing, None),
+        Err(why) => (Framing::Length(0), Some(ProxyError::RequestMalformed(why))),
+    };
+    client.begin_body(framing, head::expects_continue(&head));
+    let body = (framing != Framing::Length(0)).then(|| Box::new(Body::new(Rc::clone(client))) as ClientBody);
+    let broken = fault.is_some();
+    let Some(answer) = await_answer(proxy, gate, client, &asked, Request { head, body, fault }).await else {
+        return Next::Close;
+    };
+    if broken {
+        client.begin_body(Framing::UntilClose, false); // nobody knows where its body ends
+    }
+    finish(proxy, terms, client, &asked, answer).await
+}
+
+/// Waits for the answer, or until the client is gone.
+async fn await_answer(
+    proxy: &Proxy,
+    gate: &Gate,
+    client: &Rc<Client>,
+    asked: &Asked,
+    request: Request,
+) -> Option<Answer> {
+    let mut handled = pin!(proxy.handle(gate, request));
+    let may_ask = asked.version == Version::HTTP_11;
+    poll_fn(|cx| match handled.as_mut().poll(cx) {
+        Poll::Ready(answer) => Poll::Ready(Some(answer)),
+        Poll::Pending => client.poll_gone(cx, may_ask).map(|()| None),
+    })
+    .await
+}
+
+/// Writes the answer and brings the request to its end.
+async fn finish(proxy: &Proxy, terms: &Terms, client: &Rc<Client>, asked: &Asked, mut answer: Answer) -> Next {
+    if let Some((switched, record)) = answer.tunnel.take() {
+        if answer::write(client, terms, asked, answer).await.is_some()
+            && let Some(client) = client.into_rewound()
+        {
+            let upstream = Rewound::new(switched.unread, switched.stream);
+            Box::pin(tunnel::join(client, upstream, proxy.settings().tunnel_idle_timeout, record)).await;
+        }
+        return Next::Close;
+    }
+    let Some(written) = answer::write(client, terms, asked, answer).await else { return Next::Close };
+    if let Some(upload) = written.upload {
+        upload.settle().await;
+    }
+    poll_fn(|cx| client.poll_released(cx)).await;
+    if written.keeps_alive && client.has_read_body() {
+        return Next::Request;
+    }
+    client.close().await;
+    Next::Close
+}

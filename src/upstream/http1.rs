@@ -1,0 +1,403 @@
+//! HTTP/1.1 to an upstream: one connection, one exchange at a time, driven by whoever waits for its answer. No task and
+//! no buffer belongs to a connection that is idle.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use http::{Method, StatusCode, Version};
+use tokio::time::Instant;
+
+use super::error::{BoxError, UpstreamError};
+use super::pool::Destination;
+use super::{Deadlines, Outgoing, Purpose};
+use crate::model::header::Known;
+use crate::wire::head::Scan;
+use crate::wire::{
+    BodyFailure, Chunk, Deadline, Decoder, Encoder, Framing, Inbox, Outbox, ResponseHead, Size, Source, Stream,
+    poll_body, poll_read, scratch,
+};
+
+/// The most interim responses that are read before the final one.
+const MOST_INTERIM: usize = 100;
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Http1 {
+    stream: Stream,
+    inbox: Inbox,
+    outbox: Outbox,
+    deadline: Deadline,
+    pub(super) born: Instant,
+}
+
+impl Http1 {
+    pub(super) fn new(stream: Stream) -> Box<Self> {
+        let (inbox, outbox, deadline) = Default::default();
+        Box::new(Http1 { stream, inbox, outbox, deadline, born: Instant::now() })
+    }
+
+    /// Whether it can take a request: it is open, and nothing came on it unasked. Where nothing has happened since it
+    /// was used, this asks the runtime and not the system.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let mut area = scratch::area();
+        let mut cx = Context::from_waker(Waker::noop());
+        let quiet = self.inbox.is_empty() && poll_read(&mut cx, &mut self.stream, &mut area).is_pending();
+        scratch::give_back(area);
+        quiet
+    }
+}
+
+/// Why an attempt gave no response.
+pub(super) enum Failed {
+    /// The request cannot have had an effect, or may have it twice: it may be sent once more, what was staged of it
+    /// first.
+    Again(Option<Outbox>),
+    /// It stays failed.
+    Finally(UpstreamError),
+}
+
+/// The stream of a connection that has left HTTP, and what was read from it already.
+#[derive(Debug)]
+pub struct Switched {
+    /// The stream.
+    pub stream: Stream,
+    /// What came behind the head of the `101`.
+    pub unread: Vec<u8>,
+}
+
+/// What an attempt gave.
+pub(super) enum Answered {
+    Response(ResponseHead, Transfer),
+    Switched(ResponseHead, Switched),
+}
+
+/// Where the request's body stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upload {
+    /// The upstream takes nothing more of what is there for it.
+    Blocked(Instant),
+    /// Whoever gives the body has nothing at the moment.
+    Starved(Instant),
+    /// Everything was taken.
+    Done(Instant),
+    /// The upstream takes nothing more at all; it may have said why.
+    Broken,
+}
+
+/// An exchange that was begun. Dropped before its end it takes the connection with it.
+pub(super) struct Transfer {
+    /// There until it is given back.
+    connection: Option<Box<Http1>>,
+    home: Option<Rc<Destination>>,
+    method: Method,
+    body: Option<Box<dyn Source<Error = BoxError>>>,
+    encoder: Encoder,
+    /// Whether nothing was asked of the body yet.
+    is_new: bool,
+    upload: Upload,
+    decoder: Decoder,
+    deadlines: Deadlines,
+    /// Since when the next piece of the answer is awaited.
+    waiting: Option<Instant>,
+    persistent: bool,
+}
+
+/// Sends a request and waits for the head of its answer.
+pub(super) async fn attempt(
+    connection: Box<Http1>,
+    home: &Rc<Destination>,
+    request: &mut Outgoing,
+    staged: Option<Outbox>,
+    deadlines: &Deadlines,
+    purpose: Purpose,
+    reused: bool,
+) -> Result<Answered, Failed> {
+    let mut transfer = Transfer::new(connection, home, request, staged, *deadlines);
+    let had_body = transfer.body.is_some();
+    let before = transfer.taken();
+    let mut scan = Scan::default();
+    let mut interim = 0;
+    let error = match poll_fn(|cx| transfer.poll_head(cx, &mut scan, &mut interim)).await {
+        Ok(head) => return transfer.accept(head, purpose).map_err(Failed::Finally),
+        Err(error) => error,
+    };
+    let Some(mut connection) = transfer.connection.take().filter(|_| reused) else {
+        return Err(Failed::Finally(error));
+    };
+    let silent = connection.inbox.is_empty() && interim == 0;
+    match error {
+        UpstreamError::Closed(_) if connection.outbox.taken() == before => {
+            request.body = transfer.body.take();
+            Err(Failed::Again(Some(std::mem::take(&mut connection.outbox).rewound())))
+        }
+        UpstreamError::Closed(_) if silent && !had_body && is_idempotent(&request.method) => Err(Failed::Again(None)),
+        error => Err(Failed::Finally(error)),
+    }
+}
+
+/// RFC 9110 §9.2.2, of those that are sent at all.
+pub(super) fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
+}
+
+fn closed(error: &io::Error) -> UpstreamError {
+    UpstreamError::Closed(error.kind().to_string())
+}
+
+impl Transfer {
+    fn new(
+        mut connection: Box<Http1>,
+        home: &Rc<Destination>,
+        request: &mut Outgoing,
+        staged: Option<Outbox>,
+        deadlines: Deadlines,
+    ) -> Self {
+        let encoder = match request.body.as_ref().map(|body| body.size()) {
+            Some(Size::Open) => Encoder::Chunked,
+            _ => Encoder::Plain,
+        };
+        match staged {
+            Some(staged) => connection.outbox = staged,
+            None => request.render(home.authority.as_str(), encoder, connection.outbox.stage()),
+        }
+        let body = request.body.take();
+        Transfer {
+            connection: Some(connection),
+            home: Some(Rc::clone(home)),
+            method: request.method.clone(),
+            body,
+            encoder,
+            is_new: true,
+            upload: Upload::Blocked(Instant::now()),
+            decoder: Decoder::new(Framing::Length(0)),
+            deadlines,
+            waiting: None,
+            persistent: false,
+        }
+    }
+
+    fn taken(&self) -> u64 {
+        self.connection.as_ref().map_or(0, |connection| connection.outbox.taken())
+    }
+
+    /// Moves the request's body on as far as it goes now.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>> {
+        if matches!(self.upload, Upload::Done(_) | Upload::Broken) {
+            return Poll::Ready(Ok(()));
+        }
+        let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(())) };
+        let Http1 { stream, outbox, .. } = &mut **connection;
+        loop {
+            let taken = outbox.taken();
+            let encoder = self.encoder;
+            let mut starved = false;
+            // What the source has now goes into one write with what is there already.
+            if self.is_new || outbox.is_empty() {
+                self.is_new = false;
+                let mut ended = self.body.is_none();
+                if let Some(body) = &mut self.body {
+                    let outcome = body.poll_chunks(cx, &mut |cx, chunk| match (chunk, encoder) {
+                        (Chunk::Data(data), Encoder::Plain) => outbox.write(cx, stream, data),
+                        (Chunk::Data(data), Encoder::Chunked) => encoder.data(outbox.stage(), data),
+                        (Chunk::End(trailers), _) => {
+                            encoder.end(outbox.stage(), trailers.as_deref());
+                            ended = true;
+                        }
+                    });
+                    match outcome {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(UpstreamError::RequestBody(error))),
+                        Poll::Pending => starved = true,
+                    }
+                }
+                if ended {
+                    self.body = None;
+                }
+            }
+            match outbox.poll_flush(cx, stream) {
+                Poll::Ready(Ok(())) if self.body.is_none() => {
+                    self.upload = Upload::Done(Instant::now());
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Ok(())) if starved => {
+                    if outbox.taken() > taken || !matches!(self.upload, Upload::Starved(_)) {
+                        self.upload = Upload::Starved(Instant::now());
+                    }
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    self.upload = Upload::Broken;
+                    return Poll::Ready(Err(closed(&error)));
+                }
+                Poll::Pending => {
+                    if outbox.taken() > taken || !matches!(self.upload, Upload::Blocked(_)) {
+                        self.upload = Upload::Blocked(Instant::now());
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        scan: &mut Scan,
+        interim: &mut usize,
+    ) -> Poll<Result<ResponseHead, UpstreamError>> {
+        let uploading = self.poll_upload(cx);
+        if let Poll::Ready(Err(error @ UpstreamError::RequestBody(_))) = uploading {
+            return Poll::Ready(Err(error));
+        }
+        let Some(connection) = &mut self.connection else {
+            return Poll::Ready(Err(UpstreamError::Closed("no connection".into())));
+        };
+        loop {
+            let unread = connection.inbox.unread();
+            if !unread.is_empty() && scan.is_due(unread) {
+                let malformed = |error: crate::wire::HeadError| UpstreamError::Malformed(error.to_string());
+                if let Some((head, length)) = ResponseHead::parse(unread).map_err(malformed)? {
+                    connection.inbox.consume(length);
+                    if head.status == StatusCode::SWITCHING_PROTOCOLS || !head.status.is_informational() {
+                        return Poll::Ready(Ok(head));
+                    }
+                    *scan = Scan::default();
+                    *interim += 1;
+                    if *interim > MOST_INTERIM {
+                        return Poll::Ready(Err(UpstreamError::Malformed("more than 100 interim responses".into())));
+                    }
+                    continue;
+                }
+            }
+            match connection.inbox.poll_fill(cx, &mut connection.stream) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(UpstreamError::Closed("end of stream".into()))),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(closed(&error))),
+                Poll::Pending => break,
+            }
+        }
+        let (due, error) = match self.upload {
+            Upload::Done(at) => (at + self.deadlines.response, UpstreamError::ResponseTimeout),
+            Upload::Blocked(since) => (since + self.deadlines.idle, UpstreamError::IdleTimeout),
+            // While the body's own source has nothing to give, no clock runs here: that wait is the source's.
+            Upload::Starved(_) => return Poll::Pending,
+            Upload::Broken => return Poll::Ready(Err(UpstreamError::Closed("it takes nothing more".into()))),
+        };
+        connection.deadline.poll(cx, due).map(|()| Err(error))
+    }
+
+    /// Checks a response head and goes over to its body.
+    fn accept(mut self, head: ResponseHead, purpose: Purpose) -> Result<Answered, UpstreamError> {
+        let malformed = |why: &str| UpstreamError::Malformed(why.to_owned());
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let connection = self.connection.take().filter(|_| purpose == Purpose::Upgrade);
+            let Some(mut connection) = connection else { return Err(malformed("a 101 nobody asked for")) };
+            let unread = connection.inbox.take();
+            return Ok(Answered::Switched(head, Switched { stream: connection.stream, unread }));
+        }
+        let framing = head.framing(&self.method).map_err(malformed)?;
+        self.decoder = Decoder::new(framing);
+        self.persistent =
+            purpose == Purpose::Exchange && framing != Framing::UntilClose && keeps_alive(&head);
+        Ok(Answered::Response(head, self))
+    }
+
+    /// Whether nothing of the answer is to come, and of the request neither: the connection is given back.
+    pub(super) fn ends_with_head(&mut self) -> bool {
+        let ended = self.decoder.is_done() && matches!(self.upload, Upload::Done(_));
+        if ended {
+            self.land();
+        }
+        ended
+    }
+
+    /// Gives the connection back, if it can be used again.
+    fn land(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        let ended = self.decoder.is_done() && matches!(self.upload, Upload::Done(_));
+        if ended
+            && self.persistent
+            && connection.inbox.is_empty()
+            && connection.outbox.is_empty()
+            && let Some(home) = &self.home
+        {
+            home.keep(connection);
+        }
+    }
+
+    pub(super) fn size(&self) -> Size {
+        if self.connection.is_none() { Size::Exact(0) } else { self.decoder.size() }
+    }
+
+    pub(super) fn poll_chunks(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: &mut dyn FnMut(&mut Context<'_>, Chunk<'_>),
+    ) -> Poll<Result<(), UpstreamError>> {
+        if let Poll::Ready(Err(error @ UpstreamError::RequestBody(_))) = self.poll_upload(cx) {
+            return Poll::Ready(Err(error));
+        }
+        let Some(connection) = &mut self.connection else { return Poll::Pending };
+        let Http1 { stream, inbox, .. } = &mut **connection;
+        match poll_body(cx, stream, inbox, &mut self.decoder, take) {
+            Poll::Ready(Ok(())) => {
+                self.waiting = None;
+                if self.decoder.is_done() && matches!(self.upload, Upload::Done(_) | Upload::Broken) {
+                    self.land();
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(failure)) => {
+                self.connection = None;
+                let what = match failure {
+                    BodyFailure::CutOff => "the connection ended".to_owned(),
+                    other => other.to_string(),
+                };
+                Poll::Ready(Err(UpstreamError::Body(what)))
+            }
+            Poll::Pending => {
+                let since = *self.waiting.get_or_insert_with(Instant::now);
+                let moved = match self.upload {
+                    Upload::Blocked(at) | Upload::Starved(at) | Upload::Done(at) => at,
+                    Upload::Broken => since,
+                };
+                ready!(connection.deadline.poll(cx, since.max(moved) + self.deadlines.idle));
+                self.connection = None;
+                Poll::Ready(Err(UpstreamError::IdleTimeout))
+            }
+        }
+    }
+
+    /// Whether the answer has ended and the request has not.
+    pub(super) fn is_early(&self) -> bool {
+        self.connection.is_some() && self.decoder.is_done()
+    }
+
+    /// After an early answer: what is still being uploaded gets its time as long as it moves.
+    pub(super) async fn settle(mut self) {
+        let done = poll_fn(|cx| {
+            if !self.is_early() || self.poll_upload(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let (Upload::Blocked(since) | Upload::Starved(since) | Upload::Done(since)) = self.upload else {
+                return Poll::Ready(());
+            };
+            let idle = self.deadlines.idle;
+            self.connection.as_mut().map_or(Poll::Ready(()), |connection| connection.deadline.poll(cx, since + idle))
+        });
+        done.await;
+        self.land();
+    }
+}
+
+/// Whether the upstream keeps the connection open (RFC 9112 §9.3).
+fn keeps_alive(head: &ResponseHead) -> bool {
+    let named = |token: &str| {
+        let tokens = head.fields.values(Known::Connection).flat_map(|line| line.split(|byte| *byte == b','));
+        tokens.map(<[u8]>::trim_ascii).any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
+    };
+    if head.version == Version::HTTP_10 { named("keep-alive") } else { !named("close") }
+}

@@ -1,0 +1,212 @@
+//! The fields of a message: the bytes that came, and where each field is in them. Nothing is copied or changed until it
+//! is written again; a field that is not to pass is marked and stays where it is.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::scratch;
+use crate::model::header::{Known, Spelling, known};
+
+/// Fields in the order they came.
+#[derive(Debug, Default)]
+pub struct Fields {
+    bytes: Vec<u8>,
+    list: Vec<Field>,
+}
+
+/// A part of the bytes. Heads are bounded far below 4 GiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    pub(super) fn new(start: usize, end: usize) -> Self {
+        Span { start: start as u32, end: end as u32 }
+    }
+
+    pub(super) fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.start as usize..self.end as usize]
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    name: Span,
+    value: Span,
+    known: Known,
+    spelling: Spelling,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Kept,
+    /// Holds a credential: kept out of the tables of HTTP/2 compression.
+    Sensitive,
+    Dropped,
+}
+
+/// One field that was not dropped.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    /// As it was written.
+    pub name: &'a [u8],
+    /// Without the white space around it.
+    pub value: &'a [u8],
+    /// What its name means.
+    pub known: Known,
+    /// Whether its name is spelled with `_`.
+    pub spelling: Spelling,
+}
+
+impl Line<'_> {
+    /// Whether it is this header, spelled as it should be.
+    pub fn is(&self, known: Known) -> bool {
+        self.known == known && self.spelling == Spelling::Plain
+    }
+}
+
+impl Fields {
+    /// Fields whose spans lie in `bytes`, none yet.
+    pub(super) fn over(bytes: &[u8]) -> Self {
+        let mut own = scratch::buffer();
+        own.extend_from_slice(bytes);
+        Fields { bytes: own, list: Vec::with_capacity(16) }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(super) fn note(&mut self, name: Span, value: Span) {
+        let (known, spelling) = known(name.of(&self.bytes));
+        self.list.push(Field { name, value, known, spelling, state: State::Kept });
+    }
+
+    /// Appends bytes that belong to no field.
+    pub(super) fn keep_text(&mut self, text: &[u8]) -> Span {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(text);
+        Span::new(start, self.bytes.len())
+    }
+
+    /// The fields of a header map.
+    pub fn from_map(headers: &HeaderMap) -> Self {
+        let mut fields = Fields::over(&[]);
+        for (name, value) in headers {
+            fields.push(name.as_str().as_bytes(), value.as_bytes());
+        }
+        fields
+    }
+
+    /// The same as a header map; what cannot stand in one is left out (nothing that was parsed).
+    pub fn to_map(&self) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(self.list.len());
+        for field in self.list.iter().filter(|field| field.state != State::Dropped) {
+            let name = HeaderName::from_bytes(field.name.of(&self.bytes));
+            let value = HeaderValue::from_bytes(field.value.of(&self.bytes));
+            if let (Ok(name), Ok(mut value)) = (name, value) {
+                value.set_sensitive(field.state == State::Sensitive);
+                headers.append(name, value);
+            }
+        }
+        headers
+    }
+
+    /// Those that were not dropped.
+    pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        self.list.iter().filter(|field| field.state != State::Dropped).map(|field| self.line(field))
+    }
+
+    fn line(&self, field: &Field) -> Line<'_> {
+        Line {
+            name: field.name.of(&self.bytes),
+            value: field.value.of(&self.bytes),
+            known: field.known,
+            spelling: field.spelling,
+        }
+    }
+
+    /// The values of a header, spelled as it should be.
+    pub fn values(&self, known: Known) -> impl Iterator<Item = &[u8]> {
+        self.lines().filter(move |line| line.is(known)).map(|line| line.value)
+    }
+
+    /// Whether a header is there, spelled as it should be.
+    pub fn has(&self, known: Known) -> bool {
+        self.values(known).next().is_some()
+    }
+
+    /// Drops the fields for which `goes` says so.
+    pub fn drop_if(&mut self, mut goes: impl FnMut(Line<'_>) -> bool) {
+        for index in 0..self.list.len() {
+            let field = self.list[index];
+            if field.state != State::Dropped && goes(self.line(&field)) {
+                self.list[index].state = State::Dropped;
+            }
+        }
+    }
+
+    /// Appends a field.
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        let name = self.keep_text(name);
+        let value = self.keep_text(value);
+        self.note(name, value);
+    }
+
+    /// Appends a field that holds a credential.
+    pub fn push_sensitive(&mut self, name: &[u8], value: &[u8]) {
+        self.push(name, value);
+        if let Some(field) = self.list.last_mut() {
+            field.state = State::Sensitive;
+        }
+    }
+
+    /// Replaces values: `change` gives the new one, or `None` to leave it.
+    pub fn change(&mut self, change: impl Fn(Line<'_>) -> Option<Vec<u8>>) {
+        for index in 0..self.list.len() {
+            let field = self.list[index];
+            if field.state != State::Dropped
+                && let Some(value) = change(self.line(&field))
+            {
+                self.list[index].value = self.keep_text(&value);
+            }
+        }
+    }
+
+    /// Writes them as they stand in a head of HTTP/1.1.
+    pub fn render(&self, out: &mut Vec<u8>) {
+        for line in self.lines() {
+            out.extend_from_slice(line.name);
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(line.value);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+impl Drop for Fields {
+    fn drop(&mut self) {
+        scratch::recycle(std::mem::take(&mut self.bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_keeps_its_bytes_and_its_place() {
+        let mut fields = Fields::default();
+        fields.push(b"X-One", b"1");
+        fields.push(b"sideKEY_key", b"k");
+        fields.push(b"X-One", b"\xff2");
+        fields.drop_if(|line| line.known == Known::Own);
+        let mut out = Vec::new();
+        fields.render(&mut out);
+        assert_eq!(out, b"X-One: 1\r\nX-One: \xff2\r\n");
+        fields.change(|line| (line.value == b"1").then(|| b"one".to_vec()));
+        assert_eq!(fields.to_map().get_all("x-one").iter().collect::<Vec<_>>(), [&b"one"[..], b"\xff2"]);
+    }
+}

@@ -1,0 +1,341 @@
+//! Heads of HTTP/1.1: parsed once, strictly (RFC 9112 §2 to §6).
+//!
+//! A request is refused where two readers could see two messages in it. A response is read a little more kindly where
+//! nothing depends on it: its lines may end in a bare LF, because they are written anew.
+
+use std::mem::MaybeUninit;
+
+use http::{Method, StatusCode, Version};
+
+use super::fields::{Fields, Span};
+use crate::model::header::Known;
+
+/// The largest head that is read, in bytes.
+pub const LARGEST: usize = 64 * 1024;
+/// The most fields that a head may have.
+pub const MOST_FIELDS: usize = 100;
+/// The longest request target.
+pub const LONGEST_TARGET: usize = 32 * 1024;
+
+/// Why bytes are no head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// It breaks the syntax.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// It has more bytes or fields than are read.
+    #[error("the head has more than 100 fields or 64 KiB")]
+    TooLarge,
+    /// The target alone is too long.
+    #[error("the target is longer than 32 KiB")]
+    TargetTooLong,
+}
+
+/// When a head that comes piece by piece is worth parsing: at first, when its end may have come, and when twice as much
+/// is there as the last time. So what is no HTTP is found early, and one byte at a time costs no more than all at once.
+#[derive(Debug, Default)]
+pub struct Scan {
+    tried: usize,
+    seen: usize,
+}
+
+impl Scan {
+    /// Whether to parse `bytes`, all that has come so far.
+    pub fn is_due(&mut self, bytes: &[u8]) -> bool {
+        let new = &bytes[self.seen.saturating_sub(3)..];
+        let end_may_be_there = || memchr::memmem::find(new, b"\n\r\n").or(memchr::memmem::find(new, b"\n\n")).is_some();
+        let due = bytes.len() >= 2 * self.tried || bytes.len() >= LARGEST || end_may_be_there();
+        self.seen = bytes.len();
+        if due {
+            self.tried = bytes.len();
+        }
+        due
+    }
+}
+
+/// The head of a request.
+#[derive(Debug, Default)]
+pub struct RequestHead {
+    /// The method.
+    pub method: Method,
+    /// HTTP/1.0, HTTP/1.1 or HTTP/2.
+    pub version: Version,
+    /// Its fields.
+    pub fields: Fields,
+    target: Span,
+    authority: Option<Span>,
+}
+
+/// The head of a response.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// The status.
+    pub status: StatusCode,
+    /// HTTP/1.0, HTTP/1.1 or HTTP/2.
+    pub version: Version,
+    /// Its fields.
+    pub fields: Fields,
+}
+
+/// How the end of a body is told (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// So many bytes; 0 for no body.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+    /// By the end of the connection; responses only.
+    UntilClose,
+}
+
+impl RequestHead {
+    /// A head that came in another form: path and query as `:path` has them, `authority` in the place of `Host`.
+    pub fn new(method: Method, version: Version, target: &[u8], authority: Option<&[u8]>, mut fields: Fields) -> Self {
+        let target = fields.keep_text(target);
+        let authority = authority.map(|authority| fields.keep_text(authority));
+        RequestHead { method, version, fields, target, authority }
+    }
+
+    /// What stands for a head that could not be read.
+    pub fn unreadable() -> Self {
+        RequestHead { method: Method::from_bytes(b"-").unwrap_or_default(), ..RequestHead::default() }
+    }
+
+    /// The request target as it was written.
+    pub fn target(&self) -> &[u8] {
+        self.target.of(self.fields.bytes())
+    }
+
+    /// `:authority` of HTTP/2.
+    pub fn authority(&self) -> Option<&[u8]> {
+        self.authority.map(|authority| authority.of(self.fields.bytes()))
+    }
+
+    /// Reads a head from the beginning of `bytes`: itself and its length, or `None` where it has not all come.
+    pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeadError> {
+        let mut room = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+        let mut parsed = httparse::Request::new(&mut []);
+        let length = match parsed.parse_with_uninit_headers(bytes, &mut room) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => {
+                check_partial(bytes)?;
+                return Ok(None);
+            }
+            Err(error) => return Err(explain(error)),
+        };
+        check_line_ends(&bytes[..length])?;
+        if length > LARGEST {
+            return Err(HeadError::TooLarge);
+        }
+        let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes());
+        let method = method.map_err(|_| HeadError::Malformed("the method is not a token"))?;
+        let path = parsed.path.unwrap_or_default();
+        if path.len() > LONGEST_TARGET {
+            return Err(HeadError::TargetTooLong);
+        }
+        let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+        let target = span_in(bytes, path.as_bytes());
+        let fields = collect(bytes, length, parsed.headers);
+        Ok(Some((RequestHead { method, version, fields, target, authority: None }, length)))
+    }
+
+    /// How the end of its body is told. Every spelling but the plain ones is refused.
+    pub fn framing(&self) -> Result<Framing, &'static str> {
+        let mut codings = self.fields.values(Known::TransferEncoding);
+        let mut lengths = self.fields.values(Known::ContentLength);
+        let (coding, length) = (codings.next(), lengths.next());
+        if codings.next().is_some() || coding.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
+            return Err("the only transfer coding is chunked, named once");
+        }
+        match (coding, length) {
+            (Some(_), Some(_)) => Err("the body has both a length and a transfer coding"),
+            (Some(_), None) if self.version == Version::HTTP_10 => Err("HTTP/1.0 has no transfer codings"),
+            (Some(_), None) => Ok(Framing::Chunked),
+            (None, Some(_)) if lengths.next().is_some() => Err("Content-Length is there twice"),
+            (None, Some(length)) => decimal(length).map(Framing::Length).ok_or("Content-Length is not one number"),
+            (None, None) => Ok(Framing::Length(0)),
+        }
+    }
+}
+
+impl ResponseHead {
+    /// Reads a head from the beginning of `bytes`: itself and its length, or `None` where it has not all come.
+    pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeadError> {
+        let mut room = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut room) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) if bytes.len() >= LARGEST => return Err(HeadError::TooLarge),
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(error) => return Err(explain(error)),
+        };
+        let status = StatusCode::from_u16(parsed.code.unwrap_or_default())
+            .map_err(|_| HeadError::Malformed("the status is not between 100 and 999"))?;
+        let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+        let fields = collect(bytes, length, parsed.headers);
+        Ok(Some((ResponseHead { status, version, fields }, length)))
+    }
+
+    /// How the end of its body is told, in the answer to a request of this method.
+    pub fn framing(&self, method: &Method) -> Result<Framing, &'static str> {
+        let coding = one_coding(&self.fields)?;
+        let length = one_length(&self.fields)?;
+        if coding && length.is_some() {
+            return Err("both transfer-encoding and content-length");
+        }
+        if coding && self.version == Version::HTTP_10 {
+            return Err("a transfer coding in HTTP/1.0");
+        }
+        let bodyless = self.status.is_informational()
+            || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            || *method == Method::HEAD;
+        Ok(match length {
+            _ if bodyless => Framing::Length(0),
+            _ if coding => Framing::Chunked,
+            Some(length) => Framing::Length(length),
+            None => Framing::UntilClose,
+        })
+    }
+}
+
+fn one_coding(fields: &Fields) -> Result<bool, &'static str> {
+    let mut codings = fields.values(Known::TransferEncoding);
+    let Some(coding) = codings.next() else { return Ok(false) };
+    if codings.next().is_some() || !coding.eq_ignore_ascii_case(b"chunked") {
+        return Err("a transfer coding other than chunked");
+    }
+    Ok(true)
+}
+
+/// Equal lengths that are repeated are one (RFC 9110 §8.6).
+fn one_length(fields: &Fields) -> Result<Option<u64>, &'static str> {
+    let mut found = None;
+    for value in fields.values(Known::ContentLength).flat_map(|line| line.split(|byte| *byte == b',')) {
+        let length = decimal(value.trim_ascii()).ok_or("a content-length that is no number")?;
+        if found.is_some_and(|found| found != length) {
+            return Err("two different content-lengths");
+        }
+        found = Some(length);
+    }
+    Ok(found)
+}
+
+/// A number of decimal digits only.
+fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0_u64, |number, digit| {
+        let digit = char::from(*digit).to_digit(10)?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    })
+}
+
+fn collect(bytes: &[u8], length: usize, headers: &[httparse::Header<'_>]) -> Fields {
+    let mut fields = Fields::over(&bytes[..length]);
+    for header in headers {
+        fields.note(span_in(bytes, header.name.as_bytes()), span_in(bytes, header.value));
+    }
+    fields
+}
+
+/// Where a part lies in the whole. An empty part may lie anywhere.
+fn span_in(whole: &[u8], part: &[u8]) -> Span {
+    if part.is_empty() {
+        return Span::default();
+    }
+    let start = part.as_ptr().addr() - whole.as_ptr().addr();
+    Span::new(start, start + part.len())
+}
+
+fn explain(error: httparse::Error) -> HeadError {
+    use httparse::Error;
+    HeadError::Malformed(match error {
+        Error::TooManyHeaders => return HeadError::TooLarge,
+        Error::HeaderName => "a header's name is not a token followed by a colon",
+        Error::HeaderValue => "a header's value holds a control character or continues on the next line",
+        Error::Version => "it is not HTTP/1.0 or HTTP/1.1",
+        Error::Token => "the method or the target holds a character that it cannot",
+        Error::NewLine => "a line does not end in CR LF",
+        Error::Status => "the status is not a number of three digits",
+    })
+}
+
+/// RFC 9112 §2.2 lets a bare LF end a line; whoever reads it so sees other lines than who does not.
+fn check_line_ends(head: &[u8]) -> Result<(), HeadError> {
+    let bare = memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r');
+    if bare { Err(HeadError::Malformed("a line ends in LF without CR")) } else { Ok(()) }
+}
+
+fn check_partial(bytes: &[u8]) -> Result<(), HeadError> {
+    check_line_ends(bytes)?;
+    let no_line_yet = memchr::memchr(b'\n', bytes).is_none();
+    if no_line_yet && bytes.len() > LONGEST_TARGET + 1024 {
+        return Err(HeadError::TargetTooLong);
+    }
+    if bytes.len() >= LARGEST { Err(HeadError::TooLarge) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framing(lines: &str) -> Result<Framing, &'static str> {
+        let text = format!("POST /p HTTP/1.1\r\n{lines}\r\n");
+        RequestHead::parse(text.as_bytes()).unwrap().unwrap().0.framing()
+    }
+
+    #[test]
+    fn a_head_is_read_in_place() {
+        let text = b"GET /a?b HTTP/1.1\r\nHost: h\r\nX-Empty:\r\nX-A:  \xffv \r\n\r\nrest";
+        let (head, length) = RequestHead::parse(text).unwrap().unwrap();
+        assert_eq!(&text[length..], b"rest");
+        assert_eq!((head.target(), &head.method, head.version), (&b"/a?b"[..], &Method::GET, Version::HTTP_11));
+        let lines: Vec<_> = head.fields.lines().map(|line| (line.name, line.value)).collect();
+        assert_eq!(lines, [(&b"Host"[..], &b"h"[..]), (b"X-Empty", b""), (b"X-A", b"\xffv")]);
+    }
+
+    #[test]
+    fn what_another_reader_could_read_differently_is_refused() {
+        for text in
+            ["GET / HTTP/1.1\nHost: h\n\n", "GET / HTTP/1.1\r\nHost: h\n", "GET / HTTP/1.1\r\nA : b\r\n\r\n", "GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n"]
+        {
+            assert!(matches!(RequestHead::parse(text.as_bytes()), Err(HeadError::Malformed(_))), "{text:?}");
+        }
+        for lines in [
+            "Content-Length: 5, 5\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: 18446744073709551616\r\n",
+            "Content-Length: 5\r\nContent-Length: 5\r\n",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        ] {
+            assert!(framing(lines).is_err(), "{lines:?}");
+        }
+        assert_eq!(framing("Content-Length: 010\r\n"), Ok(Framing::Length(10)));
+        assert_eq!(framing("Transfer-Encoding: Chunked\r\n"), Ok(Framing::Chunked));
+        assert_eq!(framing("Transfer_Encoding: chunked\r\n"), Ok(Framing::Length(0)));
+    }
+
+    #[test]
+    fn a_head_is_bounded() {
+        let many: String = (0..=MOST_FIELDS).map(|n| format!("x-{n}: 1\r\n")).collect();
+        let many = format!("GET / HTTP/1.1\r\n{many}\r\n");
+        assert_eq!(RequestHead::parse(many.as_bytes()).unwrap_err(), HeadError::TooLarge);
+        let large = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(LARGEST));
+        assert_eq!(RequestHead::parse(large.as_bytes()).unwrap_err(), HeadError::TooLarge);
+        let long = format!("GET /{}", "y".repeat(2 * LONGEST_TARGET));
+        assert_eq!(RequestHead::parse(long.as_bytes()).unwrap_err(), HeadError::TargetTooLong);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_a_parser_panic(bytes: Vec<u8>) {
+            let _request = RequestHead::parse(&bytes);
+            let _response = ResponseHead::parse(&bytes);
+        }
+    }
+}

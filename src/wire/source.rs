@@ -1,0 +1,180 @@
+//! Bodies as they are handed on, whichever protocol they come in on.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+
+/// What is known of a body before it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Exactly so many bytes are still to come.
+    Exact(u64),
+    /// Its end is told when it comes.
+    Open,
+}
+
+impl Size {
+    /// Whether nothing is to come.
+    pub fn is_none(self) -> bool {
+        self == Size::Exact(0)
+    }
+}
+
+/// A piece of a body.
+#[derive(Debug)]
+pub enum Chunk<'a> {
+    /// Bytes; valid only while they are handed over.
+    Data(&'a [u8]),
+    /// The end, with trailer fields where there are some. Comes once.
+    End(Option<Box<HeaderMap>>),
+}
+
+/// Where a body comes from.
+pub trait Source {
+    /// Why it could not be read to its end.
+    type Error;
+
+    /// What is known of the rest.
+    fn size(&self) -> Size;
+
+    /// Hands over all that is there, piece by piece, in one call. Ready when something was handed over, the end included;
+    /// nothing comes after the end. Whoever takes must take everything.
+    fn poll_chunks(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: &mut dyn FnMut(&mut Context<'_>, Chunk<'_>),
+    ) -> Poll<Result<(), Self::Error>>;
+}
+
+impl<S: Source + ?Sized> Source for Box<S> {
+    type Error = S::Error;
+
+    fn size(&self) -> Size {
+        (**self).size()
+    }
+
+    fn poll_chunks(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: &mut dyn FnMut(&mut Context<'_>, Chunk<'_>),
+    ) -> Poll<Result<(), S::Error>> {
+        (**self).poll_chunks(cx, take)
+    }
+}
+
+/// A source as a body of the `http_body` traits, for hyper.
+pub struct AsBody<S> {
+    source: Option<S>,
+    ended: bool,
+    data: Vec<u8>,
+    trailers: Option<Box<HeaderMap>>,
+}
+
+impl<S: Source> AsBody<S> {
+    /// Wraps a source.
+    pub fn new(source: S) -> Self {
+        AsBody { ended: source.size().is_none(), source: Some(source), data: Vec::new(), trailers: None }
+    }
+
+    /// The source, unless it has failed.
+    pub fn into_source(self) -> Option<S> {
+        self.source
+    }
+}
+
+impl<S: Source + Unpin> Body for AsBody<S> {
+    type Data = Bytes;
+    type Error = S::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, S::Error>>> {
+        let this = &mut *self;
+        let Some(source) = this.source.as_mut().filter(|_| !this.ended) else {
+            return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))));
+        };
+        let (data, trailers, ended) = (&mut this.data, &mut this.trailers, &mut this.ended);
+        let handed = ready!(source.poll_chunks(cx, &mut |_, chunk| match chunk {
+            Chunk::Data(bytes) => data.extend_from_slice(bytes),
+            Chunk::End(fields) => {
+                *trailers = fields;
+                *ended = true;
+            }
+        }));
+        if let Err(error) = handed {
+            this.source = None;
+            return Poll::Ready(Some(Err(error)));
+        }
+        let data = std::mem::take(&mut this.data);
+        match (data.is_empty(), this.trailers.take()) {
+            (false, trailers) => {
+                this.trailers = trailers;
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from(data)))))
+            }
+            (true, Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(*trailers)))),
+            (true, None) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        (self.ended || self.source.is_none()) && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.source.as_ref().filter(|_| !self.ended).map(Source::size) {
+            Some(Size::Exact(length)) => SizeHint::with_exact(length),
+            Some(Size::Open) => SizeHint::default(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// A body of the `http_body` traits as a source.
+pub struct FromBody<B> {
+    body: B,
+    ended: bool,
+}
+
+impl<B> FromBody<B> {
+    /// Wraps a body.
+    pub fn new(body: B) -> Self {
+        FromBody { body, ended: false }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Source for FromBody<B> {
+    type Error = B::Error;
+
+    fn size(&self) -> Size {
+        if self.ended || self.body.is_end_stream() {
+            return Size::Exact(0);
+        }
+        self.body.size_hint().exact().map_or(Size::Open, Size::Exact)
+    }
+
+    fn poll_chunks(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: &mut dyn FnMut(&mut Context<'_>, Chunk<'_>),
+    ) -> Poll<Result<(), B::Error>> {
+        if self.ended {
+            return Poll::Pending;
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx)).transpose()?;
+        let (data, trailers) = match frame.map(Frame::into_data) {
+            Some(Ok(data)) => (Some(data), None),
+            Some(Err(other)) => (None, other.into_trailers().ok()),
+            None => (None, None),
+        };
+        let goes_on = data.is_some() && !self.body.is_end_stream();
+        if let Some(data) = data {
+            take(cx, Chunk::Data(&data));
+        }
+        if !goes_on {
+            self.ended = true;
+            take(cx, Chunk::End(trailers.map(Box::new)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
