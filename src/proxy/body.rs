@@ -205,6 +205,9 @@ impl AnswerBody {
 
     /// After an early answer: lets the upload go on as long as it moves. Whether there was something to wait for.
     pub fn into_upload(mut self) -> Option<UpstreamBody> {
+        if self.size().is_none() {
+            self.end();
+        }
         match std::mem::replace(&mut self.content, Content::Nothing) {
             Content::Upstream(body) if body.is_early() => Some(body),
             _ => None,

@@ -15,8 +15,15 @@ use crate::harness::{Canary, Client, Config, Raw, Reply, Script, Sidekey, Sink, 
 
 /// The answers after which an HTTP/1.1 connection ends, because its next message could not be told from this one's rest.
 /// Over HTTP/2 there is no such header; all else is the same.
-const CLOSING: [&str; 6] =
-    ["head_too_large", "method_refused", "request_malformed", "request_timeout", "target_invalid", "target_too_long"];
+const CLOSING: [&str; 7] = [
+    "body_too_large",
+    "head_too_large",
+    "method_refused",
+    "request_malformed",
+    "request_timeout",
+    "target_invalid",
+    "target_too_long",
+];
 
 /// An own answer as it is compared: everything but the date, the request's id and what a version of HTTP itself adds.
 fn stable(client: &Client, reply: &Reply) -> Value {
