@@ -223,7 +223,12 @@ pub fn poll_body(
 ) -> Poll<Result<(), BodyFailure>> {
     let mut handed = false;
     loop {
-        match decoder.step(inbox.unread())? {
+        let step = match decoder.step(inbox.unread()) {
+            // What came before is handed over first; the decoder fails again.
+            Err(_) if handed => return Poll::Ready(Ok(())),
+            step => step?,
+        };
+        match step {
             Step::Data(range) => {
                 let end = range.end;
                 take(cx, Chunk::Data(&inbox.unread()[range]));

@@ -37,7 +37,7 @@ pub async fn answer(proxy: Rc<Proxy>, gate: &Gate, request: HttpRequest<Incoming
     {
         response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
     }
-    response.map(|()| StreamedAnswer(Some(AsBody::new(answered.body))))
+    response.map(|()| StreamedAnswer { body: Some(AsBody::new(answered.body)), broken: None })
 }
 
 /// A client's body, its errors told as every client's.
@@ -63,30 +63,45 @@ impl Source for Streamed {
 }
 
 /// The body of an answer as hyper takes it.
-pub struct StreamedAnswer(Option<AsBody<AnswerBody>>);
+pub struct StreamedAnswer {
+    body: Option<AsBody<AnswerBody>>,
+    /// Why the stream is to be reset, once what came before has gone out: a reset overtakes what is queued.
+    broken: Option<BrokenOff>,
+}
 
 impl Body for StreamedAnswer {
     type Data = Bytes;
     type Error = BrokenOff;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
-        Poll::Ready(ready!(Pin::new(body).poll_frame(cx)))
+        let this = &mut *self;
+        if let Some(broken) = this.broken.take() {
+            return Poll::Ready(Some(Err(broken)));
+        }
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        match ready!(Pin::new(body).poll_frame(cx)) {
+            Some(Err(broken)) => {
+                this.broken = Some(broken);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            other => Poll::Ready(other),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+        self.body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 }
 
 impl Drop for StreamedAnswer {
     fn drop(&mut self) {
         // An early answer: the request goes on to the upstream as long as it moves.
-        let upload = self.0.take().and_then(AsBody::into_source).and_then(AnswerBody::into_upload);
+        let upload = self.body.take().and_then(AsBody::into_source).and_then(AnswerBody::into_upload);
         if let Some(upload) = upload {
             drop(spawn_local(upload.settle()));
         }

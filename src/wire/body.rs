@@ -55,6 +55,7 @@ enum State {
     DataLf,
     Trailers,
     Done,
+    Failed(BodyError),
 }
 
 /// What a look at bytes has found.
@@ -110,6 +111,7 @@ impl Decoder {
         loop {
             match self.state {
                 State::Done => return Ok(Step::End(at)),
+                State::Failed(error) => return Err(error),
                 _ if at == bytes.len() => return Ok(Step::More),
                 State::UntilClose => return Ok(Step::Data(at..bytes.len())),
                 State::Length(left) => {
@@ -122,13 +124,22 @@ impl Decoder {
                     self.state = if left == 0 { State::DataCr } else { State::Data(left) };
                     return Ok(Step::Data(at..end));
                 }
-                State::Trailers => at += self.read_trailers(&bytes[at..])?,
+                State::Trailers => at += self.failing(|decoder| decoder.read_trailers(&bytes[at..]))?,
                 _ => {
-                    self.state = self.frame(bytes[at])?;
+                    self.state = self.failing(|decoder| decoder.frame(bytes[at]))?;
                     at += 1;
                 }
             }
         }
+    }
+
+    /// What is no body stays none, however often it is looked at.
+    fn failing<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, BodyError>) -> Result<T, BodyError> {
+        let outcome = read(self);
+        if let Err(error) = &outcome {
+            self.state = State::Failed(*error);
+        }
+        outcome
     }
 
     /// One byte of a chunk's framing.
