@@ -58,7 +58,7 @@ async fn lk_01_no_error_shows_a_credential_at_any_level_of_the_log() {
         let mut canaries = BTreeMap::new();
         let server = Sidekey::with(|config| {
             config.set("log.level", "trace").set("log.format", format);
-            config.set("upstream.idle_timeout", "300ms");
+            config.set("upstream.idle_timeout", "1s");
             config.to(&sink).pin("refused.example.test", refusing.addr).pin("closed.example.test", closing.addr);
             canaries.extend(connections(config, &format!("https://{HOST}"), ""));
             canaries.extend(connections(config, "https://refused.example.test", "-refused"));
