@@ -104,7 +104,7 @@ pub struct Answer {
     /// Whether nothing that follows on the client's connection can be trusted to be a request.
     pub closes: bool,
     /// The upstream's end of a tunnel that begins with this answer, and the record of the request that asked for it.
-    pub tunnel: Option<(Switched, Record)>,
+    pub tunnel: Option<Box<(Switched, Record)>>,
 }
 
 /// An upstream's answer.
@@ -320,7 +320,7 @@ fn answer(relayed: Relayed, mut record: Record) -> Answer {
     if let Some(switched) = answer.switched {
         tunnel::switch(&mut fields);
         record.completed();
-        return Answer { status, fields, body: AnswerBody::empty(), closes: true, tunnel: Some((switched, record)) };
+        return Answer { status, fields, body: AnswerBody::empty(), closes: true, tunnel: Some(Box::new((*switched, record))) };
     }
     Answer { status, fields, body: AnswerBody::upstream(answer.body, record), closes: false, tunnel: None }
 }

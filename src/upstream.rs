@@ -39,11 +39,12 @@ pub use body::UpstreamBody;
 pub use error::{BoxError, DnsError, Exchange, UpstreamError};
 pub use http1::Switched;
 
+use crate::model::header::Known;
 use crate::model::origin::Origin;
 use crate::tls::{ClientTls, Negotiated, Offer};
 use crate::wire::{Encoder, Fields, ResponseHead, Size, Source};
-use connect::{DialDeadlines, dial};
-use http1::{Answered, Failed, Http1};
+use connect::{DialLimits, dial};
+use http1::{Answered, Came, Failed, Http1};
 use pool::{Kept, Lease, Leased, Pool};
 
 /// How upstreams are reached; the same for all workers.
@@ -132,13 +133,13 @@ impl Upstream {
         let destination = self.pool.destination(origin, &self.settings)?;
         let (mut kept, mut staged) = (Kept::Any, None);
         loop {
-            let leased = destination.lease(self.dial_deadlines(deadlines), kept).await?;
+            let leased = destination.lease(self.dial_limits(deadlines), kept).await?;
             note(record, &leased);
             let outcome = match leased.lease {
                 Lease::Http1(connection) => {
-                    let (staged, reused) = (staged.take(), leased.reused);
+                    let (staged, came) = (staged.take(), Came { reused: leased.reused, at: leased.at });
                     let purpose = Purpose::Exchange;
-                    http1::attempt(connection, &destination, &mut request, staged, deadlines, purpose, reused)
+                    http1::attempt(connection, &destination, &mut request, staged, deadlines, purpose, came)
                         .await
                         .map(Answer::new)
                 }
@@ -177,15 +178,15 @@ impl Upstream {
         request.check()?;
         let destination = self.pool.destination(origin, &self.settings)?;
         let start = Instant::now();
-        let dialling = dial(&self.settings, origin, Offer::Http1, self.dial_deadlines(deadlines));
+        let dialling = dial(&self.settings, origin, Offer::Http1, self.dial_limits(deadlines).begin());
         let (stream, agreed) = Box::pin(dialling).await?;
         if agreed != Negotiated::Http1 {
             return Err(UpstreamError::Malformed("a protocol nobody offered".into()));
         }
         *record = Exchange { attempts: 1, reused: false, connected_in: Some(start.elapsed()) };
         let connection = Http1::new(stream);
-        let purpose = Purpose::Upgrade;
-        match http1::attempt(connection, &destination, &mut request, None, deadlines, purpose, false).await {
+        let (purpose, came) = (Purpose::Upgrade, Came { reused: false, at: Instant::now() });
+        match http1::attempt(connection, &destination, &mut request, None, deadlines, purpose, came).await {
             Ok(answered) => Ok(Answer::new(answered)),
             Err(Failed::Again(_)) => Err(UpstreamError::Closed("before it took the request".into())),
             Err(Failed::Finally(error)) => Err(error),
@@ -195,16 +196,13 @@ impl Upstream {
     /// Opens a connection to an origin as a request would and drops it: whether it could be reached. Nothing is sent but
     /// what the handshake needs.
     pub async fn reach(&self, origin: &Origin) -> Result<(), UpstreamError> {
-        let deadlines = self.dial_deadlines(&Deadlines::from(&*self.settings));
+        let deadlines = self.dial_limits(&Deadlines::from(&*self.settings)).begin();
         dial(&self.settings, origin, Offer::Http2OrHttp1, deadlines).await.map(drop)
     }
 
-    fn dial_deadlines(&self, deadlines: &Deadlines) -> DialDeadlines {
-        DialDeadlines {
-            connect_by: Instant::now() + deadlines.connect,
-            // A handshake longer than the whole wait for a response makes no sense.
-            tls: self.settings.tls_timeout.min(deadlines.response),
-        }
+    fn dial_limits(&self, deadlines: &Deadlines) -> DialLimits {
+        // A handshake longer than the whole wait for a response makes no sense.
+        DialLimits { connect: deadlines.connect, tls: self.settings.tls_timeout.min(deadlines.response) }
     }
 }
 
@@ -296,6 +294,10 @@ impl Outgoing {
         out.extend_from_slice(b"\r\n");
         self.fields.render(out);
         out.extend_from_slice(self.injected.lines());
+        // RFC 9110 §10.1.4: what `TE` says is for this hop.
+        if self.fields.has(Known::Te) {
+            out.extend_from_slice(b"connection: te\r\n");
+        }
         if let Some(length) = self.length() {
             let _infallible = write!(out, "content-length: {length}\r\n");
         }
@@ -313,7 +315,7 @@ pub struct Answer {
     /// Its body.
     pub body: UpstreamBody,
     /// The stream, where the response was a `101` that was asked for.
-    pub switched: Option<Switched>,
+    pub switched: Option<Box<Switched>>,
 }
 
 impl Answer {
@@ -321,7 +323,7 @@ impl Answer {
         match answered {
             Answered::Response(head, transfer) => Answer { head, body: UpstreamBody::http1(transfer), switched: None },
             Answered::Switched(head, switched) => {
-                Answer { head, body: UpstreamBody::empty(), switched: Some(switched) }
+                Answer { head, body: UpstreamBody::empty(), switched: Some(Box::new(switched)) }
             }
         }
     }

@@ -51,7 +51,8 @@ impl Injection {
 
     /// The base path with its placeholders filled, followed by the request's own path.
     fn fill_path(&self, base: &str, rest: &str) -> Zeroizing<String> {
-        let mut path = Zeroizing::new(base.to_owned());
+        let mut path = Zeroizing::new(String::with_capacity(base.len() + rest.len() + 1));
+        path.push_str(base);
         for pair in &self.elsewhere().path {
             path = Zeroizing::new(path.replace(&format!("{{{}}}", pair.name), &pair.value));
         }

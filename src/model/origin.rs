@@ -65,17 +65,32 @@ pub enum OriginError {
     Trailing,
 }
 
-impl FromStr for Host {
-    type Err = OriginError;
+/// A host as it is written in a request: valid, in whatever case, and borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostText<'a> {
+    /// A DNS name.
+    Name(&'a str),
+    /// A literal address.
+    Address(IpAddr),
+}
 
-    fn from_str(text: &str) -> Result<Self, OriginError> {
+impl<'a> HostText<'a> {
+    /// Reads `host[:port]` without taking memory.
+    pub fn of_authority(authority: &'a [u8]) -> Result<Self, OriginError> {
+        let text = std::str::from_utf8(authority).map_err(|_| OriginError::Host)?;
+        Self::parse(split_port(text)?.0)
+    }
+
+    fn parse(text: &'a str) -> Result<Self, OriginError> {
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or(OriginError::Host)?;
             let address: Ipv6Addr = inner.parse().map_err(|_| OriginError::Host)?;
-            return Ok(Host::Address(IpAddr::V6(address)));
+            return Ok(HostText::Address(IpAddr::V6(address)));
         }
-        if let Ok(address) = text.parse::<Ipv4Addr>() {
-            return Ok(Host::Address(IpAddr::V4(address)));
+        if text.as_bytes().first().is_some_and(u8::is_ascii_digit)
+            && let Ok(address) = text.parse::<Ipv4Addr>()
+        {
+            return Ok(HostText::Address(IpAddr::V4(address)));
         }
         let label_ok = |label: &str| {
             (1..=63).contains(&label.len())
@@ -86,7 +101,18 @@ impl FromStr for Host {
         if text.is_empty() || text.len() > 253 || !text.split('.').all(label_ok) {
             return Err(OriginError::Host);
         }
-        Ok(Host::Name(text.to_ascii_lowercase().into()))
+        Ok(HostText::Name(text))
+    }
+}
+
+impl FromStr for Host {
+    type Err = OriginError;
+
+    fn from_str(text: &str) -> Result<Self, OriginError> {
+        Ok(match HostText::parse(text)? {
+            HostText::Name(name) => Host::Name(name.to_ascii_lowercase().into()),
+            HostText::Address(address) => Host::Address(address),
+        })
     }
 }
 

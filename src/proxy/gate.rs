@@ -1,13 +1,11 @@
 //! The gate: who may ask at a listener.
 
-use std::net::IpAddr;
-
 use super::error::ProxyError;
 use super::tag::Tag;
 use super::target::Form;
 use crate::directory::scope::Scope;
 use crate::model::header::Known;
-use crate::model::origin::{Host, Origin, OriginError, Scheme};
+use crate::model::origin::HostText;
 use crate::wire::RequestHead;
 
 /// What a listener asks of its callers.
@@ -56,11 +54,11 @@ impl Gate {
     }
 
     fn is_own_host(&self, host: &[u8]) -> bool {
-        let host = std::str::from_utf8(host).map(|host| Origin::from_authority(Scheme::Http, host));
-        match host.unwrap_or(Err(OriginError::Host)).map(|origin| origin.host) {
-            Ok(Host::Address(IpAddr::V4(_) | IpAddr::V6(_))) => true,
-            Ok(Host::Name(name)) => {
-                *name == *"localhost" || self.host_names.iter().any(|own| own.eq_ignore_ascii_case(&name))
+        match HostText::of_authority(host) {
+            Ok(HostText::Address(_)) => true,
+            Ok(HostText::Name(name)) => {
+                name.eq_ignore_ascii_case("localhost")
+                    || self.host_names.iter().any(|own| own.eq_ignore_ascii_case(name))
             }
             Err(_) => false,
         }

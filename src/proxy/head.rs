@@ -6,7 +6,7 @@ use http::{Method, StatusCode, Version};
 use super::error::ProxyError;
 use crate::credentials::Injection;
 use crate::model::header::{self, Known, Spelling};
-use crate::model::origin::{Origin, Scheme};
+use crate::model::origin::HostText;
 use crate::wire::{Fields, RequestHead};
 
 /// Refuses what is ambiguous or malformed although it could be parsed.
@@ -37,11 +37,8 @@ fn check_host(head: &RequestHead) -> Result<(), ProxyError> {
     if lines.next().is_some() {
         return Err(ProxyError::RequestMalformed("there are two Host headers"));
     }
-    let is_host = |value: &[u8]| {
-        std::str::from_utf8(value).is_ok_and(|text| Origin::from_authority(Scheme::Https, text).is_ok())
-    };
     match first {
-        Some(value) if is_host(value) => Ok(()),
+        Some(value) if HostText::of_authority(value).is_ok() => Ok(()),
         Some(_) => Err(ProxyError::RequestMalformed("the Host header is not a host with an optional port")),
         None if head.version == Version::HTTP_11 => Err(ProxyError::RequestMalformed("there is no Host header")),
         None => Ok(()),
@@ -169,7 +166,9 @@ pub fn clean_answer(fields: &mut Fields, status: StatusCode, method: &Method, in
         Known::Trailer => line.spelling == Spelling::Alias,
         other => other.is_hop_by_hop(),
     });
-    fields.change(|line| (line.known == Known::Points).then(|| injection.redact(line.value)).flatten());
+    if fields.may_have_any(&[Known::Points]) {
+        fields.change(|line| (line.known == Known::Points).then(|| injection.redact(line.value)).flatten());
+    }
 }
 
 /// Whether an answer has no body, whatever its length says (RFC 9110 §6.4.1).

@@ -68,7 +68,7 @@ pub async fn serve(proxy: &Proxy, gate: &Gate, terms: &Terms, client: Rc<Client>
                 return client.into_rewound().map_or(Ended::Closed, Ended::Http2);
             }
             Heard::End => {
-                client.close().await;
+                Box::pin(client.close()).await;
                 Next::Close
             }
         };
@@ -84,7 +84,7 @@ async fn refuse(proxy: &Proxy, gate: &Gate, terms: &Terms, client: &Rc<Client>, 
     let asked = Asked { method: Method::GET, version: Version::HTTP_11, keeps_alive: false };
     let _told = answer::write(client, terms, &asked, answer).await;
     client.begin_body(Framing::UntilClose, false);
-    client.close().await;
+    Box::pin(client.close()).await;
     Next::Close
 }
 
@@ -127,7 +127,7 @@ async fn await_answer(
 
 /// Writes the answer and brings the request to its end.
 async fn finish(proxy: &Proxy, terms: &Terms, client: &Rc<Client>, asked: &Asked, mut answer: Answer) -> Next {
-    if let Some((switched, record)) = answer.tunnel.take() {
+    if let Some((switched, record)) = answer.tunnel.take().map(|tunnel| *tunnel) {
         if answer::write(client, terms, asked, answer).await.is_some()
             && let Some(client) = client.into_rewound()
         {
@@ -138,13 +138,13 @@ async fn finish(proxy: &Proxy, terms: &Terms, client: &Rc<Client>, asked: &Asked
     }
     let Some(written) = answer::write(client, terms, asked, answer).await else { return Next::Close };
     if let Some(upload) = written.upload {
-        upload.settle().await;
+        Box::pin(upload.settle()).await;
     }
     poll_fn(|cx| client.poll_released(cx)).await;
     if written.keeps_alive && client.has_read_body() {
         return Next::Request;
     }
-    client.close().await;
+    Box::pin(client.close()).await;
     Next::Close
 }
 

@@ -59,12 +59,13 @@ impl Tag {
             None => requested.take_path_tag().map(|text| text.parse().map_err(malformed)).transpose()?,
         };
         let mut tag = Tag { connection: named, shows_key, ..Tag::default() };
-        // Most requests have none of these, and one pass is less than five look-ups.
-        if fields.lines().any(|line| line.is(Known::Own)) {
+        if fields.may_have_any(&[Known::Own]) {
             tag.read_options(fields)?;
         }
-        let names_connection =
-            |name: &[u8]| connection_headers.iter().any(|own| header::is_one(name, own.as_str().as_bytes()));
+        let lengths = Lengths::of(connection_headers);
+        let names_connection = |name: &[u8]| {
+            lengths.have(name) && connection_headers.iter().any(|own| header::is_one(name, own.as_str().as_bytes()))
+        };
         fields.drop_if(|line| line.known == Known::Own || names_connection(line.name));
         Ok(tag)
     }
@@ -76,6 +77,23 @@ impl Tag {
         self.upstream = single(fields, "sidekey-upstream")?.map(upstream).transpose()?;
         self.timeout = single(fields, "sidekey-timeout")?.map(timeout).transpose()?;
         Ok(())
+    }
+}
+
+/// The lengths of some names, one bit each: most fields of a request are told from all of them by their length.
+struct Lengths(u64);
+
+impl Lengths {
+    fn of(names: &[HeaderName]) -> Self {
+        Lengths(names.iter().fold(0, |lengths, name| lengths | Self::bit(name.as_str().len())))
+    }
+
+    fn have(&self, name: &[u8]) -> bool {
+        self.0 & Self::bit(name.len()) != 0
+    }
+
+    fn bit(length: usize) -> u64 {
+        1 << length.min(63)
     }
 }
 
@@ -91,15 +109,14 @@ fn named<'f>(
         found = Some(text);
         if differs { Err(ProxyError::TagConflict("the request names two connections")) } else { Ok(()) }
     };
-    for name in connection_headers {
-        let is_it = |line: &Line<'_>| line.name.eq_ignore_ascii_case(name.as_str().as_bytes());
-        let mut lines = fields.lines().filter(is_it);
-        if let Some(line) = lines.next() {
-            agree(text(line.value)?)?;
-        }
-        if lines.next().is_some() {
+    let lengths = Lengths::of(connection_headers);
+    for line in fields.lines().filter(|line| lengths.have(line.name)) {
+        let is_it = |line: &Line<'_>, name: &HeaderName| line.name.eq_ignore_ascii_case(name.as_str().as_bytes());
+        let Some(name) = connection_headers.iter().find(|name| is_it(&line, name)) else { continue };
+        if fields.lines().filter(|line| is_it(line, name)).nth(1).is_some() {
             return Err(ProxyError::TagConflict("a header that names the connection is there twice"));
         }
+        agree(text(line.value)?)?;
     }
     user.map(&mut agree).transpose()?;
     Ok(found)
@@ -166,13 +183,16 @@ fn proxy_login(fields: &Fields) -> Result<Login, ProxyError> {
 /// What follows an auth scheme, compared without case (RFC 9110 §11.1).
 fn strip_scheme<'v>(value: &'v [u8], scheme: &[u8]) -> Option<&'v [u8]> {
     let (head, rest) = value.split_at_checked(scheme.len())?;
-    (head.eq_ignore_ascii_case(scheme) && rest.first() == Some(&b' ')).then(|| rest.trim_ascii())
+    (head.eq_ignore_ascii_case(scheme) && matches!(rest, [b' ' | b'\t', ..])).then(|| rest.trim_ascii())
 }
 
 /// Takes every API key out of the head. Two that differ are a conflict. A name with `_` for `-` is the same to many
 /// servers, so a key must not pass under it either.
 fn take_keys(fields: &mut Fields, password: Option<Vec<u8>>) -> Result<bool, ProxyError> {
     let mut keys: Vec<Vec<u8>> = password.into_iter().filter(|password| bare_key(password).is_some()).collect();
+    if keys.is_empty() && !fields.may_have_any(&[Known::Own, Known::ApiKey, Known::Authorization]) {
+        return Ok(false);
+    }
     let mut own = fields.lines().filter(|line| line.name.eq_ignore_ascii_case(SIDEKEY_KEY));
     keys.extend(own.next().and_then(|line| bare_key(line.value)).map(<[u8]>::to_vec));
     let is_twice = own.next().is_some();

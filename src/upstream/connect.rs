@@ -13,6 +13,22 @@ use crate::model::origin::{Host, Origin, Scheme};
 use crate::tls::{Negotiated, Offer};
 use crate::wire::Stream;
 
+/// How long a dial may take, whenever it begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DialLimits {
+    /// For resolving and connecting, waiting for a place to begin included.
+    pub(super) connect: Duration,
+    /// For the handshake.
+    pub(super) tls: Duration,
+}
+
+impl DialLimits {
+    /// The deadlines of a dial that begins now.
+    pub(super) fn begin(self) -> DialDeadlines {
+        DialDeadlines { connect_by: Instant::now() + self.connect, tls: self.tls }
+    }
+}
+
 /// The deadlines of one dial.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DialDeadlines {

@@ -116,6 +116,15 @@ pub(super) struct Transfer {
     persistent: bool,
 }
 
+/// How a connection came to its request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Came {
+    /// Whether it had served one before.
+    pub(super) reused: bool,
+    /// When.
+    pub(super) at: Instant,
+}
+
 /// Sends a request and waits for the head of its answer.
 pub(super) async fn attempt(
     connection: Box<Http1>,
@@ -124,9 +133,9 @@ pub(super) async fn attempt(
     staged: Option<Staged>,
     deadlines: &Deadlines,
     purpose: Purpose,
-    reused: bool,
+    came: Came,
 ) -> Result<Answered, Failed> {
-    let mut transfer = Transfer::new(connection, home, request, staged, *deadlines);
+    let mut transfer = Transfer::new(connection, home, request, staged, *deadlines, came.at);
     let had_body = transfer.body.is_some();
     let before = transfer.taken();
     let mut scan = Scan::default();
@@ -135,7 +144,7 @@ pub(super) async fn attempt(
         Ok(head) => return transfer.accept(head, purpose).map_err(Failed::Finally),
         Err(error) => error,
     };
-    let Some(mut connection) = transfer.connection.take().filter(|_| reused) else {
+    let Some(mut connection) = transfer.connection.take().filter(|_| came.reused) else {
         return Err(Failed::Finally(error));
     };
     let silent = connection.inbox.is_empty() && interim == 0;
@@ -166,6 +175,7 @@ impl Transfer {
         request: &mut Outgoing,
         staged: Option<Staged>,
         deadlines: Deadlines,
+        began: Instant,
     ) -> Self {
         let (encoder, holds_body) = match staged {
             Some(staged) => {
@@ -188,7 +198,7 @@ impl Transfer {
             encoder,
             is_new: true,
             holds_body,
-            upload: Upload::Blocked(Instant::now()),
+            upload: Upload::Blocked(began),
             decoder: Decoder::new(Framing::Length(0)),
             deadlines,
             failure: None,

@@ -18,7 +18,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Settings;
-use super::connect::{DialDeadlines, dial};
+use super::connect::{DialDeadlines, DialLimits, dial};
 use super::connection::{Http2, Slot};
 use super::error::UpstreamError;
 use super::http1::Http1;
@@ -71,6 +71,8 @@ pub(super) struct Leased {
     pub(super) lease: Lease,
     pub(super) reused: bool,
     pub(super) connected_in: Option<Duration>,
+    /// When it was there.
+    pub(super) at: Instant,
 }
 
 struct Idle {
@@ -114,12 +116,16 @@ impl Destination {
 
     /// A connection for one request: a kept one, else a new one. (Opening one is boxed: with a handshake in it, it
     /// would make the future of every request large.)
-    pub(super) async fn lease(self: &Rc<Self>, deadlines: DialDeadlines, kept: Kept) -> Result<Leased, UpstreamError> {
-        if let Some(lease) = self.take(kept) {
-            return Ok(Leased { lease, reused: true, connected_in: None });
+    pub(super) async fn lease(self: &Rc<Self>, limits: DialLimits, kept: Kept) -> Result<Leased, UpstreamError> {
+        if let Some(leased) = self.take(kept) {
+            return Ok(leased);
         }
+        Box::pin(self.dial(limits.begin(), kept)).await
+    }
+
+    async fn dial(self: &Rc<Self>, deadlines: DialDeadlines, kept: Kept) -> Result<Leased, UpstreamError> {
         if self.protocol.get() == Some(Negotiated::Http1) {
-            return Box::pin(self.open(deadlines, None)).await;
+            return self.open(deadlines, None).await;
         }
         let permit = timeout_at(deadlines.connect_by, Arc::clone(&self.gate).acquire_owned())
             .await
@@ -128,26 +134,27 @@ impl Destination {
             return Err(UpstreamError::Closed("the pool is closed".into()));
         };
         // While waiting somebody may have opened a connection with room, or learned that it is HTTP/1.1.
-        if let Some(lease) = self.take(kept) {
-            return Ok(Leased { lease, reused: true, connected_in: None });
+        if let Some(leased) = self.take(kept) {
+            return Ok(leased);
         }
         let permit = (self.protocol.get() != Some(Negotiated::Http1)).then_some(permit);
-        Box::pin(self.open(deadlines, permit)).await
+        self.open(deadlines, permit).await
     }
 
-    fn take(&self, kept: Kept) -> Option<Lease> {
+    fn take(&self, kept: Kept) -> Option<Leased> {
         let now = Instant::now();
+        let reused = |lease| Leased { lease, reused: true, connected_in: None, at: now };
         if kept == Kept::Any
             && let Some(connection) = self.take_idle(now)
         {
-            return Some(Lease::Http1(connection));
+            return Some(reused(Lease::Http1(connection)));
         }
         let mut shared = self.shared.borrow_mut();
         if shared.is_empty() {
             return None;
         }
         shared.retain(|connection| connection.is_open() && now - connection.born < self.settings.pool_max_age);
-        shared.iter().find_map(Http2::slot).map(Lease::Http2)
+        shared.iter().find_map(Http2::slot).map(Lease::Http2).map(reused)
     }
 
     fn take_idle(&self, now: Instant) -> Option<Box<Http1>> {
@@ -190,7 +197,8 @@ impl Destination {
                 Lease::Http2(slot)
             }
         };
-        Ok(Leased { lease, reused: false, connected_in: Some(start.elapsed()) })
+        let at = Instant::now();
+        Ok(Leased { lease, reused: false, connected_in: Some(at - start), at })
     }
 
     /// Keeps an HTTP/1.1 connection that is ready for another request.

@@ -9,6 +9,10 @@ use crate::upstream::pool::{Kept, Lease};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
+fn came(reused: bool) -> super::super::http1::Came {
+    super::super::http1::Came { reused, at: Instant::now() }
+}
+
 #[tokio::test]
 async fn sending_costs_a_small_future() {
     on_local(async {
@@ -282,7 +286,7 @@ async fn an_unsent_post_is_handed_back_and_sent_on_a_new_connection() {
         text(upstream.send_noted(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
         // By hand on a connection that died after it was taken out of the pool.
         let destination = upstream.pool.destination(&api, &upstream.settings).unwrap();
-        let leased = destination.lease(upstream.dial_deadlines(&deadlines), Kept::Any).await.unwrap();
+        let leased = destination.lease(upstream.dial_limits(&deadlines), Kept::Any).await.unwrap();
         let Lease::Http1(mut connection) = leased.lease else { panic!("not HTTP/1.1") };
         gone.send(()).unwrap();
         while connection.is_quiet() {
@@ -290,11 +294,11 @@ async fn an_unsent_post_is_handed_back_and_sent_on_a_new_connection() {
         }
         let mut request = outgoing(post("/2", "body"));
         let purpose = Purpose::Exchange;
-        let outcome = attempt(connection, &destination, &mut request, None, &deadlines, purpose, true).await;
+        let outcome = attempt(connection, &destination, &mut request, None, &deadlines, purpose, came(true)).await;
         let Err(Failed::Again(staged)) = outcome else { panic!("not handed back") };
-        let leased = destination.lease(upstream.dial_deadlines(&deadlines), Kept::NoIdle).await.unwrap();
+        let leased = destination.lease(upstream.dial_limits(&deadlines), Kept::NoIdle).await.unwrap();
         let Lease::Http1(connection) = leased.lease else { panic!("not HTTP/1.1") };
-        let outcome = attempt(connection, &destination, &mut request, staged, &deadlines, purpose, false).await;
+        let outcome = attempt(connection, &destination, &mut request, staged, &deadlines, purpose, came(false)).await;
         let Ok(answered) = outcome else { panic!("not sent") };
         text(received(Answer::new(answered))).await.unwrap();
         let request = server.await.unwrap();
@@ -551,7 +555,7 @@ async fn a_staged_body_keeps_its_framing_when_it_is_handed_on() {
         let (upstream, deadlines) = upstream(plain_settings(address));
         let api = origin("http://api.test");
         let destination = upstream.pool.destination(&api, &upstream.settings).unwrap();
-        let lease = || destination.lease(upstream.dial_deadlines(&deadlines), Kept::NoIdle);
+        let lease = || destination.lease(upstream.dial_limits(&deadlines), Kept::NoIdle);
         let (leased, first) = tokio::join!(lease(), hold(&listener));
         let Lease::Http1(mut connection) = leased.unwrap().lease else { panic!("not HTTP/1.1") };
         first.set_zero_linger().unwrap();
@@ -563,7 +567,7 @@ async fn a_staged_body_keeps_its_framing_when_it_is_handed_on() {
         feed.send(Ok(Frame::data(Bytes::from("hi")))).unwrap();
         let mut request = outgoing(Request::post("/").body(body).unwrap());
         let purpose = Purpose::Exchange;
-        let outcome = attempt(connection, &destination, &mut request, None, &deadlines, purpose, true).await;
+        let outcome = attempt(connection, &destination, &mut request, None, &deadlines, purpose, came(true)).await;
         let Err(Failed::Again(Some(staged))) = outcome else { panic!("not handed back") };
         assert!(staged.holds_body && request.body.is_some());
         // By now the rest says of itself that it is empty.
