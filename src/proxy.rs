@@ -253,9 +253,8 @@ impl Proxy {
         record: &Record,
     ) -> Result<Option<Box<dyn Source<Error = BoxError>>>, ProxyError> {
         let settings = &self.shared.settings;
-        let streamed = |body, sieve| {
-            RequestBody::new(body, settings.body_idle_timeout, sieve, Rc::clone(record.request_bytes()))
-        };
+        let streamed =
+            |body, sieve| RequestBody::new(body, settings.body_idle_timeout, sieve, Rc::clone(record.request_bytes()));
         let Some(media) = injection.media() else {
             let Some(body) = body else { return Ok(None) };
             let sieve = TrailerSieve { forbidden: injection.header_names().chain(nominated).collect() };
@@ -320,7 +319,13 @@ fn answer(relayed: Relayed, mut record: Record) -> Answer {
     if let Some(switched) = answer.switched {
         tunnel::switch(&mut fields);
         record.completed();
-        return Answer { status, fields, body: AnswerBody::empty(), closes: true, tunnel: Some(Box::new((*switched, record))) };
+        return Answer {
+            status,
+            fields,
+            body: AnswerBody::empty(),
+            closes: true,
+            tunnel: Some(Box::new((*switched, record))),
+        };
     }
     Answer { status, fields, body: AnswerBody::upstream(answer.body, record), closes: false, tunnel: None }
 }

@@ -27,8 +27,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue};
 use http::Method;
+use http::header::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -145,7 +145,9 @@ impl Upstream {
                 }
                 // What is staged cannot be taken apart again, and without it the body would begin in its middle.
                 Lease::Http2(_) if staged.as_ref().is_some_and(|staged| staged.holds_body) => {
-                    return Err(UpstreamError::Closed("before it took the request, and has changed its protocol".into()));
+                    return Err(UpstreamError::Closed(
+                        "before it took the request, and has changed its protocol".into(),
+                    ));
                 }
                 Lease::Http2(slot) => {
                     Box::pin(http2::attempt(&destination, slot, &mut request, deadlines, leased.reused)).await

@@ -175,11 +175,7 @@ impl Outbox {
     }
 
     /// Writes what is there; ready when the stream has taken all of it.
-    pub fn poll_flush(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &mut (impl AsyncWrite + Unpin),
-    ) -> Poll<io::Result<()>> {
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>, stream: &mut (impl AsyncWrite + Unpin)) -> Poll<io::Result<()>> {
         while self.written < self.bytes.len() {
             let count = ready!(Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.written..]))?;
             if count == 0 {

@@ -28,9 +28,8 @@ impl Injection {
     /// injected. The injected headers themselves are written behind them: see [`Injected`].
     pub fn apply(&self, permit: Permit, fields: &mut Fields) -> Destination {
         let route = permit.route();
-        let injects = |name: &[u8]| {
-            self.headers.iter().any(|(injected, _)| header::is_one(name, injected.as_str().as_bytes()))
-        };
+        let injects =
+            |name: &[u8]| self.headers.iter().any(|(injected, _)| header::is_one(name, injected.as_str().as_bytes()));
         fields.drop_if(|line| injects(line.name));
         for (name, value) in &*route.headers {
             let name = name.as_str().as_bytes();

@@ -158,7 +158,13 @@ fn serves(connection: &Connection, customer: Option<&str>) -> bool {
 
 /// Looks a name up in what is declared, without waiting. `is_all` says that there is nothing else; otherwise `None`
 /// means that the vault must be asked.
-pub(super) fn declared(declared: &Declared, stamp: Stamp, named: &Named<'_>, is_all: bool, rates: &Rates) -> Option<Found> {
+pub(super) fn declared(
+    declared: &Declared,
+    stamp: Stamp,
+    named: &Named<'_>,
+    is_all: bool,
+    rates: &Rates,
+) -> Option<Found> {
     let &Named { organization, customer, reference } = named;
     let own = declared.find(organization, customer, reference);
     let found = match reference {

@@ -70,10 +70,12 @@ pub fn known(name: &[u8]) -> (Known, Spelling) {
     (meaning(&folded), Spelling::Alias)
 }
 
-/// One look at the length and the first letter leaves at most a few names to compare with.
-fn meaning(name: &[u8]) -> Known {
+/// What a name without any `_` means. One look at the length and the first letter leaves at most a few names to compare
+/// with.
+pub fn meaning(name: &[u8]) -> Known {
     let is = |other: &str, known: Known| if name.eq_ignore_ascii_case(other.as_bytes()) { known } else { Known::Other };
-    let begins = |other: &str| name.get(..other.len()).is_some_and(|begun| begun.eq_ignore_ascii_case(other.as_bytes()));
+    let begins =
+        |other: &str| name.get(..other.len()).is_some_and(|begun| begun.eq_ignore_ascii_case(other.as_bytes()));
     let Some(first) = name.first() else { return Known::Other };
     match (first.to_ascii_lowercase(), name.len()) {
         (b's', 9..) if begins("sidekey-") => Known::Own,
@@ -243,7 +245,10 @@ mod tests {
             let alias = name.replace('-', "_");
             let spelling = if alias == name { Spelling::Plain } else { Spelling::Alias };
             assert_eq!(known(alias.as_bytes()), (expected, spelling), "{name}");
-            assert_eq!(known(format!("{name}x").as_bytes()).0 == expected, name.starts_with("x-f") || name.starts_with("side"));
+            assert_eq!(
+                known(format!("{name}x").as_bytes()).0 == expected,
+                name.starts_with("x-f") || name.starts_with("side")
+            );
         }
         for name in ["", "x", "hosts", "sidekey", "x-forwarded", "accept"] {
             assert_eq!(known(name.as_bytes()).0, Known::Other, "{name}");
@@ -254,9 +259,24 @@ mod tests {
     #[test]
     fn both_views_of_a_name_agree() {
         for name in [
-            "connection", "keep-alive", "proxy-connection", "proxy-authorization", "proxy-authenticate",
-            "proxy-authentication-info", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings", "host",
-            "content-length", "expect", "via", "forwarded", "accept", "authorization",
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "proxy-authorization",
+            "proxy-authenticate",
+            "proxy-authentication-info",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+            "http2-settings",
+            "host",
+            "content-length",
+            "expect",
+            "via",
+            "forwarded",
+            "accept",
+            "authorization",
         ] {
             let (known, _) = known(name.as_bytes());
             assert_eq!(known.is_hop_by_hop(), is_hop_by_hop(name), "{name}");

@@ -196,11 +196,9 @@ impl ProxyError {
             Self::ConnectionUnknown => denied(StatusCode::NOT_FOUND, "connection_unknown", "The connection is unknown"),
             Self::MethodRefused => denied(StatusCode::METHOD_NOT_ALLOWED, "method_refused", "The method is refused"),
             Self::BodyTooLarge(_) => denied(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
-            Self::HeadTooLarge => denied(
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "head_too_large",
-                "The request's head is too large",
-            ),
+            Self::HeadTooLarge => {
+                denied(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "The request's head is too large")
+            }
             Self::TargetTooLong => denied(StatusCode::URI_TOO_LONG, "target_too_long", "The target is too long"),
             Self::BodyUnsupported(_) => {
                 denied(StatusCode::UNSUPPORTED_MEDIA_TYPE, "body_unsupported", "The body cannot take the credential")

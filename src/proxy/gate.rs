@@ -39,8 +39,7 @@ impl Gate {
             return Ok(());
         }
         let fields = &head.fields;
-        let allowed =
-            |origin: &[u8]| self.allow_origins.iter().any(|allowed| allowed.as_bytes() == origin);
+        let allowed = |origin: &[u8]| self.allow_origins.iter().any(|allowed| allowed.as_bytes() == origin);
         let mut origins = fields.values(Known::Origin);
         let from_page = match origins.next() {
             Some(origin) => !allowed(origin) || origins.next().is_some(),

@@ -12,12 +12,12 @@ use http::header::HeaderName;
 use super::error::ProxyError;
 use super::target::{Form, Requested};
 use crate::model::document::parse_duration;
-use crate::model::header::{self, Known};
+use crate::model::header::Known;
 use crate::model::id::ConnectionRef;
 use crate::model::name::{CustomerName, EnvironmentName};
 use crate::model::origin::Origin;
 use crate::wire::Fields;
-use crate::wire::fields::Line;
+use crate::wire::fields::Ambiguous;
 
 /// What a request says about itself, beside its target.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -52,21 +52,16 @@ impl Tag {
         let as_proxy = matches!(requested.form, Form::Absolute(_));
         let login = if as_proxy { proxy_login(fields)? } else { Login::default() };
         let shows_key = take_keys(fields, login.password)?;
-        let malformed = |_| ProxyError::TagMalformed("the connection is neither an id (conn_…) nor a key");
         let named = match named(fields, connection_headers, login.user.as_deref())? {
-            Some(text) => Some(text.parse().map_err(malformed)?),
+            Some(reference) => Some(reference),
             None if as_proxy => None,
-            None => requested.take_path_tag().map(|text| text.parse().map_err(malformed)).transpose()?,
+            None => requested.take_path_tag().map(|text| reference(&text)).transpose()?,
         };
         let mut tag = Tag { connection: named, shows_key, ..Tag::default() };
         if fields.may_have_any(&[Known::Own]) {
             tag.read_options(fields)?;
+            fields.drop_if(|line| line.known == Known::Own);
         }
-        let lengths = Lengths::of(connection_headers);
-        let names_connection = |name: &[u8]| {
-            lengths.have(name) && connection_headers.iter().any(|own| header::is_one(name, own.as_str().as_bytes()))
-        };
-        fields.drop_if(|line| line.known == Known::Own || names_connection(line.name));
         Ok(tag)
     }
 
@@ -80,52 +75,33 @@ impl Tag {
     }
 }
 
-/// The lengths of some names, one bit each: most fields of a request are told from all of them by their length.
-struct Lengths(u64);
-
-impl Lengths {
-    fn of(names: &[HeaderName]) -> Self {
-        Lengths(names.iter().fold(0, |lengths, name| lengths | Self::bit(name.as_str().len())))
-    }
-
-    fn have(&self, name: &[u8]) -> bool {
-        self.0 & Self::bit(name.len()) != 0
-    }
-
-    fn bit(length: usize) -> u64 {
-        1 << length.min(63)
+/// What names the connection: one of its headers, or the user of a forward proxy's login. All that do must agree, and none
+/// of them is left.
+fn named(
+    fields: &mut Fields,
+    connection_headers: &[HeaderName],
+    user: Option<&str>,
+) -> Result<Option<ConnectionRef>, ProxyError> {
+    let different = ProxyError::TagConflict("the request names two connections");
+    let named = fields.take_named(connection_headers).map_err(|ambiguous| match ambiguous {
+        Ambiguous::Twice => ProxyError::TagConflict("a header that names the connection is there twice"),
+        Ambiguous::Different => ProxyError::TagConflict("the request names two connections"),
+    })?;
+    match (named.map(text).transpose()?, user) {
+        (Some(named), Some(user)) if named != user => Err(different),
+        (Some(named), _) | (None, Some(named)) => reference(named).map(Some),
+        (None, None) => Ok(None),
     }
 }
 
-/// What names the connection: one of its headers, or the user of a forward proxy's login. All that do must agree.
-fn named<'f>(
-    fields: &'f Fields,
-    connection_headers: &[HeaderName],
-    user: Option<&'f str>,
-) -> Result<Option<&'f str>, ProxyError> {
-    let mut found: Option<&str> = None;
-    let mut agree = |text: &'f str| {
-        let differs = found.is_some_and(|found| found != text);
-        found = Some(text);
-        if differs { Err(ProxyError::TagConflict("the request names two connections")) } else { Ok(()) }
-    };
-    let lengths = Lengths::of(connection_headers);
-    for line in fields.lines().filter(|line| lengths.have(line.name)) {
-        let is_it = |line: &Line<'_>, name: &HeaderName| line.name.eq_ignore_ascii_case(name.as_str().as_bytes());
-        let Some(name) = connection_headers.iter().find(|name| is_it(&line, name)) else { continue };
-        if fields.lines().filter(|line| is_it(line, name)).nth(1).is_some() {
-            return Err(ProxyError::TagConflict("a header that names the connection is there twice"));
-        }
-        agree(text(line.value)?)?;
-    }
-    user.map(&mut agree).transpose()?;
-    Ok(found)
+fn reference(text: &str) -> Result<ConnectionRef, ProxyError> {
+    text.parse().map_err(|_| ProxyError::TagMalformed("the connection is neither an id (conn_…) nor a key"))
 }
 
 fn text(value: &[u8]) -> Result<&str, ProxyError> {
-    let printable = |text: &&str| text.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
-    let text = std::str::from_utf8(value).ok().filter(printable);
-    text.map(str::trim).ok_or(ProxyError::TagMalformed("a tag holds other than printable ASCII"))
+    let is_printable = value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
+    let text = std::str::from_utf8(value.trim_ascii()).ok().filter(|_| is_printable);
+    text.ok_or(ProxyError::TagMalformed("a tag holds other than printable ASCII"))
 }
 
 fn single<'f>(fields: &'f Fields, name: &'static str) -> Result<Option<&'f str>, ProxyError> {

@@ -45,11 +45,7 @@ impl Names {
         if let Some(customer) = customer {
             push_member(&mut of_customer, b",\"customer\":\"", customer);
         }
-        Names {
-            key: key.into(),
-            connection: connection.into_boxed_slice(),
-            customer: of_customer.into_boxed_slice(),
-        }
+        Names { key: key.into(), connection: connection.into_boxed_slice(), customer: of_customer.into_boxed_slice() }
     }
 }
 

@@ -12,8 +12,8 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::Instant;
 
 use super::error::UpstreamError;
-use super::upload::WireBody;
 use super::traffic::{Counted, Traffic};
+use super::upload::WireBody;
 use crate::wire::Stream;
 
 /// The largest list of fields that is taken, in bytes.

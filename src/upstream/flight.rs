@@ -38,8 +38,7 @@ impl std::fmt::Debug for StreamBody {
 
 impl StreamBody {
     pub(super) fn new(incoming: Incoming, flight: Flight, idle: Duration) -> Self {
-        let mut body =
-            StreamBody { incoming: Some(incoming), flight: Some(flight), idle, waiting: None, timer: None };
+        let mut body = StreamBody { incoming: Some(incoming), flight: Some(flight), idle, waiting: None, timer: None };
         if body.has_ended() {
             body.finish();
         }

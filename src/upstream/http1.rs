@@ -16,7 +16,7 @@ use crate::model::header::Known;
 use crate::wire::head::Scan;
 use crate::wire::{
     BodyFailure, Chunk, Deadline, Decoder, Encoder, Framing, Inbox, Outbox, ResponseHead, Size, Source, Stream,
-    poll_body, poll_read, scratch,
+    poll_body, poll_read,
 };
 
 /// The most interim responses that are read before the final one.
@@ -41,11 +41,8 @@ impl Http1 {
     /// Whether it can take a request: it is open, and nothing came on it unasked. Where nothing has happened since it
     /// was used, this asks the runtime and not the system.
     pub(super) fn is_quiet(&mut self) -> bool {
-        let mut area = scratch::area();
         let mut cx = Context::from_waker(Waker::noop());
-        let quiet = self.inbox.is_empty() && poll_read(&mut cx, &mut self.stream, &mut area).is_pending();
-        scratch::give_back(area);
-        quiet
+        self.inbox.is_empty() && poll_read(&mut cx, &mut self.stream, &mut [0]).is_pending()
     }
 }
 
@@ -334,8 +331,7 @@ impl Transfer {
         }
         let framing = head.framing(&self.method).map_err(malformed)?;
         self.decoder = Decoder::new(framing);
-        self.persistent =
-            purpose == Purpose::Exchange && framing != Framing::UntilClose && keeps_alive(&head);
+        self.persistent = purpose == Purpose::Exchange && framing != Framing::UntilClose && keeps_alive(&head);
         Ok(Answered::Response(head, self))
     }
 

@@ -296,9 +296,26 @@ mod tests {
     #[test]
     fn chunks_that_could_be_read_otherwise_are_refused() {
         for bytes in [
-            "0x5\r\nhello\r\n", "+5\r\n", "-5\r\n", "5_0\r\n", " 5\r\n", "\r\n", "G\r\n", "5 \r\n", "5\nhello", "5;a\nb\r\n",
-            "5;a\rX\r\n", "5\r\r;A\r\n", "5\r\nhelloX0\r\n", "5\r\nhello\n0\r\n", "4\r\nhello\r\n0\r\n", "FFFFFFFFFFFFFFFFF\r\n",
-            "10000000000000000\r\n", "8000000000000000\r\n", "0\r\nX: 1\n\r\n", "0\r\nno field\r\n\r\n",
+            "0x5\r\nhello\r\n",
+            "+5\r\n",
+            "-5\r\n",
+            "5_0\r\n",
+            " 5\r\n",
+            "\r\n",
+            "G\r\n",
+            "5 \r\n",
+            "5\nhello",
+            "5;a\nb\r\n",
+            "5;a\rX\r\n",
+            "5\r\r;A\r\n",
+            "5\r\nhelloX0\r\n",
+            "5\r\nhello\n0\r\n",
+            "4\r\nhello\r\n0\r\n",
+            "FFFFFFFFFFFFFFFFF\r\n",
+            "10000000000000000\r\n",
+            "8000000000000000\r\n",
+            "0\r\nX: 1\n\r\n",
+            "0\r\nno field\r\n\r\n",
         ] {
             let outcome = read(Framing::Chunked, bytes.as_bytes(), 1);
             assert!(outcome.is_err(), "{bytes:?} {outcome:?}");

@@ -4,7 +4,7 @@
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::scratch;
-use crate::model::header::{Known, Spelling, known};
+use crate::model::header::{self, Known, Spelling, known, meaning};
 
 /// Fields in the order they came.
 #[derive(Debug, Default)]
@@ -49,6 +49,15 @@ enum State {
     Dropped,
 }
 
+/// Why headers do not name one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ambiguous {
+    /// One of them is there twice.
+    Twice,
+    /// Two of them have different values.
+    Different,
+}
+
 /// One field that was not dropped.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'a> {
@@ -87,6 +96,16 @@ impl Fields {
 
     pub(super) fn note(&mut self, name: Span, value: Span) {
         let (known, spelling) = known(name.of(&self.bytes));
+        self.keep(name, value, known, spelling);
+    }
+
+    /// The same for a name that has no `_` in it.
+    pub(super) fn note_plain(&mut self, name: Span, value: Span) {
+        let known = meaning(name.of(&self.bytes));
+        self.keep(name, value, known, Spelling::Plain);
+    }
+
+    fn keep(&mut self, name: Span, value: Span, known: Known, spelling: Spelling) {
         self.meanings |= bit(known);
         self.list.push(Field { name, value, known, spelling, state: State::Kept });
     }
@@ -161,6 +180,38 @@ impl Fields {
             if field.state != State::Dropped && goes(self.line(&field)) {
                 self.list[index].state = State::Dropped;
             }
+        }
+    }
+
+    /// Drops the fields of these names (in lower case), however they are spelled. Gives the value of the first that is
+    /// spelled as it should be, or an error where one of them is there twice or two say different things.
+    pub fn take_named(&mut self, names: &[HeaderName]) -> Result<Option<&[u8]>, Ambiguous> {
+        let mut seen = 0_u64;
+        let mut found: Option<Span> = None;
+        let mut ambiguous = None;
+        for field in &mut self.list {
+            let name = field.name.of(&self.bytes);
+            if field.state == State::Dropped || !names.iter().any(|own| own.as_str().len() == name.len()) {
+                continue;
+            }
+            let is_it = |own: &HeaderName| header::is_one(name, own.as_str().as_bytes());
+            let Some(index) = names.iter().position(is_it) else { continue };
+            field.state = State::Dropped;
+            if field.spelling == Spelling::Alias {
+                continue;
+            }
+            let bit = 1 << (index % 64);
+            if seen & bit != 0 {
+                ambiguous = Some(Ambiguous::Twice);
+            } else if found.is_some_and(|found| found.of(&self.bytes) != field.value.of(&self.bytes)) {
+                ambiguous.get_or_insert(Ambiguous::Different);
+            }
+            seen |= bit;
+            found.get_or_insert(field.value);
+        }
+        match ambiguous {
+            Some(ambiguous) => Err(ambiguous),
+            None => Ok(found.map(|value| value.of(&self.bytes))),
         }
     }
 
@@ -248,7 +299,9 @@ mod tests {
         fields.render(&mut out);
         assert_eq!(out, b"X-One: 1\r\nX-One: \xff2\r\n");
         let mut plain = Fields::over(b"A: 1\r\nB: 2\r\nC:3\r\nD: 4 \r\nE:\r\n");
-        for (name, value) in [((0, 1), (3, 4)), ((6, 7), (9, 10)), ((12, 13), (14, 15)), ((17, 18), (20, 21)), ((24, 25), (0, 0))] {
+        for (name, value) in
+            [((0, 1), (3, 4)), ((6, 7), (9, 10)), ((12, 13), (14, 15)), ((17, 18), (20, 21)), ((24, 25), (0, 0))]
+        {
             plain.note(Span::new(name.0, name.1), Span::new(value.0, value.1));
         }
         out.clear();

@@ -1,6 +1,6 @@
 //! Memory of a thread that connections borrow while they work and do not hold while they are idle.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use super::fields::Field;
 
@@ -15,21 +15,31 @@ const MOST_AREAS: usize = 8;
 
 thread_local! {
     static LISTS: RefCell<Vec<Vec<Field>>> = const { RefCell::new(Vec::new()) };
+    /// The one that most reads need; others are behind it.
+    static AREA: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static AREAS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Room for one read of [`READ`] bytes. What is in it is of no meaning.
 pub fn area() -> Vec<u8> {
+    let area = AREA.take();
+    if area.len() == READ {
+        return area;
+    }
     AREAS.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; READ])
 }
 
 /// Gives an area back; anything else is freed.
 pub fn give_back(area: Vec<u8>) {
-    if area.len() == READ {
+    if area.len() != READ {
+        return;
+    }
+    let other = AREA.replace(area);
+    if other.len() == READ {
         AREAS.with_borrow_mut(|areas| {
             if areas.len() < MOST_AREAS {
-                areas.push(area);
+                areas.push(other);
             }
         });
     }

@@ -58,7 +58,8 @@ pub(super) async fn write(client: &Rc<Client>, terms: &Terms, asked: &Asked, ans
     client.stage(|out| write_head(out, asked, status, &fields, end, keeps_alive));
     drop(fields);
     client.ends_with_connection(end == End::Connection);
-    let mut flow = Flow { client, write_timeout: terms.write_timeout, end, body: &mut body, is_new: true, ended: false };
+    let mut flow =
+        Flow { client, write_timeout: terms.write_timeout, end, body: &mut body, is_new: true, ended: false };
     match poll_fn(|cx| flow.poll(cx)).await {
         Ok(()) => client.ends_with_connection(false),
         Err(Lost::Client) => {

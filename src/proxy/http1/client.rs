@@ -140,8 +140,7 @@ impl Client {
 
     /// Waits for the next request, or the end. While the server drains, a request that has not begun is not waited for.
     pub(super) fn poll_request(&self, cx: &mut Context<'_>, terms: &Terms, is_first: bool) -> Poll<Heard> {
-        let heard =
-            self.with(Poll::Ready(Heard::End), |inner| inner.poll_request(cx, terms.head_timeout, is_first));
+        let heard = self.with(Poll::Ready(Heard::End), |inner| inner.poll_request(cx, terms.head_timeout, is_first));
         if heard.is_pending() {
             if terms.draining.get() && self.with(true, |inner| inner.inbox.is_empty()) {
                 return Poll::Ready(Heard::End);

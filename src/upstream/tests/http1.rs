@@ -397,7 +397,7 @@ async fn an_upgrade_gets_a_connection_of_its_own_and_the_stream_behind_it() {
         let api = origin("http://api.test");
         let answer = upstream.send_upgrade(&api, outgoing(request), &deadlines, &mut record).await.unwrap();
         assert_eq!(answer.head.status, 101);
-        let Switched { mut stream, unread } = answer.switched.unwrap();
+        let Switched { mut stream, unread } = *answer.switched.unwrap();
         assert_eq!(unread, b"early", "what came behind the head is not lost");
         stream.write_u8(1).await.unwrap();
         stream.flush().await.unwrap();
@@ -581,7 +581,7 @@ async fn a_staged_body_keeps_its_framing_when_it_is_handed_on() {
             }
             second.write_all(OK.as_bytes()).await.unwrap();
         };
-        let sent = attempt(connection, &destination, &mut request, Some(staged), &deadlines, purpose, false);
+        let sent = attempt(connection, &destination, &mut request, Some(staged), &deadlines, purpose, came(false));
         let (outcome, ()) = tokio::join!(sent, server);
         assert!(matches!(outcome, Ok(Answered::Response(..))));
     })
