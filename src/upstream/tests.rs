@@ -1,5 +1,6 @@
 //! Against scripted upstreams on loopback sockets: each test says byte for byte what the upstream does.
 
+mod again;
 mod deadlines;
 mod http1;
 mod http2;

@@ -20,7 +20,7 @@ async fn an_echo_shows_what_was_sent_in_its_order() {
     raw.send("5\r\nhello\r\n0\r\nx-t: end\r\n\r\n").await;
     let echo = raw.response().await.json();
     assert_eq!(echo["target"], "/p?a=%20");
-    assert_eq!(echo["headers"][1], serde_json::json!(["X-B", "2"]));
+    assert_eq!(echo["headers"][1], serde_json::json!(["x-b", "2"]));
     assert_eq!(echo["body"], "hello");
     let seen = sink.next_request().await;
     assert_eq!((seen.header("x-a"), seen.trailers.len(), seen.connection), (Some("1"), 1, 0));
