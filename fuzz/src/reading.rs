@@ -51,6 +51,10 @@ pub fn requests(mut bytes: &[u8]) -> Vec<Asked> {
 /// The final answer in `bytes`, behind interim ones; `None` where it is none.
 pub fn answer(mut bytes: &[u8], method: &str) -> Option<Answered> {
     loop {
+        // Empty lines before an answer are passed over as well: some servers write one behind a body.
+        while let Some(rest) = bytes.strip_prefix(b"\r\n").or(bytes.strip_prefix(b"\n")) {
+            bytes = rest;
+        }
         let (lines, rest) = head(bytes, Ends::Lf)?;
         let line = lines[0];
         let minor = match line.get(..9)? {

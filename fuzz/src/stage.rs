@@ -25,6 +25,7 @@ use sidekey::wire::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::sync::Notify;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -125,7 +126,13 @@ impl Stage {
     }
 
     async fn play(&self, plan: Plan, conversations: &[&[&[u8]]]) -> Outcome {
-        let sink = Rc::new(Sink { plan: Cell::new(plan), seen: RefCell::default(), violations: RefCell::default() });
+        let scripted = matches!(plan, Plan::Scripted { .. });
+        let sink = Rc::new(Sink {
+            plan: Cell::new(plan),
+            seen: RefCell::default(),
+            violations: RefCell::default(),
+            played: Notify::new(),
+        });
         let mut accepting = JoinSet::new();
         accepting.spawn_local(accept(Rc::clone(&self.listener), Rc::clone(&sink)));
         let upstream = Upstream::new(Arc::clone(&self.upstream));
@@ -134,6 +141,12 @@ impl Stage {
         for pieces in conversations {
             let answer = timeout(PATIENCE, self.converse(&proxy, pieces)).await;
             answers.push(answer.expect("an exchange that ends"));
+            if scripted && answers.len() == 1 {
+                // Bytes that come behind a request that was sent look like its answer to everybody; these are there
+                // before the next one, and must be noticed.
+                timeout(PATIENCE, sink.played.notified()).await.expect("a script that ends");
+                arrived().await;
+            }
         }
         drop(proxy);
         accepting.shutdown().await;
@@ -176,6 +189,13 @@ async fn settle() {
     }
 }
 
+/// Lets everything that was written so far arrive: what the system tells next, it tells with all that came before.
+async fn arrived() {
+    let (mut here, mut there) = UnixStream::pair().expect("a pair of sockets");
+    here.write_all(b".").await.expect("room for a byte");
+    there.read_u8().await.expect("the byte");
+}
+
 fn configuration(port: u16) -> String {
     format!(
         r#"
@@ -215,6 +235,8 @@ struct Sink {
     plan: Cell<Plan>,
     seen: RefCell<Vec<Seen>>,
     violations: RefCell<Vec<String>>,
+    /// The planned answer was given.
+    played: Notify,
 }
 
 async fn accept(listener: Rc<TcpListener>, sink: Rc<Sink>) {
@@ -261,7 +283,7 @@ async fn serve(mut stream: TcpStream, sink: &Sink) -> Result<(), strict::Violati
         }
         sink.seen.borrow_mut()[number].trailers = std::mem::take(&mut body.trailers);
         sink.seen.borrow_mut()[number].complete = true;
-        if !answer(&mut stream, sink.plan.replace(Plan::Obedient), bodyless).await {
+        if !answer(&mut stream, sink, bodyless).await {
             return Ok(());
         }
     }
@@ -273,21 +295,23 @@ async fn fill(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> bool {
 }
 
 /// Answers as planned; whether the connection goes on. Whoever asked may be gone.
-async fn answer(stream: &mut TcpStream, plan: Plan, bodyless: bool) -> bool {
-    let Plan::Scripted { bytes, stays } = plan else {
+async fn answer(stream: &mut TcpStream, sink: &Sink, bodyless: bool) -> bool {
+    let Plan::Scripted { bytes, stays } = sink.plan.replace(Plan::Obedient) else {
         let body = if bodyless { "" } else { "ok" };
         return stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{body}").as_bytes()).await.is_ok();
     };
     for piece in bytes {
+        // Who has seen enough may be gone.
         if stream.write_all(&piece).await.is_err() {
-            return false;
+            break;
         }
         settle().await;
     }
     if !stays {
         drop(stream.shutdown().await);
-        // Waits for the other end, so that the reset of closing takes nothing of the answer back.
-        while fill(stream, &mut Vec::new()).await {}
     }
+    sink.played.notify_one();
+    // Waits for the other end, so that the reset of closing takes nothing of the answer back.
+    while !stays && fill(stream, &mut Vec::new()).await {}
     stays
 }
