@@ -157,7 +157,11 @@ fn fields<'a>(lines: &[&'a [u8]]) -> Option<Vec<Field<'a>>> {
 /// are repeated are one where `repeated` says so (RFC 9110 §8.6).
 fn framing(fields: &[Field<'_>], minor: u8, repeated: bool) -> Option<(bool, Option<u64>)> {
     let all = |wanted: &str| -> Vec<&[u8]> {
-        fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted.as_bytes())).map(|(_, value)| *value).collect()
+        fields
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case(wanted.as_bytes()))
+            .map(|(_, value)| *value)
+            .collect()
     };
     let codings = all("transfer-encoding");
     let chunked = codings.len() == 1 && codings[0].eq_ignore_ascii_case(b"chunked") && minor == 1;

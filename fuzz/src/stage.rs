@@ -298,7 +298,10 @@ async fn fill(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> bool {
 async fn answer(stream: &mut TcpStream, sink: &Sink, bodyless: bool) -> bool {
     let Plan::Scripted { bytes, stays } = sink.plan.replace(Plan::Obedient) else {
         let body = if bodyless { "" } else { "ok" };
-        return stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{body}").as_bytes()).await.is_ok();
+        return stream
+            .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{body}").as_bytes())
+            .await
+            .is_ok();
     };
     for piece in bytes {
         // Who has seen enough may be gone.
