@@ -1,48 +1,56 @@
 //! Secrets: what a permit's credential looks like on the wire.
 //!
 //! A credential is opened, its references to secrets are resolved and its templates rendered once, when it is loaded.
-//! What is cached is the [`Injection`]: reference-counted bytes that a request clones. A hit touches neither database
-//! nor cipher.
+//! What is cached is the [`Injection`]: reference-counted bytes that a request clones. A worker keeps it beside the route
+//! it belongs to, so a hit touches neither database nor cipher, nor looks anything up again.
 
 pub mod apply;
 pub mod body;
+mod held;
 pub mod injection;
 
 use std::sync::Arc;
 
-use crate::directory::Permit;
-use crate::directory::cache::{Cache, Limits, LoadFailed, Local, Stamped};
+use secrecy::SecretString;
+
+use crate::directory::cache::{Cache, Entry, Limits, LoadFailed, Stamped};
 use crate::directory::route::Route;
+use crate::directory::{Kept, Permit, Table};
 use crate::model::id::ConnectionId;
-use crate::model::name::{EnvironmentName, SecretKey};
+use crate::model::name::{EnvironmentName, FieldName, SecretKey};
+use crate::model::site::Site;
+use crate::vault::declared::Declared;
 use crate::vault::revision::{Stamp, Subject};
 use crate::vault::{Vault, VaultError};
 
+pub use held::Injections;
+use held::{Held, Source};
 pub use injection::Injection;
 use injection::RenderError;
 
+/// A worker's own table: routes, and their injections beside them.
+pub type Local = Table<Injections>;
+
 /// What an injection was rendered for: the key of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Owner {
+struct Owner {
     connection: ConnectionId,
     environment: EnvironmentName,
 }
 
 /// A loaded injection, or why there is none; both hold until something it was read from changes.
-pub struct Loaded {
-    injection: Result<Arc<Injection>, Missing>,
-    route: Arc<Route>,
+struct Loaded {
+    injection: Result<Arc<Injection>, Arc<Missing>>,
+    /// Where it may go.
+    site: Arc<Site>,
     stamp: Stamp,
 }
 
-impl Stamped for Loaded {
+impl Stamped for Arc<Loaded> {
     fn stamp(&self) -> &Stamp {
         &self.stamp
     }
 }
-
-/// A worker's own table of injections.
-pub type LocalInjections = Local<Owner, Loaded>;
 
 /// Why a connection has nothing to inject in an environment. A person must act.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -78,53 +86,141 @@ pub enum ResolveError {
 /// Resolves permits to injections.
 pub struct Credentials {
     vault: Vault,
-    cache: Cache<Owner, Loaded>,
+    stored: Cache<Owner, Arc<Loaded>>,
 }
 
 impl Credentials {
     /// Over a vault; loads run on `control`, the runtime of the vault.
     pub fn new(vault: Vault, limits: Limits, control: tokio::runtime::Handle) -> Self {
-        Credentials { vault, cache: Cache::new(limits, control) }
+        Credentials { vault, stored: Cache::new(limits, control) }
     }
 
-    /// A table for one worker.
-    pub fn local(&self) -> LocalInjections {
-        self.cache.local()
-    }
-
-    /// What is injected under a permit. Does not wait where a cache holds it.
+    /// What is injected under a permit that was made of this route. Waits only for what the vault must be asked for.
     ///
     /// What is returned was current at a moment at which the permit's route was current too, so a credential and the
     /// hosts it may go to always belong together.
-    pub async fn resolve(&self, local: &LocalInjections, permit: &Permit) -> Result<Arc<Injection>, ResolveError> {
+    pub async fn resolve(&self, kept: &Kept<Injections>, permit: &Permit) -> Result<Arc<Injection>, ResolveError> {
+        match self.known(kept, permit) {
+            Some(found) => found,
+            // Boxed: a request's future is moved about, and what is rare shall not make it large.
+            None => Box::pin(self.stored(kept, permit)).await,
+        }
+    }
+
+    /// The same, if it can be told without waiting: it is held beside the route, or what is declared decides it.
+    pub fn known(&self, kept: &Kept<Injections>, permit: &Permit) -> Option<Result<Arc<Injection>, ResolveError>> {
+        if !Arc::ptr_eq(kept.route(), permit.route()) || !kept.is_current(self.vault.revisions()) {
+            return Some(Err(ResolveError::Overtaken));
+        }
+        let environment = permit.environment();
+        let found = kept.beside().get(environment).or_else(|| {
+            let injection = self.declared(permit.route(), environment)?.map(Arc::new).map_err(Arc::new);
+            let held = Held::new(environment.clone(), injection.clone(), Source::AsRoute);
+            kept.beside().put(held);
+            Some(injection)
+        });
+        found.map(as_resolved)
+    }
+
+    /// Renders what is declared, of the very moment that the route was made of. `None` where the vault must be asked.
+    fn declared(&self, route: &Route, environment: &EnvironmentName) -> Option<Result<Injection, Missing>> {
+        let (declared, stamp) = self.vault.snapshot().filter(|_| route.stamp().is_of_declared())?;
+        let is_all = self.vault.is_declared_only();
+        let injection = render_declared(&declared, route, environment, is_all)?;
+        // Both of one moment: the route was made before what is declared was looked at, and has not changed since.
+        (stamp.is_current() && route.is_current()).then_some(injection)
+    }
+
+    async fn stored(&self, kept: &Kept<Injections>, permit: &Permit) -> Result<Arc<Injection>, ResolveError> {
         let route = permit.route();
+        if !route.is_current() {
+            return Err(ResolveError::Overtaken);
+        }
         let owner = Owner { connection: route.connection.id, environment: permit.environment().clone() };
-        let loaded = match self.cache.get(local, &owner).await {
-            Some(loaded) => loaded,
-            None => {
-                let load = || load(self.vault.clone(), Arc::clone(route), owner.clone());
-                self.cache.load(local, &owner, load).await.map_err(|error| match error {
-                    LoadFailed::Refused(error) => ResolveError::Vault(error),
-                    LoadFailed::Lost => ResolveError::Vault(Arc::new(VaultError::Stopped)),
-                })?
-            }
+        let entry = match self.stored.get(&owner).await {
+            Some(entry) => entry,
+            None => self.load(&owner, route).await?,
         };
+        let Entry { value: loaded, expires } = entry;
         // A change is visible a moment before its revision moves; what was rendered for other hosts shows it.
-        let same_hosts = Arc::ptr_eq(&loaded.route, route) || loaded.route.origins == route.origins;
+        let same_hosts = Arc::ptr_eq(&loaded.site, route.site()) || loaded.site.origins == route.origins;
         if !same_hosts || !route.is_current() {
             return Err(ResolveError::Overtaken);
         }
-        loaded.injection.clone().map_err(ResolveError::Missing)
+        let injection = loaded.injection.clone();
+        kept.beside().put(Held::new(owner.environment, injection.clone(), Source::Loaded(loaded)));
+        kept.added(expires);
+        as_resolved(injection)
+    }
+
+    async fn load(&self, owner: &Owner, route: &Arc<Route>) -> Result<Entry<Arc<Loaded>>, ResolveError> {
+        let load = || load(self.vault.clone(), Arc::clone(route), owner.clone());
+        self.stored.load(owner, load).await.map_err(|error| match error {
+            LoadFailed::Refused(error) => ResolveError::Vault(error),
+            LoadFailed::Lost => ResolveError::Vault(Arc::new(VaultError::Stopped)),
+        })
+    }
+}
+
+fn as_resolved(injection: Result<Arc<Injection>, Arc<Missing>>) -> Result<Arc<Injection>, ResolveError> {
+    injection.map_err(|missing| ResolveError::Missing(Missing::clone(&missing)))
+}
+
+/// Whether a route's auth method asks for nothing at all.
+fn needs_nothing(route: &Route) -> bool {
+    route.auth().slots.is_empty() && route.auth().credential_fields(&route.integration.fields).next().is_none()
+}
+
+/// Whether every field may be left out.
+fn may_be_absent(route: &Route) -> bool {
+    let mut fields = route.auth().credential_fields(&route.integration.fields);
+    fields.all(|field| !field.required || field.default.is_some())
+}
+
+/// Renders a declared credential. `None` where it refers to a secret that may be a stored one.
+fn render_declared(
+    declared: &Declared,
+    route: &Route,
+    environment: &EnvironmentName,
+    is_all: bool,
+) -> Option<Result<Injection, Missing>> {
+    if needs_nothing(route) {
+        return Some(Ok(Injection::default()));
+    }
+    let id = route.connection.id;
+    let fields: &[(FieldName, SecretString)] = match declared.credential(id, environment) {
+        Some(fields) => fields,
+        None if may_be_absent(route) => &[],
+        None => return Some(Err(Missing::Credential(environment.clone()))),
+    };
+    let owner = route.connection.organization;
+    let mut secrets = injection::Secrets::default();
+    for key in injection::referenced_secrets(fields.iter().map(|(_, value)| value)) {
+        match declared.secret(owner, &key, environment) {
+            Some(value) => drop(secrets.insert(key, value.clone())),
+            None if is_all => return Some(Err(Missing::Secret(key, environment.clone()))),
+            None => return None,
+        }
+    }
+    let value = |name: &FieldName| fields.iter().find(|(other, _)| other == name).map(|(_, value)| value);
+    Some(Injection::render_with(route, value, &secrets).map_err(|error| missing(error, environment)))
+}
+
+fn missing(error: RenderError, environment: &EnvironmentName) -> Missing {
+    match error {
+        RenderError::Secret(key) => Missing::Secret(key, environment.clone()),
+        other => Missing::Corrupt(other.to_string()),
     }
 }
 
 /// Reads and renders the credential of a connection in an environment.
-async fn load(vault: Vault, route: Arc<Route>, owner: Owner) -> Result<Loaded, VaultError> {
+async fn load(vault: Vault, route: Arc<Route>, owner: Owner) -> Result<Arc<Loaded>, VaultError> {
     // It is as old as its route: an injection rendered for hosts that have changed since is never found again.
     let mut stamp = route.stamp().clone();
     stamp.take(vault.revisions(), Subject::Credential(route.connection.id, owner.environment.clone()));
     let injection = render(&vault, &route, &owner.environment, &mut stamp).await?;
-    Ok(Loaded { injection: injection.map(Arc::new), route, stamp })
+    let injection = injection.map(Arc::new).map_err(Arc::new);
+    Ok(Arc::new(Loaded { injection, site: Arc::clone(route.site()), stamp }))
 }
 
 async fn render(
@@ -133,19 +229,12 @@ async fn render(
     environment: &EnvironmentName,
     stamp: &mut Stamp,
 ) -> Result<Result<Injection, Missing>, VaultError> {
-    let auth = route.auth();
-    if auth.credential_fields(&route.integration.fields).next().is_none() && auth.slots.is_empty() {
+    if needs_nothing(route) {
         return Ok(Ok(Injection::default()));
     }
     let stored = match vault.credential(&route.connection, environment).await {
         Ok(Some(stored)) => stored,
-        Ok(None)
-            if auth
-                .credential_fields(&route.integration.fields)
-                .all(|field| !field.required || field.default.is_some()) =>
-        {
-            Default::default()
-        }
+        Ok(None) if may_be_absent(route) => Default::default(),
         Ok(None) => return Ok(Err(Missing::Credential(environment.clone()))),
         Err(error) if error.is_corrupt() => return Ok(Err(Missing::Corrupt("it does not open".to_owned()))),
         Err(error) => return Err(error),
@@ -157,7 +246,7 @@ async fn render(
     }
     let owner = route.connection.organization;
     let mut secrets = injection::Secrets::default();
-    for key in injection::referenced_secrets(&stored.credential) {
+    for key in injection::referenced_secrets(stored.credential.fields().values()) {
         stamp.take(vault.revisions(), Subject::Secret(owner, key.clone(), environment.clone()));
         match vault.secret(owner, &key, environment).await {
             Ok(Some(value)) => drop(secrets.insert(key, value)),
@@ -169,25 +258,23 @@ async fn render(
         }
     }
     let rendered = Injection::render(route, &stored.credential, &secrets);
-    Ok(rendered.map_err(|error| match error {
-        RenderError::Secret(key) => Missing::Secret(key, environment.clone()),
-        other => Missing::Corrupt(other.to_string()),
-    }))
+    Ok(rendered.map_err(|error| missing(error, environment)))
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::rc::Rc;
     use std::time::Duration;
 
     use secrecy::SecretString;
 
     use super::*;
     use crate::directory::scope::Scope;
-    use crate::directory::{Aim, Directory, Name};
+    use crate::directory::{Aim, Directory, Named};
     use crate::model::connection::ConnectionDraft;
     use crate::model::document::{Problems, Reader};
-    use crate::model::id::{ConnectionRef, IntegrationId, OrganizationId};
+    use crate::model::id::{IntegrationId, OrganizationId, Reference};
     use crate::model::integration::Integration;
     use crate::vault::declared::{Author, Declared};
 
@@ -222,34 +309,137 @@ mod tests {
         }
     }
 
+    struct Setting {
+        vault: Vault,
+        directory: Directory,
+        credentials: Credentials,
+        table: Local,
+    }
+
+    impl Setting {
+        fn new(control: tokio::runtime::Handle) -> Self {
+            let vault = Vault::without_database();
+            let limits =
+                Limits { entries: 10, time_to_live: Duration::from_secs(60), time_to_idle: Duration::from_secs(60) };
+            let directory = Directory::new(vault.clone(), limits, control.clone());
+            let credentials = Credentials::new(vault.clone(), limits, control);
+            let table = directory.table();
+            Setting { vault, directory, credentials, table }
+        }
+
+        fn declare(&self, host: &str, token: &str) {
+            let (declared, owners) = declared(host, token);
+            self.vault.declare(declared, &owners);
+        }
+
+        fn admit(&self) -> (Rc<Kept<Injections>>, Permit) {
+            let named = Named { organization: scope().organization, customer: None, reference: Reference::Key("api") };
+            let kept = self.directory.known(&self.table, named).unwrap().unwrap();
+            let permit = kept.admit(&scope(), "production".parse().unwrap(), &Aim::Base, String::new(), None).unwrap();
+            (kept, permit)
+        }
+
+        fn known(&self, kept: &Kept<Injections>, permit: &Permit) -> Result<Arc<Injection>, ResolveError> {
+            self.credentials.known(kept, permit).unwrap()
+        }
+    }
+
+    /// A control runtime that nobody polls: whoever asks it for something waits for ever.
+    fn nobody() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().build().unwrap()
+    }
+
+    fn sent(injection: &Injection) -> &str {
+        str::from_utf8(injection.header_lines()).unwrap()
+    }
+
+    #[test]
+    fn a_declared_credential_is_rendered_at_once_and_a_reload_holds_for_the_next_request() {
+        let control = nobody();
+        let setting = Setting::new(control.handle().clone());
+        for token in ["first", "second"] {
+            setting.declare("api.test", token);
+            let (kept, permit) = setting.admit();
+            let injection = setting.known(&kept, &permit).unwrap();
+            assert_eq!(sent(&injection), format!("Authorization: Bearer {token}\r\n"));
+            let (again, permit) = setting.admit();
+            assert!(Rc::ptr_eq(&kept, &again));
+            assert!(Arc::ptr_eq(&injection, &setting.known(&again, &permit).unwrap()), "rendered once");
+        }
+        let staging = {
+            let (kept, _) = setting.admit();
+            let permit = kept.admit(&scope(), "staging".parse().unwrap(), &Aim::Base, String::new(), None).unwrap();
+            setting.known(&kept, &permit)
+        };
+        assert!(matches!(staging, Err(ResolveError::Missing(Missing::Credential(_)))));
+    }
+
+    #[test]
+    fn a_sweep_forgets_a_route_with_its_injection() {
+        let control = nobody();
+        let setting = Setting::new(control.handle().clone());
+        setting.declare("api.test", "token");
+        let (kept, permit) = setting.admit();
+        let injection = Arc::downgrade(&setting.known(&kept, &permit).unwrap());
+        let route = Arc::downgrade(permit.route());
+        drop((kept, permit));
+        setting.table.sweep();
+        assert!(injection.upgrade().is_some(), "used since the sweep before");
+        setting.table.sweep();
+        assert!(injection.upgrade().is_none() && route.upgrade().is_none());
+        // The route alone goes on being used: the injection goes nevertheless.
+        let (kept, permit) = setting.admit();
+        let injection = Arc::downgrade(&setting.known(&kept, &permit).unwrap());
+        for _ in 0..2 {
+            assert!(injection.upgrade().is_some());
+            setting.admit();
+            setting.table.sweep();
+        }
+        assert!(injection.upgrade().is_none());
+        assert!(setting.known(&kept, &permit).is_ok());
+    }
+
+    #[test]
+    fn a_credential_never_meets_the_hosts_of_another_moment_under_constant_reloads() {
+        let control = nobody();
+        let setting = Setting::new(control.handle().clone());
+        setting.declare("host-0.test", "token-0");
+        let vault = setting.vault.clone();
+        let reloading = std::thread::spawn(move || {
+            for round in 1..=300 {
+                let (declared, owners) = declared(&format!("host-{round}.test"), &format!("token-{round}"));
+                vault.declare(declared, &owners);
+            }
+        });
+        let mut seen = 0;
+        let named = Named { organization: scope().organization, customer: None, reference: Reference::Key("api") };
+        while !reloading.is_finished() || seen == 0 {
+            let Some(Ok(kept)) = setting.directory.known(&setting.table, named) else { continue };
+            let permit = kept.admit(&scope(), "production".parse().unwrap(), &Aim::Base, String::new(), None).unwrap();
+            let Some(Ok(injection)) = setting.credentials.known(&kept, &permit) else { continue };
+            let host = permit.target().origin.host.to_string();
+            let round = host.trim_start_matches("host-").trim_end_matches(".test");
+            assert_eq!(sent(&injection), format!("Authorization: Bearer token-{round}\r\n"));
+            seen += 1;
+        }
+        reloading.join().unwrap();
+        let (kept, permit) = setting.admit();
+        assert_eq!(sent(&setting.known(&kept, &permit).unwrap()), "Authorization: Bearer token-300\r\n");
+    }
+
     #[tokio::test]
     async fn a_credential_is_never_used_with_the_hosts_of_another_revision() {
-        let vault = Vault::without_database();
-        let (before, owners) = declared("old.test", "old");
-        vault.declare(before, &owners);
-        let limits =
-            Limits { entries: 10, time_to_live: Duration::from_secs(60), time_to_idle: Duration::from_secs(60) };
-        let control = tokio::runtime::Handle::current();
-        let directory = Directory::new(vault.clone(), limits, control.clone());
-        let credentials = Credentials::new(vault.clone(), limits, control);
-        let (routes, injections) = (directory.local(), credentials.local());
-        let reference: ConnectionRef = "api".parse().unwrap();
-        let name = Name { organization: scope().organization, customer: None, reference };
-        let admit = async || {
-            let route = directory.route(&routes, &name).await.unwrap();
-            route.admit(&scope(), "production".parse().unwrap(), &Aim::Base, String::new(), None).unwrap()
-        };
-
-        let permit = admit().await;
-        assert!(credentials.resolve(&injections, &permit).await.is_ok());
+        let setting = Setting::new(tokio::runtime::Handle::current());
+        setting.declare("old.test", "old");
+        let (kept, permit) = setting.admit();
+        assert!(setting.credentials.resolve(&kept, &permit).await.is_ok());
 
         // The host and its credential change after the permit was made for the old host.
-        let (after, owners) = declared("new.test", "new");
-        vault.declare(after, &owners);
-        assert!(matches!(credentials.resolve(&injections, &permit).await, Err(ResolveError::Overtaken)));
+        setting.declare("new.test", "new");
+        assert!(matches!(setting.credentials.resolve(&kept, &permit).await, Err(ResolveError::Overtaken)));
 
-        let permit = admit().await;
+        let (kept, permit) = setting.admit();
         assert_eq!(permit.target().origin.to_string(), "https://new.test");
-        assert!(credentials.resolve(&injections, &permit).await.is_ok());
+        assert!(setting.credentials.resolve(&kept, &permit).await.is_ok());
     }
 }

@@ -1,26 +1,31 @@
 //! Facts: which connection a name means to a caller, where its requests may go, and whether this one may.
 //!
-//! [`Directory::route`] finds a [`Route`], waiting only where no cache holds it; [`Route::admit`] decides without
-//! waiting and gives a [`Permit`]. No secret is read here.
+//! [`Directory::route`] finds a [`Route`]: in the worker's own table, or at once in what is declared, or in the vault,
+//! for which it waits. [`Route::admit`] decides without waiting and gives a [`Permit`]. No secret is read here.
 
 pub mod cache;
+mod integrations;
 pub mod permit;
 pub mod rate;
 pub mod route;
 pub mod scope;
+pub mod table;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::model::id::{ConnectionRef, OrganizationId};
-use crate::model::name::CustomerName;
+use crate::model::id::{ConnectionRef, OrganizationId, Reference};
+use crate::model::name::{CustomerName, NameError};
 use crate::vault::revision::Stamp;
 use crate::vault::{Vault, VaultError};
 
-use cache::{Cache, Limits, LoadFailed, Local, Stamped};
+use cache::{Cache, Entry, Limits, LoadFailed, Stamped};
+use integrations::Integrations;
 use rate::Rates;
 use route::{Route, RouteError};
 
 pub use permit::{Aim, Denied, Permit, Target};
+pub use table::{Beside, Kept, Table};
 
 /// What a caller named: the key of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,26 +38,79 @@ pub struct Name {
     pub reference: ConnectionRef,
 }
 
+/// The same, borrowed from a request: nothing of it needs to be checked, or copied, to look it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named<'a> {
+    /// As [`Name::organization`].
+    pub organization: OrganizationId,
+    /// As [`Name::customer`].
+    pub customer: Option<&'a str>,
+    /// As [`Name::reference`].
+    pub reference: Reference<'a>,
+}
+
+impl<'a> From<&'a Name> for Named<'a> {
+    fn from(name: &'a Name) -> Self {
+        Named {
+            organization: name.organization,
+            customer: name.customer.as_ref().map(CustomerName::as_str),
+            reference: Reference::from(&name.reference),
+        }
+    }
+}
+
+impl TryFrom<Named<'_>> for Name {
+    type Error = NameError;
+
+    fn try_from(named: Named<'_>) -> Result<Self, NameError> {
+        let customer = named.customer.map(str::parse).transpose()?;
+        Ok(Name { organization: named.organization, customer, reference: named.reference.try_into()? })
+    }
+}
+
 /// What a lookup found. That nothing was found is remembered too, until the name changes.
-pub struct Found {
-    route: Result<Arc<Route>, RouteError>,
+#[derive(Clone)]
+enum Found {
+    Route(Arc<Route>),
+    Nothing(Arc<Nothing>),
+}
+
+impl Found {
+    /// The name under which it was found. A key that is the connection's own is so already, and shares its text.
+    fn name(&self, named: &Named<'_>) -> Result<Name, NameError> {
+        let reference = match (self, named.reference) {
+            (Found::Route(route), Reference::Key(key)) if route.connection.key.as_str() == key => {
+                ConnectionRef::Key(route.connection.key.clone())
+            }
+            (_, reference) => reference.try_into()?,
+        };
+        let customer = named.customer.map(str::parse).transpose()?;
+        Ok(Name { organization: named.organization, customer, reference })
+    }
+}
+
+/// Why nothing was found, and what was read to find that out.
+struct Nothing {
+    error: RouteError,
     stamp: Stamp,
 }
 
 impl Stamped for Found {
     fn stamp(&self) -> &Stamp {
-        &self.stamp
+        match self {
+            Found::Route(route) => route.stamp(),
+            Found::Nothing(nothing) => &nothing.stamp,
+        }
     }
 }
-
-/// A worker's own table of what it found lately.
-pub type LocalRoutes = Local<Name, Found>;
 
 /// Finds routes.
 pub struct Directory {
     vault: Vault,
-    cache: Cache<Name, Found>,
+    stored: Cache<Name, Found>,
+    integrations: Arc<Integrations>,
     rates: Arc<Rates>,
+    limits: Limits,
 }
 
 /// Why no route could be had.
@@ -69,33 +127,73 @@ pub enum LookupError {
     Vault(#[source] Arc<VaultError>),
 }
 
+impl From<RouteError> for LookupError {
+    fn from(error: RouteError) -> Self {
+        match error {
+            RouteError::Unknown => LookupError::Unknown,
+            RouteError::Broken(why) => LookupError::Broken(why),
+        }
+    }
+}
+
 impl Directory {
     /// A directory over a vault; loads run on `control`, the runtime of the vault.
     pub fn new(vault: Vault, limits: Limits, control: tokio::runtime::Handle) -> Self {
-        Directory { vault, cache: Cache::new(limits, control), rates: Arc::default() }
+        Directory {
+            vault,
+            stored: Cache::new(limits, control),
+            integrations: Arc::default(),
+            rates: Arc::default(),
+            limits,
+        }
     }
 
     /// A table for one worker.
-    pub fn local(&self) -> LocalRoutes {
-        self.cache.local()
+    pub fn table<B: Beside>(&self) -> Table<B> {
+        Table::new(self.limits)
     }
 
-    /// The route of a name. Does not wait where the worker's table or the shared cache holds it.
-    pub async fn route(&self, local: &LocalRoutes, name: &Name) -> Result<Arc<Route>, LookupError> {
-        let found = match self.cache.get(local, name).await {
-            Some(found) => found,
-            None => {
-                let load = || route::load(self.vault.clone(), name.clone(), Arc::clone(&self.rates));
-                self.cache.load(local, name, load).await.map_err(|error| match error {
-                    LoadFailed::Refused(error) => LookupError::Vault(error),
-                    LoadFailed::Lost => LookupError::Vault(Arc::new(VaultError::Stopped)),
-                })?
-            }
-        };
-        match &found.route {
-            Ok(route) => Ok(Arc::clone(route)),
-            Err(RouteError::Unknown) => Err(LookupError::Unknown),
-            Err(RouteError::Broken(why)) => Err(LookupError::Broken(why.clone())),
+    /// The route of a name. Waits only for what the vault must be asked for.
+    pub async fn route<B: Beside>(
+        &self,
+        table: &Table<B>,
+        named: impl Into<Named<'_>>,
+    ) -> Result<Rc<Kept<B>>, LookupError> {
+        let named = named.into();
+        if let Some(found) = self.known(table, named) {
+            return found;
         }
+        let name = Name::try_from(named).map_err(|_| LookupError::Unknown)?;
+        // Boxed: a request's future is moved about, and what is rare shall not make it large.
+        let entry = Box::pin(self.stored(&name)).await?;
+        let name = entry.value.name(&named).unwrap_or(name);
+        Ok(table.insert(table.hash(&named), name, entry.value, entry.expires)?)
+    }
+
+    /// The route of a name, if that can be told without waiting: it is in the worker's table, or what is declared
+    /// decides it.
+    pub fn known<B: Beside>(&self, table: &Table<B>, named: Named<'_>) -> Option<Result<Rc<Kept<B>>, LookupError>> {
+        let hash = table.hash(&named);
+        if let Some(found) = table.get(hash, &named, self.vault.revisions()) {
+            return Some(found.map_err(LookupError::from));
+        }
+        let (declared, stamp) = self.vault.snapshot()?;
+        let found = route::declared(&declared, stamp, &named, self.vault.is_declared_only(), &self.rates)?;
+        let Ok(name) = found.name(&named) else { return Some(Err(LookupError::Unknown)) };
+        Some(table.insert(hash, name, found, self.limits.expiry()).map_err(LookupError::from))
+    }
+
+    async fn stored(&self, name: &Name) -> Result<Entry<Found>, LookupError> {
+        if let Some(entry) = self.stored.get(name).await {
+            return Ok(entry);
+        }
+        let load = || {
+            let (integrations, rates) = (Arc::clone(&self.integrations), Arc::clone(&self.rates));
+            route::load(self.vault.clone(), integrations, name.clone(), rates)
+        };
+        self.stored.load(name, load).await.map_err(|error| match error {
+            LoadFailed::Refused(error) => LookupError::Vault(error),
+            LoadFailed::Lost => LookupError::Vault(Arc::new(VaultError::Stopped)),
+        })
     }
 }

@@ -30,9 +30,11 @@
 //!   record, error   the access line of a request; every way to stop it, and what its caller is told
 //! directory       facts: name -> `Route`; `Route::admit` -> `Permit`, decided without waiting
 //!   rate            how many requests a connection takes: one number for each, shared without a lock
-//!   cache           bounded, revision-checked; a small table for each worker before the shared one
+//!   table           a worker's own: under each name a route, and beside it what a room above keeps for it
+//!   cache           what workers share of what the vault was asked for: bounded, revision-checked, loaded once
 //! credentials     secrets: `Permit` -> `Injection`, rendered once, cached like facts
 //!   injection       a credential on the wire: headers, query pairs, cookies, body fields, path parts
+//!   held            what a worker holds beside a route: the injection of each environment
 //!   apply, body     putting it in, so that it stands there exactly once
 //! upstream        `send`: pooled HTTP/1.1 and HTTP/2 over TLS, each step with a deadline
 //!   http1, http2    one exchange, driven by whoever waits for its answer; a stream of a connection that hyper drives
@@ -70,8 +72,10 @@
 //! 2. **Tag.** The connection, environment and customer that the request names, and the caller's key, are read and
 //!    *taken out of the head*: nothing that was a tag can reach an upstream.
 //! 3. **Gate.** Web pages are kept out; the listener or a key says whose connections may be used.
-//! 4. **Route.** The directory finds the connection's facts. A hit in the worker's own table waits for nothing.
-//! 5. **Admit.** Scope, environment, origin, the connection's limit last: synchronous, and all that can refuse comes before a secret is opened. The
+//! 4. **Route.** The directory finds the connection's facts. A hit in the worker's own table waits for nothing, nor does
+//!    what is declared: that is in memory already, and the worker makes route and injection of it by itself.
+//! 5. **Admit.** Scope, environment, origin, the connection's limit last: synchronous, and all that can refuse comes before
+//!    a secret is opened. The
 //!    proof is a [`directory::Permit`]: made here and nowhere else, not `Clone`.
 //! 6. **Clean.** Hop-by-hop fields, the caller's `Authorization`, everything that tells the way goes out.
 //! 7. **Resolve.** The credential as it looks on the wire, from the cache, or opened, its `@@SECRET:…@@` references
@@ -97,6 +101,11 @@
 //! Before something is read from the vault, a *stamp* of the revisions of all that will be read is taken. It is cached with
 //! what was loaded, and a hit is used only while every revision is still the stamped one. A load that began before a
 //! change can so never bring the old state back, and a change cools nothing but what was read from the changed object.
+//! All that is declared is one such object: it is replaced as a whole, and is made again in microseconds.
+//!
+//! A worker finds a route and its injection with one look-up in a table of its own, and one comparison tells that
+//! nothing at all has changed since it last looked. Nothing there, or on the way to it, grows with what is stored and
+//! not used.
 //!
 //! # The rank rule
 //!
@@ -111,8 +120,8 @@
 //! `upstream`, `server` and `cli`.
 //!
 //! Foreign crates of note have **one door** each: only `vault` knows the database and the cipher, only `tls` knows rustls,
-//! only `admin` knows axum (and the port that serves its router), only `directory::cache` knows moka, only `cli` clap, only
-//! `config` TOML, only `telemetry` the formats of logs and metrics. A secret leaves its wrapper in `vault::seal` and
+//! only `admin` knows axum (and the port that serves its router), only `directory::cache` knows moka, only `cli` clap,
+//! only `config` TOML, only `telemetry` the formats of logs and metrics. A secret leaves its wrapper in `vault::seal` and
 //! `credentials::injection`, and where a declared value is checked or compared. `tests/it/architecture.rs` reads the
 //! sources and enforces all of this.
 //!

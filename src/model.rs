@@ -12,4 +12,5 @@ pub mod id;
 pub mod integration;
 pub mod name;
 pub mod origin;
+pub mod site;
 pub mod template;

@@ -28,11 +28,11 @@ use http::{Method, StatusCode, Version};
 use zeroize::Zeroizing;
 
 use crate::credentials::apply::Destination;
-use crate::credentials::{Credentials, Injection, LocalInjections, ResolveError};
-use crate::directory::{Aim, Denied, Directory, LocalRoutes, LookupError, Name, Permit};
+use crate::credentials::{Credentials, Injection, Injections, Local, ResolveError};
+use crate::directory::{Aim, Denied, Directory, Kept, LookupError, Name, Permit};
 use crate::model::header::Known;
 use crate::model::origin::Origin;
-use crate::upstream::{self, BoxError, Deadlines, Exchange, Outgoing, Switched, Upstream, UpstreamError};
+use crate::upstream::{self, BoxError, Deadlines, Exchange, Injected, Outgoing, Switched, Upstream, UpstreamError};
 use crate::wire::{Fields, RequestHead, Source};
 
 use body::{AnswerBody, ClientBody, Held, RequestBody, TrailerSieve};
@@ -72,8 +72,7 @@ pub struct Settings {
 pub struct Proxy {
     shared: Arc<Shared>,
     upstream: Upstream,
-    routes: LocalRoutes,
-    injections: LocalInjections,
+    known: Local,
     reporter: Rc<Reporter>,
 }
 
@@ -118,9 +117,8 @@ struct Relayed {
 impl Proxy {
     /// A worker's data plane; call it on the worker's local runtime.
     pub fn new(shared: Arc<Shared>, upstream: Upstream, reporter: Rc<Reporter>) -> Self {
-        let routes = shared.directory.local();
-        let injections = shared.credentials.local();
-        Proxy { shared, upstream, routes, injections, reporter }
+        let known = shared.directory.table();
+        Proxy { shared, upstream, known, reporter }
     }
 
     /// How requests are treated.
@@ -130,8 +128,7 @@ impl Proxy {
 
     /// Forgets what was not used lately.
     pub fn sweep(&self) {
-        self.routes.sweep();
-        self.injections.sweep();
+        self.known.sweep();
     }
 
     /// Answers a request that came in at a listener with this gate. Cannot fail, and a panic costs one request.
@@ -162,7 +159,7 @@ impl Proxy {
         let body = self.prepare_body(&injection, &mut head.fields, body, nominated, record).await?;
         let Destination { origin, path } = injection.apply(permit, &mut head.fields);
         let RequestHead { method, fields, .. } = head;
-        let injected = Arc::clone(injection.headers());
+        let injected = Arc::clone(&injection) as Arc<dyn Injected>;
         let outgoing = Outgoing { method: method.clone(), path, fields, injected, body };
         record.sent();
         let mut exchange = Exchange::default();
@@ -182,9 +179,9 @@ impl Proxy {
     ) -> Result<(Permit, Arc<Injection>), ProxyError> {
         let mut overtaken = None;
         for _ in 0..4 {
-            let permit = self.admit(gate, tag, requested, overtaken, record).await?;
+            let (kept, permit) = self.admit(gate, tag, requested, overtaken, record).await?;
             record.admitted(&permit);
-            match self.shared.credentials.resolve(&self.injections, &permit).await {
+            match self.shared.credentials.resolve(&kept, &permit).await {
                 Ok(injection) => return Ok((permit, injection)),
                 Err(ResolveError::Overtaken) => overtaken = Some(permit),
                 Err(ResolveError::Missing(missing)) => return Err(ProxyError::Missing(missing)),
@@ -202,7 +199,7 @@ impl Proxy {
         requested: &Requested,
         overtaken: Option<Permit>,
         record: &mut Record,
-    ) -> Result<Permit, ProxyError> {
+    ) -> Result<(Rc<Kept<Injections>>, Permit), ProxyError> {
         let scope = gate.caller(tag)?;
         let reference =
             tag.connection.clone().or_else(|| scope.connection.clone()).ok_or(ProxyError::ConnectionMissing)?;
@@ -212,7 +209,7 @@ impl Proxy {
             return Err(ProxyError::ConnectionUnknown);
         }
         let name = Name { organization: scope.organization, customer: tag.customer.clone(), reference };
-        let route = self.shared.directory.route(&self.routes, &name).await.map_err(|error| match error {
+        let kept = self.shared.directory.route(&self.known, &name).await.map_err(|error| match error {
             LookupError::Unknown => ProxyError::ConnectionUnknown,
             LookupError::Broken(why) => ProxyError::Broken(why),
             LookupError::Vault(error) => unavailable(&error),
@@ -223,14 +220,15 @@ impl Proxy {
             (Form::Origin, None) => Aim::Base,
         };
         let rest = requested.rest.clone();
-        route.admit(scope, environment, &aim, rest, overtaken).map_err(|denied| match denied {
+        let permit = kept.admit(scope, environment, &aim, rest, overtaken).map_err(|denied| match denied {
             Denied::OutOfScope => ProxyError::ConnectionUnknown,
             Denied::Host => ProxyError::HostNotAllowed,
             Denied::PathCredential => ProxyError::TargetInvalid(
                 "this connection's credential is part of its base path: send the path below it",
             ),
             Denied::Limited(exceeded) => ProxyError::RateLimited(exceeded),
-        })
+        })?;
+        Ok((kept, permit))
     }
 
     /// The server's deadlines, the integration's where it has its own, and what the request shortens.

@@ -142,6 +142,10 @@ impl Upstream {
                         .await
                         .map(Answer::new)
                 }
+                // What is staged cannot be taken apart again, and without it the body would begin in its middle.
+                Lease::Http2(_) if staged.as_ref().is_some_and(|staged| staged.holds_body) => {
+                    return Err(UpstreamError::Closed("before it took the request, and has changed its protocol".into()));
+                }
                 Lease::Http2(slot) => {
                     Box::pin(http2::attempt(&destination, slot, &mut request, deadlines, leased.reused)).await
                 }
@@ -225,6 +229,25 @@ enum Purpose {
     Upgrade,
 }
 
+/// Fields that many requests share, rendered once for either version of HTTP.
+pub trait Injected {
+    /// As lines of HTTP/1.1, each with its line break.
+    fn lines(&self) -> &[u8];
+    /// As names and values, the values marked as sensitive.
+    fn headers(&self) -> &[(HeaderName, HeaderValue)];
+}
+
+/// Nothing.
+impl Injected for () {
+    fn lines(&self) -> &[u8] {
+        &[]
+    }
+
+    fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &[]
+    }
+}
+
 /// A request as it is to arrive.
 pub struct Outgoing {
     /// Neither TRACE, which would show the credential to whoever reads the answer, nor CONNECT, which would make the
@@ -235,8 +258,8 @@ pub struct Outgoing {
     /// Its fields, without `Host`, `Content-Length` and those that belong to a connection (but for `Connection` and
     /// `Upgrade` of [`Upstream::send_upgrade`]).
     pub fields: Fields,
-    /// Fields that hold a credential, beside the others.
-    pub injected: Arc<[(HeaderName, HeaderValue)]>,
+    /// Fields that hold a credential, behind the others.
+    pub injected: Arc<dyn Injected>,
     /// `None` where it has no body.
     pub body: Option<Box<dyn Source<Error = BoxError>>>,
 }
@@ -272,12 +295,7 @@ impl Outgoing {
         out.extend_from_slice(authority.as_bytes());
         out.extend_from_slice(b"\r\n");
         self.fields.render(out);
-        for (name, value) in &*self.injected {
-            out.extend_from_slice(name.as_str().as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value.as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
+        out.extend_from_slice(self.injected.lines());
         if let Some(length) = self.length() {
             let _infallible = write!(out, "content-length: {length}\r\n");
         }

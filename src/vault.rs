@@ -38,7 +38,7 @@ use database::{Database, Opened, Options};
 use declared::{Declared, DeclaredCredential};
 use error::DatabaseError;
 use query::Organization;
-use revision::Revisions;
+use revision::{Revisions, Stamp};
 
 /// Why something could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +125,20 @@ impl Vault {
     pub fn declare(&self, declared: Declared, organizations: &HashSet<OrganizationId>) {
         let now = Arc::new(declared);
         let changes = now.changes(&self.0.declared.load(), organizations);
-        self.0.revisions.change(changes, || self.0.declared.store(now));
+        self.0.revisions.redeclare(changes, || self.0.declared.store(now));
+    }
+
+    /// What is declared, with its stamp: all that is read from it is of one moment. `None` while it is being replaced,
+    /// which takes no longer than a look; whoever cannot wait for that asks on the vault's own runtime, where it is over.
+    pub fn snapshot(&self) -> Option<(Arc<Declared>, Stamp)> {
+        let stamp = Stamp::of_declared(&self.0.revisions);
+        let declared = self.declared();
+        stamp.is_current().then_some((declared, stamp))
+    }
+
+    /// Whether what is declared is all there is.
+    pub fn is_declared_only(&self) -> bool {
+        self.0.database.is_none()
     }
 
     /// An organization by key or id. Without a database any key is an organization: there is nothing to keep apart.
@@ -174,7 +187,7 @@ impl Vault {
         environment: &EnvironmentName,
     ) -> Result<Option<Held>, VaultError> {
         let declared = self.0.declared.load();
-        let fields = declared.credential(connection.id, environment).map(|fields: &Arc<DeclaredCredential>| {
+        let fields = declared.credential(connection.id, environment).map(|fields: &DeclaredCredential| {
             Credential::new(fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
         });
         if let Some(credential) = fields {

@@ -88,9 +88,9 @@ impl Inbox {
         outcome
     }
 
-    /// Moves what waits for more out of the scratch area.
-    fn shrink(&mut self) {
-        if !self.is_empty() {
+    /// Moves what is to wait out of the scratch area.
+    pub fn shrink(&mut self) {
+        if !self.is_empty() && self.unread().len() < self.bytes.len() {
             let rest = self.unread().to_vec();
             self.release();
             self.end = rest.len();
@@ -255,3 +255,6 @@ pub fn poll_body(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

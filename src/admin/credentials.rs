@@ -212,7 +212,8 @@ fn check_text(field: &Field, value: &SecretString) -> Result<(), String> {
 fn try_out(route: &Route, values: &BTreeMap<FieldName, SecretString>) -> Vec<Problem> {
     let stand_in = || SecretString::from("x");
     let whole = Credential::new(values.clone());
-    let secrets: Secrets = referenced_secrets(&whole).into_iter().map(|key| (key, stand_in())).collect();
+    let secrets: Secrets =
+        referenced_secrets(whole.fields().values()).into_iter().map(|key| (key, stand_in())).collect();
     let Err(together) = Injection::render(route, &whole, &secrets) else { return Vec::new() };
     let alone = |name: &FieldName| {
         let among = |(other, value): (&FieldName, &SecretString)| {

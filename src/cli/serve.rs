@@ -22,7 +22,7 @@ pub fn run(explicit: Option<PathBuf>) -> Result<(), Failure> {
     let config = Config::load(explicit, &environment)?;
     telemetry::start_logging(&config.log.level, config.log.format.resolve())
         .map_err(|error| Failure::Failed(error.to_string()))?;
-    super::on_control_runtime(serve(&config, environment))
+    super::on_control_runtime(serve(config, environment))
 }
 
 /// Secrets live in this process's memory: nobody but root reads it, and no core file keeps it.
@@ -33,13 +33,15 @@ fn close_to_debuggers() -> Result<(), Failure> {
     Ok(())
 }
 
-async fn serve(config: &Config, environment: Environment) -> Result<(), Failure> {
+async fn serve(config: Config, environment: Environment) -> Result<(), Failure> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hup = signal(SignalKind::hangup())?;
     for warning in config.warnings.details() {
         tracing::warn!(warning, "the configuration is accepted, and this is not advised");
     }
-    let mut server = Server::start(config, environment, None).await?;
+    let mut server = Server::start(&config, environment, None).await?;
+    // What was declared is held by the server, once.
+    drop(config);
     announce(&server)?;
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

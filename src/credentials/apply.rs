@@ -3,8 +3,6 @@
 //! Whatever the caller sent in the same place goes first: headers compared without case and with `_` as `-`, query
 //! pairs and cookies by their decoded names. Everything else passes byte for byte.
 
-use std::sync::Arc;
-
 use http::header::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 use zeroize::Zeroizing;
@@ -14,6 +12,7 @@ use super::injection::Pair;
 use crate::directory::Permit;
 use crate::model::header::{self, Known};
 use crate::model::origin::Origin;
+use crate::upstream::Injected;
 use crate::wire::Fields;
 
 /// Where a request goes, credential included: path and query may hold one, so it has no `Debug`.
@@ -26,38 +25,34 @@ pub struct Destination {
 
 impl Injection {
     /// Spends a permit: fills its target, and takes out of the fields of its request what stands where something is
-    /// injected. [`headers`](Self::headers) are still to be written behind them.
+    /// injected. The injected headers themselves are written behind them: see [`Injected`].
     pub fn apply(&self, permit: Permit, fields: &mut Fields) -> Destination {
         let route = permit.route();
         let injects = |name: &[u8]| {
             self.headers.iter().any(|(injected, _)| header::is_one(name, injected.as_str().as_bytes()))
         };
         fields.drop_if(|line| injects(line.name));
-        for (name, value) in &route.headers {
+        for (name, value) in &*route.headers {
             let name = name.as_str().as_bytes();
             if !injects(name) && !fields.lines().any(|line| header::is_one(line.name, name)) {
                 fields.push(name, value.as_bytes());
             }
         }
-        if !self.cookies.is_empty() {
-            replace_cookies(fields, &self.cookies);
+        let elsewhere = self.elsewhere();
+        if !elsewhere.cookies.is_empty() {
+            replace_cookies(fields, &elsewhere.cookies);
         }
         let target = permit.target();
         let joined =
             if target.below_base { self.fill_path(route.base.path(), &target.rest) } else { rooted(&target.rest) };
-        let path = if self.query.is_empty() { joined } else { replace_query(&joined, &self.query) };
+        let path = if elsewhere.query.is_empty() { joined } else { replace_query(&joined, &elsewhere.query) };
         Destination { origin: target.origin.clone(), path }
-    }
-
-    /// The headers it sets, as every request that uses it shares them.
-    pub fn headers(&self) -> &Arc<[(HeaderName, HeaderValue)]> {
-        &self.headers
     }
 
     /// The base path with its placeholders filled, followed by the request's own path.
     fn fill_path(&self, base: &str, rest: &str) -> Zeroizing<String> {
         let mut path = Zeroizing::new(base.to_owned());
-        for pair in &self.path {
+        for pair in &self.elsewhere().path {
             path = Zeroizing::new(path.replace(&format!("{{{}}}", pair.name), &pair.value));
         }
         if path.is_empty() && !rest.starts_with('/') {
@@ -70,13 +65,23 @@ impl Injection {
     /// Takes every injected secret out of a text that an upstream sent; `None` where none is in it.
     pub fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
         let mut redacted: Option<Vec<u8>> = None;
-        for spelling in &self.spellings {
+        for spelling in &self.spellings() {
             let current = redacted.as_deref().unwrap_or(text);
             if let Some(shorter) = without(current, spelling.as_bytes()) {
                 redacted = Some(shorter);
             }
         }
         redacted
+    }
+}
+
+impl Injected for Injection {
+    fn lines(&self) -> &[u8] {
+        self.header_lines()
+    }
+
+    fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers
     }
 }
 
@@ -205,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_was_injected_is_taken_out() {
-        let injection = Injection { spellings: vec![Zeroizing::new("canary".into())], ..Injection::default() };
+        let injection = Injection::of_secret("canary");
         assert_eq!(injection.redact(b"https://x/?k=canary&l=canary").unwrap(), b"https://x/?k=&l=");
         assert!(injection.redact(b"https://x/").is_none());
         for text in ["%63anary", "c%61nar%79", "can%2561ry", "canar%25252579", "%63%61%6E%61%72%79"] {
@@ -220,7 +225,7 @@ mod tests {
     #[test]
     fn a_value_full_of_reserved_characters_is_found_however_much_of_it_is_escaped() {
         let value = "k 1%2f+/=&\u{e9}%";
-        let injection = Injection { spellings: vec![Zeroizing::new(value.into())], ..Injection::default() };
+        let injection = Injection::of_secret(value);
         let encode =
             |text: &str| percent_encoding::utf8_percent_encode(text, crate::model::template::RESERVED).to_string();
         let once = encode(value);

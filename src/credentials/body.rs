@@ -59,9 +59,10 @@ pub enum BodyError {
 impl Injection {
     /// The media type of bodies that this injection fills; `None` where it fills none.
     pub fn media(&self) -> Option<Media> {
-        if !self.json.is_empty() {
+        let elsewhere = self.elsewhere();
+        if !elsewhere.json.is_empty() {
             Some(Media::Json)
-        } else if !self.form.is_empty() {
+        } else if !elsewhere.form.is_empty() {
             Some(Media::Form)
         } else {
             None
@@ -77,9 +78,10 @@ impl Injection {
     }
 
     fn fill_form(&self, body: &[u8]) -> Vec<u8> {
-        let kept: Vec<&[u8]> = body.split(|b| *b == b'&').filter(|pair| !names_injected(pair, &self.form)).collect();
+        let injected = &self.elsewhere().form;
+        let kept: Vec<&[u8]> = body.split(|b| *b == b'&').filter(|pair| !names_injected(pair, injected)).collect();
         let mut out = kept.join(&b'&');
-        for pair in &self.form {
+        for pair in injected {
             if !out.is_empty() && !out.ends_with(b"&") {
                 out.push(b'&');
             }
@@ -93,7 +95,7 @@ impl Injection {
         let text = if text.trim().is_empty() { "{}" } else { text };
         check_unique_keys(text)?;
         let mut document = text.to_owned();
-        for (tokens, value) in &self.json {
+        for (tokens, value) in &self.elsewhere().json {
             document = put(&document, tokens, value)?;
         }
         Ok(document.into_bytes())
@@ -243,12 +245,15 @@ impl<'de> Visitor<'de> for UniqueKeys {
 mod tests {
     use zeroize::Zeroizing;
 
-    use super::super::injection::Pair;
+    use super::super::injection::{Elsewhere, Pair};
     use super::*;
 
     fn json(pointer: &str, body: &str) -> Result<String, BodyError> {
         let tokens = pointer[1..].split('/').map(Into::into).collect();
-        let injection = Injection { json: vec![(tokens, Zeroizing::new("k\"ey".into()))], ..Injection::default() };
+        let injection = Injection::of_elsewhere(Elsewhere {
+            json: vec![(tokens, Zeroizing::new("k\"ey".into()))],
+            ..Elsewhere::default()
+        });
         injection.fill_body(Media::Json, body.as_bytes()).map(|bytes| String::from_utf8(bytes).unwrap())
     }
 
@@ -277,7 +282,7 @@ mod tests {
     #[test]
     fn a_form_body_has_the_injected_field_once() {
         let pair = Pair { name: "api key".into(), value: Zeroizing::new("api%20key=k".into()) };
-        let injection = Injection { form: vec![pair], ..Injection::default() };
+        let injection = Injection::of_elsewhere(Elsewhere { form: vec![pair], ..Elsewhere::default() });
         let fill = |body: &str| String::from_utf8(injection.fill_body(Media::Form, body.as_bytes()).unwrap()).unwrap();
         assert_eq!(fill("a=1&api+key=evil&b=%2F&api%20key=e"), "a=1&b=%2F&api%20key=k");
         assert_eq!(fill(""), "api%20key=k");

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -13,8 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use crate::directory::route::Route;
-use crate::model::auth::{Place, SlotValue};
-use crate::model::credential::{Credential, Piece, pieces};
+use crate::model::auth::{Place, Slot, SlotValue};
+use crate::model::credential::{Credential, Piece, pieces, refers};
 use crate::model::name::{FieldName, SecretKey};
 use crate::model::template::{RESERVED, Template};
 
@@ -27,20 +26,35 @@ const LARGEST: usize = 64 * 1024;
 const LARGEST_HEADER: usize = 8 * 1024;
 /// The shortest text that is looked for in an upstream's answer.
 const SHORTEST_REDACTED: usize = 4;
+const CONTROL: &str = "holds a control character such as a line break";
 /// A colon stays as it is in a path segment (RFC 3986 §3.3).
 const PATH_SEGMENT: &AsciiSet = &RESERVED.remove(b':');
 
 /// What is set in a request: built when a credential is loaded, shared by every request that uses it.
+///
+/// All text of it that most have is in one block, which wipes itself when the last who shares it is done: the header
+/// lines, and behind them the [`Secret`]s. The header values are parts of the block.
 #[derive(Default)]
 pub struct Injection {
-    pub(super) headers: Arc<[(HeaderName, HeaderValue)]>,
+    pub(super) headers: Box<[(HeaderName, HeaderValue)]>,
+    block: Bytes,
+    /// Where the header lines end in the block.
+    lines: usize,
+    elsewhere: Option<Box<Elsewhere>>,
+}
+
+/// What goes to other places than headers.
+#[derive(Default)]
+pub(super) struct Elsewhere {
     pub(super) query: Vec<Pair>,
     pub(super) cookies: Vec<Pair>,
     pub(super) path: Vec<Pair>,
     pub(super) form: Vec<Pair>,
     pub(super) json: Vec<Member>,
-    pub(super) spellings: Vec<Zeroizing<String>>,
 }
+
+static NOWHERE: Elsewhere =
+    Elsewhere { query: Vec::new(), cookies: Vec::new(), path: Vec::new(), form: Vec::new(), json: Vec::new() };
 
 /// Where a value goes in a JSON document: the tokens of a JSON pointer, and the value.
 pub(super) type Member = (Box<[Box<str>]>, Zeroizing<String>);
@@ -81,15 +95,16 @@ pub enum RenderError {
     },
 }
 
-/// The secrets that the fields of a credential refer to.
-pub fn referenced_secrets(credential: &Credential) -> BTreeSet<SecretKey> {
+/// The secrets that the values of a credential's fields refer to.
+pub fn referenced_secrets<'a>(values: impl IntoIterator<Item = &'a SecretString>) -> BTreeSet<SecretKey> {
     let mut keys = BTreeSet::new();
-    for value in credential.fields().values() {
-        for piece in pieces(reveal(value)).unwrap_or_default() {
-            if let Piece::Secret(key) = piece {
-                keys.insert(key);
-            }
-        }
+    for value in values {
+        let value = reveal(value);
+        let found = if refers(value) { pieces(value).unwrap_or_default() } else { Vec::new() };
+        keys.extend(found.into_iter().filter_map(|piece| match piece {
+            Piece::Secret(key) => Some(key),
+            Piece::Text(_) => None,
+        }));
     }
     keys
 }
@@ -102,59 +117,63 @@ fn reveal(secret: &SecretString) -> &str {
 impl Injection {
     /// Renders a credential for a route. All or nothing.
     pub fn render(route: &Route, credential: &Credential, secrets: &Secrets) -> Result<Self, RenderError> {
-        let fields = Fields::new(route, credential, secrets)?;
-        let mut injection = Injection::default();
-        let mut headers = Vec::new();
-        for slot in &route.auth().slots {
-            let value = fields.fill(&slot.value)?;
-            injection.add(&slot.place, value, &mut headers)?;
-        }
-        injection.headers = headers.into();
-        injection.spellings = fields.spellings(secrets);
-        Ok(injection)
+        Self::render_with(route, |name| credential.fields().get(name), secrets)
     }
 
-    fn add(
-        &mut self,
-        place: &Place,
-        value: Zeroizing<String>,
-        headers: &mut Vec<(HeaderName, HeaderValue)>,
-    ) -> Result<(), RenderError> {
-        let wrong = |why| RenderError::Value { place: place.as_str(), name: place.name(), why };
-        if value.len() > LARGEST {
-            return Err(wrong("is larger than 64 KiB"));
+    /// The same for a credential in whatever shape: `given` knows its fields by name.
+    pub fn render_with<'a>(
+        route: &'a Route,
+        given: impl Fn(&FieldName) -> Option<&'a SecretString>,
+        secrets: &Secrets,
+    ) -> Result<Self, RenderError> {
+        let fields = Fields::new(route, given, secrets)?;
+        let slots = &route.auth().slots;
+        let mut rendering = Rendering { headers: Vec::with_capacity(slots.len()), elsewhere: None };
+        for slot in slots {
+            rendering.add(slot, fields.fill(&slot.value)?)?;
         }
-        let pair = |value: String| Pair { name: place.name().into(), value: Zeroizing::new(value) };
-        match place {
-            Place::Header(name) => {
-                let value = header_value(&value).map_err(wrong)?;
-                headers.push((name.clone(), value));
+        let pairs = fields.pairs();
+        rendering.finish(fields.told(secrets, &pairs))
+    }
+
+    /// The headers it sets as lines of HTTP/1.1, each with its line break; names as the integration writes them.
+    pub fn header_lines(&self) -> &[u8] {
+        &self.block[..self.lines]
+    }
+
+    /// One that nothing comes of, and that tells of a secret.
+    #[cfg(test)]
+    pub(super) fn of_secret(text: &str) -> Self {
+        Rendering::default().finish(std::iter::once(Secret { kind: SecretKind::Value, text })).unwrap()
+    }
+
+    /// One that goes to other places than headers.
+    #[cfg(test)]
+    pub(super) fn of_elsewhere(elsewhere: Elsewhere) -> Self {
+        Injection { elsewhere: Some(Box::new(elsewhere)), ..Injection::default() }
+    }
+
+    pub(super) fn elsewhere(&self) -> &Elsewhere {
+        self.elsewhere.as_deref().unwrap_or(&NOWHERE)
+    }
+
+    /// What is taken out of an answer's headers: every secret value as it is and in base64, whichever field it came
+    /// through; the longest first, so that no part of one is left when a shorter one was taken out before it.
+    /// Percent-encoding is seen through when they are looked for. Made for the few answers that are looked through.
+    pub(super) fn spellings(&self) -> Vec<Zeroizing<String>> {
+        let mut spellings = BTreeSet::new();
+        for secret in Secret::read(&self.block[self.lines..]) {
+            if secret.kind == SecretKind::Value {
+                spellings.insert(secret.text.to_owned());
             }
-            Place::Query(name) => {
-                let text = format!("{}={}", utf8_percent_encode(name, RESERVED), utf8_percent_encode(&value, RESERVED));
-                self.query.push(pair(text));
-            }
-            Place::Cookie(name) => {
-                if !value.bytes().all(is_cookie_octet) {
-                    return Err(wrong("holds a character that a cookie cannot (RFC 6265 §4.1.1)"));
-                }
-                self.cookies.push(pair(format!("{name}={}", *value)));
-            }
-            Place::Path(_) => {
-                let climbs = matches!(&**value, "." | "..") || value.is_empty();
-                let outside = |c: char| matches!(c, '/' | '?' | '#' | '%' | '\\') || c.is_control();
-                if climbs || value.contains(outside) || value.split(';').next().is_some_and(|v| v == "." || v == "..") {
-                    return Err(wrong("holds / ? # % or is a dot segment, which a path part cannot"));
-                }
-                self.path.push(pair(utf8_percent_encode(&value, PATH_SEGMENT).to_string()));
-            }
-            Place::Form(name) => {
-                let text = format!("{}={}", utf8_percent_encode(name, RESERVED), utf8_percent_encode(&value, RESERVED));
-                self.form.push(pair(text));
-            }
-            Place::Json(tokens) => self.json.push((tokens.clone(), value)),
+            spellings.insert(STANDARD_NO_PAD.encode(secret.text));
+            spellings.insert(URL_SAFE_NO_PAD.encode(secret.text));
         }
-        Ok(())
+        let mut spellings: Vec<_> = spellings.into_iter().map(Zeroizing::new).collect();
+        // Shorter values would be found in texts that have nothing to do with them.
+        spellings.retain(|text| text.len() >= SHORTEST_REDACTED);
+        spellings.sort_by_key(|text| std::cmp::Reverse(text.len()));
+        spellings
     }
 
     /// The headers it sets.
@@ -166,31 +185,157 @@ impl Injection {
     pub fn places(&self) -> Vec<String> {
         let named =
             |place: &str, pairs: &[Pair]| pairs.iter().map(|p| format!("{place} {}", p.name)).collect::<Vec<_>>();
+        let Elsewhere { query, cookies, path, form, json } = self.elsewhere();
         let mut places: Vec<String> = self.headers.iter().map(|(name, _)| format!("header {name}")).collect();
-        places.extend(named("query", &self.query));
-        places.extend(named("cookie", &self.cookies));
-        places.extend(named("path", &self.path));
-        places.extend(named("body", &self.form));
-        places.extend(self.json.iter().map(|(tokens, _)| format!("body /{}", tokens.join("/"))));
+        places.extend(named("query", query));
+        places.extend(named("cookie", cookies));
+        places.extend(named("path", path));
+        places.extend(named("body", form));
+        places.extend(json.iter().map(|(tokens, _)| format!("body /{}", tokens.join("/"))));
         places
     }
 }
 
-/// A header value that wipes its bytes when the last request that shares it is done.
-fn header_value(text: &str) -> Result<HeaderValue, &'static str> {
+/// What an injection tells about the values in it, so that they can be found in an answer.
+#[derive(Clone, Copy)]
+struct Secret<'a> {
+    kind: SecretKind,
+    text: &'a str,
+}
+
+/// How a value may come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum SecretKind {
+    /// As it is, or in base64.
+    Value,
+    /// In base64 only: a user name with its password.
+    Pair,
+}
+
+impl<'a> Secret<'a> {
+    /// Kind, length and text.
+    fn write(&self, block: &mut Vec<u8>) {
+        block.push(self.kind as u8);
+        block.extend_from_slice(&(self.text.len() as u32).to_be_bytes());
+        block.extend_from_slice(self.text.as_bytes());
+    }
+
+    const HEAD: usize = 5;
+
+    fn read(mut block: &'a [u8]) -> impl Iterator<Item = Secret<'a>> {
+        std::iter::from_fn(move || {
+            let ([kind, length @ ..], rest) = block.split_first_chunk::<{ Secret::HEAD }>()?;
+            let (text, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+            block = rest;
+            let kind = if *kind == SecretKind::Value as u8 { SecretKind::Value } else { SecretKind::Pair };
+            Some(Secret { kind, text: str::from_utf8(text).ok()? })
+        })
+    }
+}
+
+/// A header on its way.
+struct Line<'a> {
+    name: &'a HeaderName,
+    written: &'a str,
+    value: Zeroizing<String>,
+}
+
+impl Line<'_> {
+    fn wrong(&self, why: &'static str) -> RenderError {
+        RenderError::Value { place: "header", name: self.name.to_string(), why }
+    }
+}
+
+/// An injection on its way.
+#[derive(Default)]
+struct Rendering<'a> {
+    headers: Vec<Line<'a>>,
+    elsewhere: Option<Box<Elsewhere>>,
+}
+
+impl<'a> Rendering<'a> {
+    fn add(&mut self, slot: &'a Slot, value: Zeroizing<String>) -> Result<(), RenderError> {
+        let place = &slot.place;
+        let wrong = |why| RenderError::Value { place: place.as_str(), name: place.name(), why };
+        if value.len() > LARGEST {
+            return Err(wrong("is larger than 64 KiB"));
+        }
+        let pair = |value: String| Pair { name: place.name().into(), value: Zeroizing::new(value) };
+        if let Place::Header(name) = place {
+            check_header_value(&value).map_err(wrong)?;
+            let written = slot.written.as_deref().unwrap_or(name.as_str());
+            self.headers.push(Line { name, written, value });
+            return Ok(());
+        }
+        let elsewhere = self.elsewhere.get_or_insert_default();
+        match place {
+            Place::Header(_) => {}
+            Place::Query(name) => {
+                let text = format!("{}={}", utf8_percent_encode(name, RESERVED), utf8_percent_encode(&value, RESERVED));
+                elsewhere.query.push(pair(text));
+            }
+            Place::Cookie(name) => {
+                if !value.bytes().all(is_cookie_octet) {
+                    return Err(wrong("holds a character that a cookie cannot (RFC 6265 §4.1.1)"));
+                }
+                elsewhere.cookies.push(pair(format!("{name}={}", *value)));
+            }
+            Place::Path(_) => {
+                let climbs = matches!(&**value, "." | "..") || value.is_empty();
+                let outside = |c: char| matches!(c, '/' | '?' | '#' | '%' | '\\') || c.is_control();
+                if climbs || value.contains(outside) || value.split(';').next().is_some_and(|v| v == "." || v == "..") {
+                    return Err(wrong("holds / ? # % or is a dot segment, which a path part cannot"));
+                }
+                elsewhere.path.push(pair(utf8_percent_encode(&value, PATH_SEGMENT).to_string()));
+            }
+            Place::Form(name) => {
+                let text = format!("{}={}", utf8_percent_encode(name, RESERVED), utf8_percent_encode(&value, RESERVED));
+                elsewhere.form.push(pair(text));
+            }
+            Place::Json(tokens) => elsewhere.json.push((tokens.clone(), value)),
+        }
+        Ok(())
+    }
+
+    /// Puts everything into one block of just the right size, so that no copy is left where it would have grown.
+    fn finish<'s>(self, secrets: impl Iterator<Item = Secret<'s>> + Clone) -> Result<Injection, RenderError> {
+        let lines = self.headers.iter().map(|line| line.written.len() + line.value.len() + 4).sum();
+        let told: usize = secrets.clone().map(|secret| Secret::HEAD + secret.text.len()).sum();
+        let mut block = Zeroizing::new(Vec::with_capacity(lines + told));
+        for line in &self.headers {
+            for part in [line.written.as_bytes(), b": ", line.value.as_bytes(), b"\r\n"] {
+                block.extend_from_slice(part);
+            }
+        }
+        secrets.for_each(|secret| secret.write(&mut block));
+        let block = Bytes::from_owner(block);
+        let mut end = 0;
+        let mut headers = Vec::with_capacity(self.headers.len());
+        for line in &self.headers {
+            let start = end + line.written.len() + 2;
+            end = start + line.value.len() + 2;
+            let value = HeaderValue::from_maybe_shared(block.slice(start..end - 2));
+            let mut value = value.map_err(|_| line.wrong(CONTROL))?;
+            value.set_sensitive(true);
+            headers.push((line.name.clone(), value));
+        }
+        Ok(Injection { headers: headers.into(), block, lines, elsewhere: self.elsewhere })
+    }
+}
+
+fn check_header_value(text: &str) -> Result<(), &'static str> {
     if text.len() > LARGEST_HEADER {
         return Err("is larger than 8 KiB");
     }
     if text.is_empty() || text.starts_with([' ', '\t']) || text.ends_with([' ', '\t']) {
         return Err("is empty or begins or ends with a space");
     }
-    if text.chars().any(|c| c.is_control() && c != '\t') {
-        return Err("holds a control character such as a line break");
+    // A header value refuses those of ASCII by itself.
+    if !text.is_ascii() && text.chars().any(|c| c.is_control() && c != '\t') {
+        return Err(CONTROL);
     }
-    let bytes = Bytes::from_owner(Zeroizing::new(text.as_bytes().to_vec()));
-    let mut value = HeaderValue::from_maybe_shared(bytes).map_err(|_| "is no header value")?;
-    value.set_sensitive(true);
-    Ok(value)
+    Ok(())
 }
 
 fn is_cookie_octet(b: u8) -> bool {
@@ -200,29 +345,51 @@ fn is_cookie_octet(b: u8) -> bool {
 /// The values that templates may ask for.
 struct Fields<'a> {
     route: &'a Route,
-    values: BTreeMap<&'a FieldName, Zeroizing<String>>,
-    secret: BTreeSet<&'a FieldName>,
+    values: Vec<Value<'a>>,
+}
+
+struct Value<'a> {
+    name: &'a FieldName,
+    text: Text<'a>,
+    is_secret: bool,
+}
+
+/// A field's value: as it was given, or with its references replaced.
+enum Text<'a> {
+    Given(&'a str),
+    Filled(Zeroizing<String>),
+}
+
+impl Text<'_> {
+    fn as_str(&self) -> &str {
+        match self {
+            Text::Given(text) => text,
+            Text::Filled(text) => text,
+        }
+    }
 }
 
 impl<'a> Fields<'a> {
-    fn new(route: &'a Route, credential: &Credential, secrets: &Secrets) -> Result<Self, RenderError> {
-        let mut fields = Fields { route, values: BTreeMap::new(), secret: BTreeSet::new() };
+    fn new(
+        route: &'a Route,
+        given: impl Fn(&FieldName) -> Option<&'a SecretString>,
+        secrets: &Secrets,
+    ) -> Result<Self, RenderError> {
+        let mut values = Vec::with_capacity(route.auth().fields.len());
         for field in route.auth().credential_fields(&route.integration.fields) {
-            if let Some(value) = credential.fields().get(&field.name) {
-                let value = resolve(&field.name, reveal(value), secrets)?;
-                fields.values.insert(&field.name, value);
-            } else if let Some(default) = &field.default {
-                fields.values.insert(&field.name, Zeroizing::new(default.clone()));
-            }
-            if field.secret {
-                fields.secret.insert(&field.name);
-            }
+            let text = match (given(&field.name), &field.default) {
+                (Some(value), _) => resolve(&field.name, reveal(value), secrets)?,
+                (None, Some(default)) => Text::Given(default),
+                (None, None) => continue,
+            };
+            values.push(Value { name: &field.name, text, is_secret: field.secret });
         }
-        Ok(fields)
+        Ok(Fields { route, values })
     }
 
     fn value(&self, name: &FieldName) -> Option<&str> {
-        self.values.get(name).map(|value| value.as_str()).or_else(|| self.route.value(name))
+        let own = self.values.iter().find(|value| value.name == name);
+        own.map(|value| value.text.as_str()).or_else(|| self.route.value(name))
     }
 
     fn template(&self, template: &Template) -> Result<Zeroizing<String>, RenderError> {
@@ -230,49 +397,56 @@ impl<'a> Fields<'a> {
     }
 
     fn fill(&self, value: &SlotValue) -> Result<Zeroizing<String>, RenderError> {
-        let (username, password) = match value {
-            SlotValue::Template(template) => return self.template(template),
-            SlotValue::Basic { username, password } => (self.template(username)?, self.template(password)?),
-        };
+        match value {
+            SlotValue::Template(template) => self.template(template),
+            SlotValue::Basic { username, password } => {
+                let pair = self.pair(username, password)?;
+                Ok(Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes()))))
+            }
+        }
+    }
+
+    /// User name and password as Basic joins them.
+    fn pair(&self, username: &Template, password: &Template) -> Result<Zeroizing<String>, RenderError> {
+        let (username, password) = (self.template(username)?, self.template(password)?);
         let wrong = |why| RenderError::Value { place: "header", name: "authorization".to_owned(), why };
         if username.contains(':') {
             return Err(wrong("has a colon in its user name, which Basic cannot carry (RFC 7617 §2)"));
         }
         if username.chars().chain(password.chars()).any(char::is_control) {
-            return Err(wrong("holds a control character such as a line break"));
+            return Err(wrong(CONTROL));
         }
-        let pair = Zeroizing::new(format!("{}:{}", *username, *password));
-        Ok(Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes()))))
+        Ok(Zeroizing::new(format!("{}:{}", *username, *password)))
     }
 
-    /// What is taken out of an answer's headers: every secret value as it is and in base64, whichever field it came
-    /// through. Percent-encoding is seen through when they are looked for.
-    fn spellings(&self, secrets: &Secrets) -> Vec<Zeroizing<String>> {
-        let fields =
-            self.values.iter().filter(|(name, _)| self.secret.contains(*name)).map(|(_, value)| value.as_str());
-        let mut spellings = BTreeSet::new();
-        for value in fields.chain(secrets.values().map(reveal)) {
-            spellings.insert(value.to_owned());
-            spellings.insert(STANDARD_NO_PAD.encode(value));
-            spellings.insert(URL_SAFE_NO_PAD.encode(value));
-        }
-        let basic = self.route.auth().slots.iter().filter(|slot| matches!(slot.value, SlotValue::Basic { .. }));
-        for value in basic.filter_map(|slot| self.fill(&slot.value).ok()) {
-            let pair = value.trim_start_matches("Basic ").trim_end_matches('=');
-            spellings.insert(pair.replace('+', "-").replace('/', "_"));
-            spellings.insert(pair.to_owned());
-        }
-        let mut spellings: Vec<_> = spellings.into_iter().map(Zeroizing::new).collect();
-        // Shorter values would be found in texts that have nothing to do with them.
-        spellings.retain(|text| text.len() >= SHORTEST_REDACTED);
-        // The longest first, so that no part of one is left when a shorter one was taken out before it.
-        spellings.sort_by_key(|text| std::cmp::Reverse(text.len()));
-        spellings
+    /// What an upstream is now told, through whichever field it goes, and could tell others.
+    fn told<'t>(
+        &'t self,
+        secrets: &'t Secrets,
+        pairs: &'t [Zeroizing<String>],
+    ) -> impl Iterator<Item = Secret<'t>> + Clone {
+        let values = self.values.iter().filter(|value| value.is_secret).map(|value| value.text.as_str());
+        let values = values.chain(secrets.values().map(reveal)).map(|text| Secret { kind: SecretKind::Value, text });
+        values.chain(pairs.iter().map(|pair| Secret { kind: SecretKind::Pair, text: pair }))
+    }
+
+    /// What the Basic slots join.
+    fn pairs(&self) -> Vec<Zeroizing<String>> {
+        let slots = self.route.auth().slots.iter();
+        let pairs = slots.filter_map(|slot| match &slot.value {
+            SlotValue::Basic { username, password } => self.pair(username, password).ok(),
+            SlotValue::Template(_) => None,
+        });
+        pairs.collect()
     }
 }
 
 /// A field's value with its references replaced, once: a secret's own value is not looked at again.
-fn resolve(name: &FieldName, value: &str, secrets: &Secrets) -> Result<Zeroizing<String>, RenderError> {
+fn resolve<'a>(name: &FieldName, value: &'a str, secrets: &Secrets) -> Result<Text<'a>, RenderError> {
+    let too_large = || RenderError::Value { place: "field", name: name.to_string(), why: "is larger than 64 KiB" };
+    if !refers(value) {
+        return if value.len() > LARGEST { Err(too_large()) } else { Ok(Text::Given(value)) };
+    }
     let mut text = Zeroizing::new(String::with_capacity(value.len()));
     for piece in pieces(value).map_err(|_| RenderError::Reference(name.clone()))? {
         match piece {
@@ -282,8 +456,8 @@ fn resolve(name: &FieldName, value: &str, secrets: &Secrets) -> Result<Zeroizing
             }
         }
         if text.len() > LARGEST {
-            return Err(RenderError::Value { place: "field", name: name.to_string(), why: "is larger than 64 KiB" });
+            return Err(too_large());
         }
     }
-    Ok(text)
+    Ok(Text::Filled(text))
 }

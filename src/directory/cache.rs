@@ -1,11 +1,10 @@
-//! A cache that can be stale, never wrong.
+//! What all workers share: a cache that can be stale, never wrong.
 //!
-//! Three steps: a table of the worker's own (no lock at all), a shared cache (bounded in number and time), a load (one
-//! at a time for each key, on the control runtime, finished even if whoever asked has gone). Each cached thing carries
-//! the [`Stamp`] of all that was read for it and is used only while that is current.
+//! It holds what is read from the database. What a worker does not find in its own [`table`](super::table) and cannot
+//! make at once from what is declared, it finds here (bounded in number and time), or it is loaded: one at a time for
+//! each key, on the control runtime, finished even if whoever asked has gone. Each cached thing carries the [`Stamp`] of
+//! all that was read for it and is used only while that is current.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,12 +16,19 @@ use crate::vault::revision::Stamp;
 /// How much is kept and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How many entries, in the shared cache and in each worker's table.
+    /// How many entries, in a shared cache and in each worker's table.
     pub entries: u64,
     /// How long an entry is used after it was loaded.
     pub time_to_live: Duration,
     /// How long an entry is kept that nobody uses.
     pub time_to_idle: Duration,
+}
+
+impl Limits {
+    /// Until when something may be used that is loaded now.
+    pub fn expiry(&self) -> Instant {
+        Instant::now() + self.time_to_live
+    }
 }
 
 /// Something that knows what it was read from.
@@ -40,40 +46,26 @@ pub enum LoadFailed<E> {
     Lost,
 }
 
-/// The shared part.
+/// A cache of values that are cheap to clone.
 pub struct Cache<K, V> {
     shared: moka::future::Cache<K, Entry<V>>,
     control: tokio::runtime::Handle,
     limits: Limits,
 }
 
-struct Entry<V> {
-    value: Arc<V>,
-    loaded: Instant,
-}
-
-impl<V> Clone for Entry<V> {
-    fn clone(&self) -> Self {
-        Entry { value: Arc::clone(&self.value), loaded: self.loaded }
-    }
-}
-
-/// The part of one worker. Not shared, so it needs no lock.
-pub struct Local<K, V> {
-    table: RefCell<HashMap<K, LocalEntry<V>>>,
-    limits: Limits,
-}
-
-struct LocalEntry<V> {
-    value: Arc<V>,
-    loaded: Instant,
-    used: Cell<bool>,
+/// Something that was loaded.
+#[derive(Clone)]
+pub struct Entry<V> {
+    /// What was loaded.
+    pub value: V,
+    /// Until when it is used.
+    pub expires: Instant,
 }
 
 impl<K, V> Cache<K, V>
 where
     K: Clone + Hash + Eq + Send + Sync + 'static,
-    V: Stamped + Send + Sync + 'static,
+    V: Stamped + Clone + Send + Sync + 'static,
 {
     /// An empty cache whose loads run on `control`.
     pub fn new(limits: Limits, control: tokio::runtime::Handle) -> Self {
@@ -85,47 +77,30 @@ where
         Cache { shared, control, limits }
     }
 
-    /// A table for one worker.
-    pub fn local(&self) -> Local<K, V> {
-        Local { table: RefCell::default(), limits: self.limits }
-    }
-
-    /// What is cached and current. Waits for nothing but the shared cache's own housekeeping.
-    pub async fn get(&self, local: &Local<K, V>, key: &K) -> Option<Arc<V>> {
-        if let Some(value) = local.get(key) {
-            return Some(value);
-        }
-        // Boxed: a request's future is moved about, and what is rare shall not make it large.
-        let entry = Box::pin(self.shared.get(key)).await?;
-        if !entry.value.stamp().is_current() {
-            return None;
-        }
-        local.insert(key.clone(), &entry);
-        Some(entry.value)
+    /// What is cached and current. Waits for nothing but the cache's own housekeeping.
+    pub async fn get(&self, key: &K) -> Option<Entry<V>> {
+        self.shared.get(key).await.filter(|entry| entry.value.stamp().is_current())
     }
 
     /// Loads what is not cached; everybody who asks meanwhile shares the load. A load that a change overtook is done
-    /// again; the second time around this caller's own load began after it asked, so its result is true enough for it.
-    pub async fn load<E, F>(&self, local: &Local<K, V>, key: &K, load: impl Fn() -> F) -> Result<Arc<V>, LoadFailed<E>>
+    /// again; the last time around this caller's own load began after it asked, so its result is true enough for it.
+    pub async fn load<E, F>(&self, key: &K, load: impl Fn() -> F) -> Result<Entry<V>, LoadFailed<E>>
     where
         E: Send + Sync + 'static,
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
         for _overtaken in 0..3 {
-            let entry =
-                Box::pin(self.shared.try_get_with_by_ref(key, self.begin(load()))).await.map_err(
-                    |error| match &*error {
-                        LoadFailed::Refused(error) => LoadFailed::Refused(Arc::clone(error)),
-                        LoadFailed::Lost => LoadFailed::Lost,
-                    },
-                )?;
+            let loaded = self.shared.try_get_with_by_ref(key, self.begin(load())).await;
+            let entry = loaded.map_err(|error| match &*error {
+                LoadFailed::Refused(error) => LoadFailed::Refused(Arc::clone(error)),
+                LoadFailed::Lost => LoadFailed::Lost,
+            })?;
             if entry.value.stamp().is_current() {
-                local.insert(key.clone(), &entry);
-                return Ok(entry.value);
+                return Ok(entry);
             }
-            Box::pin(self.discard(key, &entry)).await;
+            self.discard(key, &entry).await;
         }
-        Ok(self.begin(load()).await?.value)
+        self.begin(load()).await
     }
 
     /// Starts a load on the control runtime.
@@ -136,49 +111,16 @@ where
     {
         let value = self.control.spawn(load).await.map_err(|_| LoadFailed::Lost)?;
         let value = value.map_err(|error| LoadFailed::Refused(Arc::new(error)))?;
-        Ok(Entry { value: Arc::new(value), loaded: Instant::now() })
+        Ok(Entry { value, expires: self.limits.expiry() })
     }
 
-    /// Forgets a stale entry, unless somebody has replaced it already.
+    /// Forgets a stale entry, unless somebody has replaced it already: no two loads of a key end at one moment.
     async fn discard(&self, key: &K, stale: &Entry<V>) {
         let is_stale = |entry: Option<moka::Entry<K, Entry<V>>>| {
-            let same = entry.is_some_and(|entry| Arc::ptr_eq(&entry.value().value, &stale.value));
+            let same = entry.is_some_and(|entry| entry.value().expires == stale.expires);
             std::future::ready(if same { Op::Remove } else { Op::Nop })
         };
         self.shared.entry_by_ref(key).and_compute_with(is_stale).await;
-    }
-}
-
-impl<K: Hash + Eq, V: Stamped> Local<K, V> {
-    /// What this worker holds and is current.
-    fn get(&self, key: &K) -> Option<Arc<V>> {
-        let table = self.table.borrow();
-        let entry = table.get(key)?;
-        if !entry.value.stamp().is_current() || entry.loaded.elapsed() >= self.limits.time_to_live {
-            return None;
-        }
-        entry.used.set(true);
-        Some(Arc::clone(&entry.value))
-    }
-
-    fn insert(&self, key: K, entry: &Entry<V>) {
-        let mut table = self.table.borrow_mut();
-        if table.len() as u64 >= self.limits.entries {
-            table.retain(|_, entry| entry.used.take());
-            if table.len() as u64 >= self.limits.entries {
-                table.clear();
-            }
-        }
-        table.insert(key, LocalEntry { value: Arc::clone(&entry.value), loaded: entry.loaded, used: Cell::new(true) });
-    }
-
-    /// Forgets what was not used since the last sweep, is too old or has changed. A worker calls it as often as
-    /// [`Limits::time_to_idle`], so nothing decrypted stays for longer than twice that unused.
-    pub fn sweep(&self) {
-        let fresh = |entry: &LocalEntry<V>| {
-            entry.value.stamp().is_current() && entry.loaded.elapsed() < self.limits.time_to_live
-        };
-        self.table.borrow_mut().retain(|_, entry| entry.used.take() && fresh(entry));
     }
 }
 
@@ -190,6 +132,7 @@ mod tests {
     use crate::model::id::ConnectionId;
     use crate::vault::revision::{Revisions, Subject};
 
+    #[derive(Clone)]
     struct Read {
         value: u64,
         stamp: Stamp,
@@ -231,37 +174,31 @@ mod tests {
         Cache::new(limits, tokio::runtime::Handle::current())
     }
 
-    async fn read(cache: &Cache<u8, Read>, local: &Local<u8, Read>, store: &Arc<Store>, subject: &Subject) -> u64 {
-        match cache.get(local, &1).await {
-            Some(read) => read.value,
-            None => {
-                cache
-                    .load(local, &1, || Arc::clone(store).read(subject.clone()))
-                    .await
-                    .unwrap_or_else(|_| panic!())
-                    .value
-            }
-        }
+    async fn read(cache: &Cache<u8, Read>, store: &Arc<Store>, subject: &Subject) -> u64 {
+        let entry = match cache.get(&1).await {
+            Some(entry) => entry,
+            None => cache.load(&1, || Arc::clone(store).read(subject.clone())).await.unwrap_or_else(|_| panic!()),
+        };
+        entry.value.value
     }
 
     #[tokio::test]
     async fn a_hit_loads_nothing_and_a_change_holds_for_the_next_read() {
         let (store, cache) = (Arc::new(Store::default()), cache());
-        let (local, subject) = (cache.local(), Subject::Connection(ConnectionId::generate()));
-        assert_eq!(read(&cache, &local, &store, &subject).await, 0);
-        assert_eq!(read(&cache, &local, &store, &subject).await, 0);
+        let subject = Subject::Connection(ConnectionId::generate());
+        assert_eq!(read(&cache, &store, &subject).await, 0);
+        assert_eq!(read(&cache, &store, &subject).await, 0);
         assert_eq!(store.loads.load(Ordering::SeqCst), 1);
         store.change(7, &subject);
-        assert_eq!(read(&cache, &local, &store, &subject).await, 7);
-        assert_eq!(read(&cache, &cache.local(), &store, &subject).await, 7, "another worker sees it too");
+        assert_eq!(read(&cache, &store, &subject).await, 7);
         assert_eq!(store.loads.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]
     async fn many_who_ask_at_once_share_one_load() {
         let (store, cache) = (Arc::new(Store::default()), cache());
-        let (local, subject) = (cache.local(), Subject::Connection(ConnectionId::generate()));
-        let reads = (0..500).map(|_| read(&cache, &local, &store, &subject));
+        let subject = Subject::Connection(ConnectionId::generate());
+        let reads = (0..500).map(|_| read(&cache, &store, &subject));
         let all = reads.map(Box::pin).collect::<Vec<_>>();
         for value in futures_join(all).await {
             assert_eq!(value, 0);
@@ -307,17 +244,6 @@ mod tests {
         store.change(7, &subject);
         drop(paused);
         slow.await.unwrap();
-        assert_eq!(read(&cache, &cache.local(), &store, &subject).await, 7);
-    }
-
-    #[tokio::test]
-    async fn what_is_unused_is_forgotten() {
-        let (store, cache) = (Arc::new(Store::default()), cache());
-        let (local, subject) = (cache.local(), Subject::Connection(ConnectionId::generate()));
-        read(&cache, &local, &store, &subject).await;
-        local.sweep();
-        assert_eq!(local.table.borrow().len(), 1);
-        local.sweep();
-        assert_eq!(local.table.borrow().len(), 0);
+        assert_eq!(read(&cache, &store, &subject).await, 7);
     }
 }

@@ -1,19 +1,20 @@
 //! Routes: everything about a connection that decides where its requests go, made from facts only.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
-
+use super::integrations::Integrations;
 use super::rate::{Limiter, Quota, Rates};
-use super::{Found, Name};
+use super::{Found, Name, Named, Nothing};
 use crate::model::auth::{AuthMethod, Place};
-use crate::model::base_url::{BaseUrl, path_placeholders};
+use crate::model::base_url::path_placeholders;
 use crate::model::connection::Connection;
-use crate::model::id::ConnectionRef;
+use crate::model::id::{ConnectionRef, Reference};
 use crate::model::integration::Integration;
 use crate::model::name::{CustomerName, FieldName};
-use crate::model::origin::Origin;
+use crate::model::site::Site;
 use crate::telemetry::access_log::Names;
+use crate::vault::declared::Declared;
 use crate::vault::revision::{Stamp, Subject};
 use crate::vault::{Vault, VaultError};
 
@@ -26,12 +27,8 @@ pub struct Route {
     pub integration: Arc<Integration>,
     /// Which of the integration's auth methods it uses.
     method: usize,
-    /// Where reverse requests go.
-    pub base: BaseUrl,
-    /// Where its credential may go at all; the base URL's origin first.
-    pub origins: Vec<Origin>,
-    /// Default headers, rendered.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Where its requests go, and what each of them has.
+    site: Arc<Site>,
     /// What access lines say of it.
     names: Names,
     /// How many requests it takes; the one that all routes of the connection share.
@@ -48,20 +45,28 @@ pub enum RouteError {
     Broken(String),
 }
 
+impl Deref for Route {
+    type Target = Site;
+
+    fn deref(&self) -> &Site {
+        &self.site
+    }
+}
+
 impl Route {
+    /// Where its requests go; the same one for all connections of an integration that does not depend on their values.
+    pub fn site(&self) -> &Arc<Site> {
+        &self.site
+    }
+
     /// The auth method its credential is for.
     pub fn auth(&self) -> &AuthMethod {
         &self.integration.auth[self.method]
     }
 
-    /// What access lines say of it, rendered once; its upstreams are its origins, in their order.
+    /// What access lines say of it, rendered once.
     pub fn names(&self) -> &Names {
         &self.names
-    }
-
-    /// Which of its origins this one is.
-    pub fn origin_index(&self, origin: &Origin) -> usize {
-        self.origins.iter().position(|own| own == origin).unwrap_or_default()
     }
 
     /// The revisions it was made at.
@@ -95,51 +100,97 @@ impl Route {
         if let Some((field, why)) = integration.check_values(&connection.values).into_iter().next() {
             return Err(format!("the value of `{field}`: {why}"));
         }
-        let (base, origins) = integration.place(&connection.values).map_err(|error| error.to_string())?;
+        let site = integration.site(&connection.values).map_err(|error| error.to_string())?;
         let filled = |name: &str| {
             integration.auth[method].slots.iter().any(|slot| matches!(&slot.place, Place::Path(n) if **n == *name))
         };
-        if let Some(name) = path_placeholders(base.path()).find(|name| !filled(name)) {
+        if let Some(name) = path_placeholders(site.base.path()).find(|name| !filled(name)) {
             return Err(format!("nothing fills {{{name}}} of the base URL with this auth method"));
         }
-        let mut headers = Vec::new();
-        for (name, template) in &integration.headers {
-            let text =
-                template.render(|field| integration.value(&connection.values, field)).map_err(|e| e.to_string())?;
-            let value =
-                HeaderValue::from_str(&text).map_err(|_| format!("the default header {name} is no header value"))?;
-            headers.push((name.clone(), value));
-        }
         let customer = connection.customer.as_ref().map(CustomerName::as_str);
-        let upstreams = origins.iter().map(Origin::authority);
-        let names = Names::new(connection.key.as_str(), &connection.id.to_string(), customer, upstreams);
-        let stamp = Stamp::default();
-        Ok(Route { connection, integration, method, base, origins, headers, names, limiter: None, stamp })
+        let names = Names::new(connection.key.as_str(), &connection.id.to_string(), customer);
+        Ok(Route { connection, integration, method, site, names, limiter: None, stamp: Stamp::default() })
     }
+
+    /// The same, at the revisions it was made at and with its limiter.
+    fn at(self, stamp: Stamp, rates: &Rates) -> Arc<Self> {
+        Arc::new(Route { limiter: self.limited(rates), stamp, ..self })
+    }
+}
+
+impl Found {
+    fn unknown(stamp: Stamp) -> Self {
+        Found::Nothing(Arc::new(Nothing { error: RouteError::Unknown, stamp }))
+    }
+
+    fn broken(why: String, stamp: Stamp) -> Self {
+        Found::Nothing(Arc::new(Nothing { error: RouteError::Broken(why), stamp }))
+    }
+
+    /// What a connection comes to that was found by a name; `for_customer` says whether the name was a customer's.
+    fn of(
+        for_customer: bool,
+        connection: Arc<Connection>,
+        integration: Option<Arc<Integration>>,
+        stamp: Stamp,
+        rates: &Rates,
+    ) -> Self {
+        let Some(integration) = integration else {
+            let slug = &connection.integration;
+            return Found::broken(format!("its integration {slug} does not exist any more"), stamp);
+        };
+        let falls_back = for_customer && connection.customer.is_none();
+        if falls_back && !integration.customer_fallback {
+            return Found::unknown(stamp);
+        }
+        match Route::new(connection, integration) {
+            Ok(route) => Found::Route(route.at(stamp, rates)),
+            Err(why) => Found::broken(why, stamp),
+        }
+    }
+}
+
+/// Whether a connection that was named by its id may be used for a customer.
+fn serves(connection: &Connection, customer: Option<&str>) -> bool {
+    let own = connection.customer.as_ref().map(CustomerName::as_str);
+    customer.is_none() || own.is_none() || own == customer
+}
+
+/// Looks a name up in what is declared, without waiting. `is_all` says that there is nothing else; otherwise `None`
+/// means that the vault must be asked.
+pub(super) fn declared(declared: &Declared, stamp: Stamp, named: &Named<'_>, is_all: bool, rates: &Rates) -> Option<Found> {
+    let &Named { organization, customer, reference } = named;
+    let own = declared.find(organization, customer, reference);
+    let found = match reference {
+        // The customer's own connection may be a stored one.
+        Reference::Key(_) if customer.is_some() && is_all => {
+            own.or_else(|| declared.find(organization, None, reference))
+        }
+        Reference::Id(_) | Reference::Key(_) => own,
+    };
+    let Some(connection) = found else { return is_all.then(|| Found::unknown(stamp)) };
+    if matches!(reference, Reference::Id(_)) && !serves(connection, customer) {
+        return Some(Found::unknown(stamp));
+    }
+    let integration = declared.integration(&connection.integration).cloned();
+    let decided = integration.is_some() || is_all;
+    decided.then(|| Found::of(customer.is_some(), Arc::clone(connection), integration, stamp, rates))
 }
 
 /// Looks a name up in the vault: the customer's own connection, else the organization's where its integration allows
 /// that.
-pub(super) async fn load(vault: Vault, name: Name, rates: Arc<Rates>) -> Result<Found, VaultError> {
+pub(super) async fn load(
+    vault: Vault,
+    integrations: Arc<Integrations>,
+    name: Name,
+    rates: Arc<Rates>,
+) -> Result<Found, VaultError> {
     let mut stamp = Stamp::default();
     let connection = find(&vault, &name, &mut stamp).await?;
-    let Some(connection) = connection else { return Ok(Found { route: Err(RouteError::Unknown), stamp }) };
-    stamp.take(vault.revisions(), Subject::Integration(connection.organization, connection.integration.clone()));
-    let route = match vault.integration(connection.organization, &connection.integration).await? {
-        None => Err(RouteError::Broken(format!("its integration {} does not exist any more", connection.integration))),
-        Some(integration) if falls_back(&name, &connection) && !integration.customer_fallback => {
-            Err(RouteError::Unknown)
-        }
-        Some(integration) => Route::new(connection, integration)
-            .map(|route| Arc::new(Route { limiter: route.limited(&rates), stamp: stamp.clone(), ..route }))
-            .map_err(RouteError::Broken),
-    };
-    Ok(Found { route, stamp })
-}
-
-/// Whether a customer is about to be served by the organization's own connection.
-fn falls_back(name: &Name, connection: &Connection) -> bool {
-    name.customer.is_some() && connection.customer.is_none()
+    let Some(connection) = connection else { return Ok(Found::unknown(stamp)) };
+    let (owner, slug) = (connection.organization, connection.integration.clone());
+    let integration = integrations.get(&vault, owner, &slug, &mut stamp).await?;
+    Ok(Found::of(name.customer.is_some(), connection, integration, stamp, &rates))
 }
 
 async fn find(vault: &Vault, name: &Name, stamp: &mut Stamp) -> Result<Option<Arc<Connection>>, VaultError> {
@@ -148,7 +199,8 @@ async fn find(vault: &Vault, name: &Name, stamp: &mut Stamp) -> Result<Option<Ar
         ConnectionRef::Id(id) => {
             stamp.take(vault.revisions(), Subject::Connection(*id));
             let found = vault.connection(organization, None, &name.reference).await?;
-            return Ok(found.filter(|c| name.customer.is_none() || c.customer.is_none() || c.customer == name.customer));
+            let customer = name.customer.as_ref().map(CustomerName::as_str);
+            return Ok(found.filter(|connection| serves(connection, customer)));
         }
         ConnectionRef::Key(key) => {
             stamp.take(vault.revisions(), Subject::Name(organization, name.customer.clone(), key.clone()));

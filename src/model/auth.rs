@@ -70,6 +70,8 @@ impl std::str::FromStr for AuthKind {
 pub struct Slot {
     /// Where.
     pub place: Place,
+    /// A header's name as it was written: upstreams that make a difference, against RFC 9110 §5.1, are told it so.
+    pub written: Option<Box<str>>,
     /// With what.
     pub value: SlotValue,
 }
@@ -256,7 +258,7 @@ fn own_or(own: Vec<Field>, implied: &[(&'static str, bool)]) -> Vec<Field> {
 
 fn read_bearer(reader: &Reader<'_>, own: Vec<Field>) -> (Vec<Field>, Vec<Slot>) {
     let value = reader.parsed("template").unwrap_or_else(|| template("Bearer {{ token }}"));
-    let slot = Slot { place: Place::Header(AUTHORIZATION), value: SlotValue::Template(value) };
+    let slot = Slot::authorization(SlotValue::Template(value));
     (own_or(own, &[("token", true)]), vec![slot])
 }
 
@@ -264,23 +266,41 @@ fn read_basic(reader: &Reader<'_>, own: Vec<Field>) -> (Vec<Field>, Vec<Slot>) {
     let username = reader.parsed("username").unwrap_or_else(|| template("{{ username }}"));
     let password = reader.parsed("password").unwrap_or_else(|| template("{{ password }}"));
     let fields = own_or(own, &[("username", false), ("password", true)]);
-    let slot = Slot { place: Place::Header(AUTHORIZATION), value: SlotValue::Basic { username, password } };
+    let slot = Slot::authorization(SlotValue::Basic { username, password });
     (fields, vec![slot])
 }
 
 fn read_api_key(reader: &Reader<'_>, own: Vec<Field>) -> (Vec<Field>, Vec<Slot>) {
     let value = reader.parsed("template").unwrap_or_else(|| template("{{ api_key }}"));
-    let place = read_place(reader);
-    let slots = place.map(|place| Slot { place, value: SlotValue::Template(value) }).into_iter().collect();
+    let slots = read_place(reader).map(|place| place.filled(value)).into_iter().collect();
     (own_or(own, &[("api_key", true)]), slots)
 }
 
-fn read_place(reader: &Reader<'_>) -> Option<Place> {
+/// A place as it was read.
+struct Written {
+    place: Place,
+    name: String,
+}
+
+impl Written {
+    fn filled(self, value: Template) -> Slot {
+        let written = matches!(self.place, Place::Header(_)).then(|| self.name.into());
+        Slot { place: self.place, written, value: SlotValue::Template(value) }
+    }
+}
+
+impl Slot {
+    fn authorization(value: SlotValue) -> Self {
+        Slot { place: Place::Header(AUTHORIZATION), written: Some("Authorization".into()), value }
+    }
+}
+
+fn read_place(reader: &Reader<'_>) -> Option<Written> {
     let place: Option<String> = reader.required("in");
     let name: Option<String> = reader.required("name");
     let (place, name) = (place?, name?);
     match Place::parse(&place, &name) {
-        Ok(place) => Some(place),
+        Ok(place) => Some(Written { place, name }),
         Err(explanation) => {
             let known = matches!(&*place, "header" | "query" | "cookie" | "body" | "path");
             reader.problem(if known { "name" } else { "in" }, explanation);
@@ -293,5 +313,5 @@ fn read_slot(reader: Reader<'_>) -> Option<Slot> {
     let place = read_place(&reader);
     let value = reader.required("value");
     reader.finish();
-    Some(Slot { place: place?, value: SlotValue::Template(value?) })
+    Some(place?.filled(value?))
 }

@@ -4,6 +4,7 @@ use http::header::{self, HeaderName};
 
 /// The headers whose meaning Sidekey knows, by what is done about them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Known {
     /// `Host`
     Host,
@@ -60,61 +61,53 @@ pub enum Spelling {
     Alias,
 }
 
-/// Names longer than this have no meaning to Sidekey, but for those that are known by how they begin.
-const LONGEST_KNOWN: usize = 32;
-
 /// What a name of the wire means, in whatever case it is written.
 pub fn known(name: &[u8]) -> (Known, Spelling) {
-    let mut folded = [0; LONGEST_KNOWN];
-    let length = name.len().min(LONGEST_KNOWN);
-    let mut spelling = Spelling::Plain;
-    for (to, from) in folded.iter_mut().zip(name) {
-        *to = match from {
-            b'_' => {
-                spelling = Spelling::Alias;
-                b'-'
-            }
-            other => other.to_ascii_lowercase(),
-        };
+    if !name.contains(&b'_') {
+        return (meaning(name), Spelling::Plain);
     }
-    if name.len() > LONGEST_KNOWN && name[LONGEST_KNOWN..].contains(&b'_') {
-        spelling = Spelling::Alias;
-    }
-    let known = match &folded[..length] {
-        begun if begun.starts_with(b"sidekey-") => Known::Own,
-        begun if begun.starts_with(b"x-forwarded-") => Known::TellsTheWay,
-        _ if name.len() > LONGEST_KNOWN => Known::Other,
-        whole => meaning(whole),
-    };
-    (known, spelling)
+    let folded: Vec<u8> = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
+    (meaning(&folded), Spelling::Alias)
 }
 
+/// One look at the length and the first letter leaves at most a few names to compare with.
 fn meaning(name: &[u8]) -> Known {
-    match name {
-        b"host" => Known::Host,
-        b"content-length" => Known::ContentLength,
-        b"transfer-encoding" => Known::TransferEncoding,
-        b"expect" => Known::Expect,
-        b"connection" => Known::Connection,
-        b"te" => Known::Te,
-        b"trailer" => Known::Trailer,
-        b"upgrade" => Known::Upgrade,
-        b"proxy-authorization" => Known::ProxyAuthorization,
-        b"keep-alive"
-        | b"proxy-connection"
-        | b"proxy-authenticate"
-        | b"proxy-authentication-info"
-        | b"http2-settings" => Known::HopByHop,
-        b"forwarded" | b"x-real-ip" | b"via" => Known::TellsTheWay,
-        b"authorization" => Known::Authorization,
-        b"x-api-key" => Known::ApiKey,
-        b"cookie" => Known::Cookie,
-        b"content-type" => Known::ContentType,
-        b"content-encoding" => Known::ContentEncoding,
-        b"origin" => Known::Origin,
-        b"sec-fetch-site" => Known::FetchSite,
-        b"location" | b"content-location" | b"link" | b"refresh" | b"set-cookie" => Known::Points,
-        b"date" => Known::Date,
+    let is = |other: &str, known: Known| if name.eq_ignore_ascii_case(other.as_bytes()) { known } else { Known::Other };
+    let begins = |other: &str| name.get(..other.len()).is_some_and(|begun| begun.eq_ignore_ascii_case(other.as_bytes()));
+    let Some(first) = name.first() else { return Known::Other };
+    match (first.to_ascii_lowercase(), name.len()) {
+        (b's', 9..) if begins("sidekey-") => Known::Own,
+        (b'x', 13..) if begins("x-forwarded-") => Known::TellsTheWay,
+        (b't', 2) => is("te", Known::Te),
+        (b'v', 3) => is("via", Known::TellsTheWay),
+        (b'h', 4) => is("host", Known::Host),
+        (b'd', 4) => is("date", Known::Date),
+        (b'l', 4) => is("link", Known::Points),
+        (b'e', 6) => is("expect", Known::Expect),
+        (b'c', 6) => is("cookie", Known::Cookie),
+        (b'o', 6) => is("origin", Known::Origin),
+        (b't', 7) => is("trailer", Known::Trailer),
+        (b'u', 7) => is("upgrade", Known::Upgrade),
+        (b'r', 7) => is("refresh", Known::Points),
+        (b'l', 8) => is("location", Known::Points),
+        (b'f', 9) => is("forwarded", Known::TellsTheWay),
+        (b'x', 9) if begins("x-a") => is("x-api-key", Known::ApiKey),
+        (b'x', 9) => is("x-real-ip", Known::TellsTheWay),
+        (b'c', 10) => is("connection", Known::Connection),
+        (b'k', 10) => is("keep-alive", Known::HopByHop),
+        (b's', 10) => is("set-cookie", Known::Points),
+        (b'c', 12) => is("content-type", Known::ContentType),
+        (b'a', 13) => is("authorization", Known::Authorization),
+        (b'c', 14) => is("content-length", Known::ContentLength),
+        (b's', 14) => is("sec-fetch-site", Known::FetchSite),
+        (b'h', 14) => is("http2-settings", Known::HopByHop),
+        (b'c', 16) if begins("content-e") => is("content-encoding", Known::ContentEncoding),
+        (b'c', 16) => is("content-location", Known::Points),
+        (b'p', 16) => is("proxy-connection", Known::HopByHop),
+        (b't', 17) => is("transfer-encoding", Known::TransferEncoding),
+        (b'p', 18) => is("proxy-authenticate", Known::HopByHop),
+        (b'p', 19) => is("proxy-authorization", Known::ProxyAuthorization),
+        (b'p', 25) => is("proxy-authentication-info", Known::HopByHop),
         _ => Known::Other,
     }
 }
@@ -222,4 +215,53 @@ pub fn may_be_trailer(name: &HeaderName) -> bool {
             .any(|forbidden| forbidden.as_str() == text)
         || matches!(text, "location" | "content-location" | "link" | "refresh")
         || matches!(text, "x-api-key" | "x-connection-id" | "connection-id" | "content-range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_means_the_same_in_every_spelling() {
+        for (name, expected) in [
+            ("host", Known::Host),
+            ("content-length", Known::ContentLength),
+            ("transfer-encoding", Known::TransferEncoding),
+            ("connection", Known::Connection),
+            ("proxy-authorization", Known::ProxyAuthorization),
+            ("content-encoding", Known::ContentEncoding),
+            ("content-location", Known::Points),
+            ("x-api-key", Known::ApiKey),
+            ("x-real-ip", Known::TellsTheWay),
+            ("x-forwarded-for", Known::TellsTheWay),
+            ("sidekey-key", Known::Own),
+            ("sidekey-something-that-is-much-longer-than-any-name", Known::Own),
+            ("set-cookie", Known::Points),
+        ] {
+            assert_eq!(known(name.as_bytes()), (expected, Spelling::Plain), "{name}");
+            assert_eq!(known(name.to_ascii_uppercase().as_bytes()), (expected, Spelling::Plain), "{name}");
+            let alias = name.replace('-', "_");
+            let spelling = if alias == name { Spelling::Plain } else { Spelling::Alias };
+            assert_eq!(known(alias.as_bytes()), (expected, spelling), "{name}");
+            assert_eq!(known(format!("{name}x").as_bytes()).0 == expected, name.starts_with("x-f") || name.starts_with("side"));
+        }
+        for name in ["", "x", "hosts", "sidekey", "x-forwarded", "accept"] {
+            assert_eq!(known(name.as_bytes()).0, Known::Other, "{name}");
+        }
+    }
+
+    /// Every header that is treated by its name's text is treated the same by what its name means.
+    #[test]
+    fn both_views_of_a_name_agree() {
+        for name in [
+            "connection", "keep-alive", "proxy-connection", "proxy-authorization", "proxy-authenticate",
+            "proxy-authentication-info", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings", "host",
+            "content-length", "expect", "via", "forwarded", "accept", "authorization",
+        ] {
+            let (known, _) = known(name.as_bytes());
+            assert_eq!(known.is_hop_by_hop(), is_hop_by_hop(name), "{name}");
+            assert_eq!(known.is_framing(), is_framing(name), "{name}");
+            assert_eq!(known == Known::TellsTheWay, tells_the_way(name), "{name}");
+        }
+    }
 }

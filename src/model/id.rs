@@ -16,6 +16,45 @@ pub fn has_id_prefix(text: &str) -> bool {
     PREFIXES.iter().any(|prefix| text.starts_with(prefix))
 }
 
+/// The alphabet of ULIDs (Crockford's base 32) in lower case.
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+/// The value of each byte that is in the alphabet, and [`NO_DIGIT`] for the others.
+const VALUES: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut at = 0;
+    while at < ALPHABET.len() {
+        values[ALPHABET[at] as usize] = at as u8;
+        at += 1;
+    }
+    values
+};
+
+const NO_DIGIT: u8 = u8::MAX;
+
+/// How many characters of five bits hold 128 bits.
+const DIGITS: usize = 26;
+
+/// Writes a number, the most significant bits first.
+fn encode(number: u128, digits: &mut [u8]) {
+    for (at, digit) in digits.iter_mut().rev().enumerate() {
+        *digit = ALPHABET[(number >> (at * 5)) as usize % ALPHABET.len()];
+    }
+}
+
+/// Reads 26 characters of five bits without taking memory. Every number has one spelling only: nothing stands for
+/// another character, and what is beyond 128 bits is refused.
+fn decode(text: &str) -> Option<u128> {
+    let bytes = text.as_bytes();
+    if bytes.len() != DIGITS || bytes[0] > b'7' {
+        return None;
+    }
+    bytes.iter().try_fold(0, |number: u128, byte| match VALUES[usize::from(*byte)] {
+        NO_DIGIT => None,
+        value => Some(number << 5 | u128::from(value)),
+    })
+}
+
 /// Declares an id type with its prefix.
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
@@ -32,6 +71,11 @@ macro_rules! id {
                 $name(Ulid::generate().0)
             }
 
+            /// Its 128 bits, the most significant first.
+            pub const fn to_bytes(self) -> [u8; 16] {
+                self.0.to_be_bytes()
+            }
+
             /// The id of something declared in a file: always the same for the same name, so that logs, caches and
             /// callers can rely on it across restarts.
             pub fn derived(name: &str) -> Self {
@@ -44,9 +88,13 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                let mut text = Ulid(self.0).to_string();
-                text.make_ascii_lowercase();
-                write!(f, concat!($prefix, "{}"), text)
+                const LENGTH: usize = $prefix.len() + DIGITS;
+                let mut text = [0; LENGTH];
+                let (prefix, digits) = text.split_at_mut($prefix.len());
+                prefix.copy_from_slice($prefix.as_bytes());
+                encode(self.0, digits);
+                // In one piece, so that making a text of it takes memory once.
+                f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
             }
         }
 
@@ -61,13 +109,7 @@ macro_rules! id {
 
             fn from_str(text: &str) -> Result<Self, NameError> {
                 const WRONG: NameError = NameError(concat!("an id is ", $prefix, " and 26 characters in lower case"));
-                let ulid = text.strip_prefix($prefix).ok_or(WRONG)?;
-                if ulid.len() != 26 || ulid.bytes().any(|b| b.is_ascii_uppercase()) {
-                    return Err(WRONG);
-                }
-                let id = Ulid::from_string(&ulid.to_ascii_uppercase()).map(|ulid| $name(ulid.0)).map_err(|_| WRONG)?;
-                // The decoder drops what is beyond 128 bits: every id has one spelling only.
-                if id.to_string() == text { Ok(id) } else { Err(WRONG) }
+                text.strip_prefix($prefix).and_then(decode).map($name).ok_or(WRONG)
             }
         }
 
@@ -117,6 +159,45 @@ pub enum ConnectionRef {
     Key(Key),
 }
 
+/// A connection as a request names it: borrowed, and a key is not yet known to be one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reference<'a> {
+    /// `conn_01j…`
+    Id(ConnectionId),
+    /// `stripe`, or anything else that is no id.
+    Key(&'a str),
+}
+
+impl<'a> Reference<'a> {
+    /// Reads a text without taking memory; `None` for what begins as an id and is none.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        match text.starts_with(ConnectionId::PREFIX) {
+            true => text.parse().ok().map(Reference::Id),
+            false => Some(Reference::Key(text)),
+        }
+    }
+}
+
+impl<'a> From<&'a ConnectionRef> for Reference<'a> {
+    fn from(reference: &'a ConnectionRef) -> Self {
+        match reference {
+            ConnectionRef::Id(id) => Reference::Id(*id),
+            ConnectionRef::Key(key) => Reference::Key(key.as_str()),
+        }
+    }
+}
+
+impl TryFrom<Reference<'_>> for ConnectionRef {
+    type Error = NameError;
+
+    fn try_from(reference: Reference<'_>) -> Result<Self, NameError> {
+        match reference {
+            Reference::Id(id) => Ok(ConnectionRef::Id(id)),
+            Reference::Key(text) => text.parse().map(ConnectionRef::Key),
+        }
+    }
+}
+
 impl FromStr for ConnectionRef {
     type Err = NameError;
 
@@ -153,5 +234,11 @@ mod tests {
         assert!("conn_01".parse::<ConnectionId>().is_err());
         assert_eq!(ConnectionId::derived("a"), ConnectionId::derived("a"));
         assert_ne!(ConnectionId::derived("a"), ConnectionId::derived("b"));
+        let largest = ConnectionId(u128::MAX);
+        assert_eq!(largest.to_string().parse::<ConnectionId>().unwrap(), largest);
+        for other in ["8", "i", "l", "o", "u", "-", "A"] {
+            let text = format!("conn_{other}{}", "0".repeat(25));
+            assert!(text.parse::<ConnectionId>().is_err(), "{text}");
+        }
     }
 }

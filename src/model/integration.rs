@@ -1,6 +1,7 @@
 //! Integrations: how to talk to one provider. No secret in them.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::{HeaderName, Method};
@@ -14,6 +15,7 @@ use super::header;
 use super::id::IntegrationId;
 use super::name::{FieldName, Key};
 use super::origin::{Origin, Scheme};
+use super::site::{Site, SiteError};
 use super::template::Template;
 
 /// How to talk to one provider.
@@ -51,6 +53,8 @@ pub struct Integration {
     pub limit: Option<Limit>,
     /// As it was written, for who reads it back.
     pub document: Value,
+    /// The site of all its connections, where it is one.
+    fixed: Option<Arc<Site>>,
 }
 
 /// What kind of API an integration talks to.
@@ -136,6 +140,9 @@ pub struct Limit {
     pub burst: u32,
 }
 
+/// What fills a host is a label of it where the field says nothing else.
+static LABEL: LazyLock<Option<Pattern>> = LazyLock::new(|| "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?".parse().ok());
+
 /// The values that a connection gives to an integration's fields.
 pub type Values = BTreeMap<FieldName, String>;
 
@@ -175,7 +182,7 @@ impl Integration {
             reader.finish();
             return None;
         };
-        let integration = Integration {
+        let mut integration = Integration {
             id,
             name: name.unwrap_or_else(|| slug.to_string()),
             slug,
@@ -192,7 +199,9 @@ impl Integration {
             timeouts,
             limit,
             document: document.clone(),
+            fixed: None,
         };
+        integration.fixed = Site::fixed(&integration);
         integration.check(&reader);
         reader.finish();
         Some(integration)
@@ -254,7 +263,6 @@ impl Integration {
 
     /// Checks the values of a connection; the problems' pointers begin with a field's name.
     pub fn check_values(&self, values: &Values) -> Vec<(FieldName, String)> {
-        let label = || "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?".parse::<Pattern>().ok();
         let mut wrong = Vec::new();
         for name in values.keys().filter(|name| !self.fields.iter().any(|f| f.name == **name && !f.secret)) {
             wrong.push((name.clone(), format!("the integration {} has no such public field", self.slug)));
@@ -269,15 +277,22 @@ impl Integration {
             let in_host = std::iter::once(&self.base_url)
                 .chain(&self.hosts)
                 .any(|url| url.host_fields().any(|n| *n == field.name));
-            let pattern = field.pattern.clone().or_else(|| if in_host { label() } else { None });
-            if pattern.as_ref().is_some_and(|pattern| !pattern.matches(value)) {
-                let source = pattern.map(|p| p.source().to_owned()).unwrap_or_default();
-                wrong.push((field.name.clone(), format!("the value does not match {source}")));
+            let pattern = field.pattern.as_ref().or_else(|| if in_host { LABEL.as_ref() } else { None });
+            if let Some(pattern) = pattern.filter(|pattern| !pattern.matches(value)) {
+                wrong.push((field.name.clone(), format!("the value does not match {}", pattern.source())));
             } else if value.contains("@@SECRET:") || value.chars().any(char::is_control) {
                 wrong.push((field.name.clone(), "a value is plain text; secrets belong in the credential".to_owned()));
             }
         }
         wrong
+    }
+
+    /// Everything that depends on the values of a connection; shared where nothing does.
+    pub fn site(&self, values: &Values) -> Result<Arc<Site>, SiteError> {
+        match &self.fixed {
+            Some(fixed) => Ok(Arc::clone(fixed)),
+            None => Site::new(self, values).map(Arc::new),
+        }
     }
 
     /// Base URL and every allowed origin, the base URL's first, for the values of a connection.

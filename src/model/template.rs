@@ -88,13 +88,23 @@ impl Template {
 
     /// Renders it; the result may hold a secret and wipes itself.
     pub fn render<'v>(&self, value: impl Fn(&FieldName) -> Option<&'v str>) -> Result<Zeroizing<String>, Undefined> {
-        let mut out = Zeroizing::new(String::with_capacity(self.source.len() + 64));
+        // Room for all of it, so that the text never grows and leaves a copy behind.
+        let room = self.segments.iter().map(|segment| match segment {
+            Segment::Literal(text) => text.len(),
+            Segment::Field { name, filters } => {
+                value(name).unwrap_or_default().len() * 3usize.pow(filters.len() as u32)
+            }
+        });
+        let mut out = Zeroizing::new(String::with_capacity(room.sum()));
         for segment in &self.segments {
             match segment {
                 Segment::Literal(text) => out.push_str(text),
                 Segment::Field { name, filters } => {
                     let value = value(name).ok_or_else(|| Undefined(name.clone()))?;
-                    out.push_str(&filter(value, filters));
+                    match filters.is_empty() {
+                        true => out.push_str(value),
+                        false => out.push_str(&filter(value, filters)),
+                    }
                 }
             }
         }

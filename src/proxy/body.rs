@@ -198,19 +198,30 @@ impl AnswerBody {
 
     /// Ends the record: the client has gone before it had everything.
     pub fn lost(&mut self) {
-        if let Some(record) = &mut self.record {
+        if let Some(mut record) = self.record.take() {
             record.lost();
+        }
+    }
+
+    /// Lets the request's body go on while nothing is asked of the answer.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Content::Upstream(body) = &mut self.content {
+            body.poll_upload(cx);
         }
     }
 
     /// After an early answer: lets the upload go on as long as it moves. Whether there was something to wait for.
     pub fn into_upload(mut self) -> Option<UpstreamBody> {
-        if self.size().is_none() {
-            self.end();
-        }
+        self.end_if_all_came();
         match std::mem::replace(&mut self.content, Content::Nothing) {
             Content::Upstream(body) if body.is_early() => Some(body),
             _ => None,
+        }
+    }
+
+    fn end_if_all_came(&mut self) {
+        if matches!(&self.content, Content::Upstream(body) if body.size().is_none()) {
+            self.end();
         }
     }
 
@@ -279,9 +290,7 @@ impl Source for AnswerBody {
 impl Drop for AnswerBody {
     /// Whoever knew the length stops reading when all of it has come, and need not ask for the end.
     fn drop(&mut self) {
-        if matches!(&self.content, Content::Upstream(body) if body.size().is_none()) {
-            self.end();
-        }
+        self.end_if_all_came();
     }
 }
 

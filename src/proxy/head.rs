@@ -11,7 +11,9 @@ use crate::wire::{Fields, RequestHead};
 
 /// Refuses what is ambiguous or malformed although it could be parsed.
 pub fn check(head: &RequestHead) -> Result<(), ProxyError> {
-    if matches!(head.method, Method::TRACE | Method::CONNECT) || matches!(head.method.as_str(), "TRACK" | "PRI") {
+    // Methods differ by case, but not for every server: one that echoes a `trace` shows the credential.
+    let is_refused = |refused: &&str| head.method.as_str().eq_ignore_ascii_case(refused);
+    if ["TRACE", "CONNECT", "TRACK", "PRI"].iter().any(is_refused) {
         return Err(ProxyError::MethodRefused);
     }
     if head.version == Version::HTTP_2 { check_same_host(head) } else { check_host(head) }
@@ -62,11 +64,8 @@ pub fn asks_for_websocket(head: &RequestHead) -> bool {
 
 /// Whether a client keeps its connection for another request (RFC 9112 §9.3).
 pub fn keeps_alive(head: &RequestHead) -> bool {
-    if head.version == Version::HTTP_10 {
-        named_by(&head.fields, Known::Connection, "keep-alive")
-    } else {
-        !named_by(&head.fields, Known::Connection, "close")
-    }
+    let named = |option| named_by(&head.fields, Known::Connection, option);
+    !named("close") && (head.version == Version::HTTP_11 || named("keep-alive"))
 }
 
 /// Whether a client waits for `100 Continue` before it sends its body (RFC 9110 §10.1.1).
@@ -188,6 +187,33 @@ mod tests {
         let mut fields = Fields::default();
         lines.iter().for_each(|(name, value)| fields.push(name.as_bytes(), value.as_bytes()));
         fields
+    }
+
+    #[test]
+    fn methods_that_show_or_tunnel_are_refused_in_any_case() {
+        for (method, refused) in [("TRACE", true), ("trace", true), ("Connect", true), ("TRACER", false)] {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let head = RequestHead::new(method, Version::HTTP_11, b"/", None, fields(&[("host", "h")]));
+            assert_eq!(matches!(check(&head), Err(ProxyError::MethodRefused)), refused, "{}", head.method);
+        }
+    }
+
+    #[test]
+    fn a_connection_is_kept_as_its_client_says() {
+        for (version, lines, kept) in [
+            (Version::HTTP_11, &[][..], true),
+            (Version::HTTP_11, &["Close"], false),
+            (Version::HTTP_11, &["x-a, CLOSE ,"], false),
+            (Version::HTTP_11, &["keep-alive", "close"], false),
+            (Version::HTTP_11, &["closed"], true),
+            (Version::HTTP_10, &[], false),
+            (Version::HTTP_10, &["Keep-Alive"], true),
+            (Version::HTTP_10, &["keep-alive, close"], false),
+        ] {
+            let lines: Vec<_> = lines.iter().map(|line| ("connection", *line)).collect();
+            let head = RequestHead::new(Method::GET, version, b"/", None, fields(&lines));
+            assert_eq!(keeps_alive(&head), kept, "{version:?} {lines:?}");
+        }
     }
 
     #[test]

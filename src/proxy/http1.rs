@@ -147,3 +147,6 @@ async fn finish(proxy: &Proxy, terms: &Terms, client: &Rc<Client>, asked: &Asked
     client.close().await;
     Next::Close
 }
+
+#[cfg(test)]
+mod tests;

@@ -192,7 +192,7 @@ impl Drop for Record {
             (Some(admitted), _) => Named::Used {
                 names: admitted.route.names(),
                 environment: admitted.environment.as_str(),
-                upstream: admitted.origin,
+                upstream: admitted.route.authority(admitted.origin),
             },
             (None, Some(asked)) => Named::Asked(asked),
             (None, None) => Named::Nothing,

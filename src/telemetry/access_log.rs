@@ -33,33 +33,14 @@ pub struct Names {
     connection: Box<[u8]>,
     /// `,"customer":"…"`, or nothing.
     customer: Box<[u8]>,
-    upstreams: Box<[Upstream]>,
-}
-
-/// Host and port of an upstream.
-#[derive(Debug)]
-struct Upstream {
-    text: Box<str>,
-    /// `,"upstream":"…"`
-    json: Box<[u8]>,
 }
 
 impl Names {
-    /// Of a connection's key and id, its customer, and host and port of each of its upstreams.
-    pub fn new<T: Into<Box<str>>>(
-        key: &str,
-        id: &str,
-        customer: Option<&str>,
-        upstreams: impl IntoIterator<Item = T>,
-    ) -> Self {
+    /// Of a connection's key and id, and its customer.
+    pub fn new(key: &str, id: &str, customer: Option<&str>) -> Self {
         let mut connection = Vec::new();
         push_member(&mut connection, b",\"connection\":\"", key);
         push_member(&mut connection, b",\"connection_id\":\"", id);
-        let upstream = |text: T| {
-            let (text, mut json) = (text.into(), Vec::new());
-            push_member(&mut json, b",\"upstream\":\"", &text);
-            Upstream { json: json.into_boxed_slice(), text }
-        };
         let mut of_customer = Vec::new();
         if let Some(customer) = customer {
             push_member(&mut of_customer, b",\"customer\":\"", customer);
@@ -68,7 +49,6 @@ impl Names {
             key: key.into(),
             connection: connection.into_boxed_slice(),
             customer: of_customer.into_boxed_slice(),
-            upstreams: upstreams.into_iter().map(upstream).collect(),
         }
     }
 }
@@ -87,15 +67,15 @@ pub enum Named<'a> {
         names: &'a Names,
         /// The environment.
         environment: &'a str,
-        /// Which of its upstreams.
-        upstream: usize,
+        /// Host and port of its upstream.
+        upstream: &'a str,
     },
 }
 
 impl Named<'_> {
-    fn upstream(&self) -> Option<&Upstream> {
+    fn upstream(&self) -> Option<&str> {
         match self {
-            Named::Used { names, upstream, .. } => names.upstreams.get(*upstream),
+            Named::Used { upstream, .. } => Some(upstream),
             Named::Nothing | Named::Asked(_) => None,
         }
     }
@@ -334,7 +314,7 @@ fn write_json(line: &mut Vec<u8>, head: &mut Head, entry: &Entry<'_>) {
     }
     push_member(line, b",\"method\":\"", entry.method);
     if let Some(upstream) = entry.connection.upstream() {
-        line.extend_from_slice(&upstream.json);
+        push_member(line, b",\"upstream\":\"", upstream);
     }
     if let Some(reason) = entry.reason {
         push_member(line, b",\"reason\":\"", reason);
@@ -448,7 +428,7 @@ fn write_human(lines: &mut Vec<u8>, head: &mut Head, entry: &Entry<'_>) {
         show(connection),
         show(environment),
         show(Some(entry.caller)),
-        show(entry.connection.upstream().map(|upstream| &*upstream.text)),
+        show(entry.connection.upstream()),
         entry.status.unwrap_or(0),
         entry.total.as_micros(),
         entry.upstream_wait.as_micros(),

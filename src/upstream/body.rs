@@ -40,6 +40,13 @@ impl UpstreamBody {
         matches!(&self.0, Content::Http1(transfer) if transfer.is_early())
     }
 
+    /// Lets the request go on while nothing is asked of the response.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Content::Http1(transfer) = &mut self.0 {
+            transfer.poll_meanwhile(cx);
+        }
+    }
+
     /// After an early response: lets the request go on as long as it moves, so that the connection can be used again.
     pub async fn settle(self) {
         if let Content::Http1(transfer) = self.0

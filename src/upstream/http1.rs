@@ -53,9 +53,17 @@ impl Http1 {
 pub(super) enum Failed {
     /// The request cannot have had an effect, or may have it twice: it may be sent once more, what was staged of it
     /// first.
-    Again(Option<Outbox>),
+    Again(Option<Staged>),
     /// It stays failed.
     Finally(UpstreamError),
+}
+
+/// The beginning of a request as HTTP/1.1 has it, of which nothing was written.
+pub(super) struct Staged {
+    outbox: Outbox,
+    encoder: Encoder,
+    /// Whether some of the body is in it, and nowhere else.
+    pub(super) holds_body: bool,
 }
 
 /// The stream of a connection that has left HTTP, and what was read from it already.
@@ -82,8 +90,8 @@ enum Upload {
     Starved(Instant),
     /// Everything was taken.
     Done(Instant),
-    /// The upstream takes nothing more at all; it may have said why.
-    Broken,
+    /// The upstream takes nothing more at all, since then; it may have said why.
+    Broken(Instant),
 }
 
 /// An exchange that was begun. Dropped before its end it takes the connection with it.
@@ -96,9 +104,13 @@ pub(super) struct Transfer {
     encoder: Encoder,
     /// Whether nothing was asked of the body yet.
     is_new: bool,
+    /// Whether it has given something.
+    holds_body: bool,
     upload: Upload,
     decoder: Decoder,
     deadlines: Deadlines,
+    /// Why the request's body cannot be had, found while nobody asked.
+    failure: Option<BoxError>,
     /// Since when the next piece of the answer is awaited.
     waiting: Option<Instant>,
     persistent: bool,
@@ -109,7 +121,7 @@ pub(super) async fn attempt(
     connection: Box<Http1>,
     home: &Rc<Destination>,
     request: &mut Outgoing,
-    staged: Option<Outbox>,
+    staged: Option<Staged>,
     deadlines: &Deadlines,
     purpose: Purpose,
     reused: bool,
@@ -130,7 +142,8 @@ pub(super) async fn attempt(
     match error {
         UpstreamError::Closed(_) if connection.outbox.taken() == before => {
             request.body = transfer.body.take();
-            Err(Failed::Again(Some(std::mem::take(&mut connection.outbox).rewound())))
+            let outbox = std::mem::take(&mut connection.outbox).rewound();
+            Err(Failed::Again(Some(Staged { outbox, encoder: transfer.encoder, holds_body: transfer.holds_body })))
         }
         UpstreamError::Closed(_) if silent && !had_body && is_idempotent(&request.method) => Err(Failed::Again(None)),
         error => Err(Failed::Finally(error)),
@@ -151,17 +164,21 @@ impl Transfer {
         mut connection: Box<Http1>,
         home: &Rc<Destination>,
         request: &mut Outgoing,
-        staged: Option<Outbox>,
+        staged: Option<Staged>,
         deadlines: Deadlines,
     ) -> Self {
-        let encoder = match request.body.as_ref().map(|body| body.size()) {
-            Some(Size::Open) => Encoder::Chunked,
-            _ => Encoder::Plain,
+        let (encoder, holds_body) = match staged {
+            Some(staged) => {
+                connection.outbox = staged.outbox;
+                (staged.encoder, staged.holds_body)
+            }
+            None => {
+                let is_open = request.body.as_ref().is_some_and(|body| body.size() == Size::Open);
+                let encoder = if is_open { Encoder::Chunked } else { Encoder::Plain };
+                request.render(home.authority.as_str(), encoder, connection.outbox.stage());
+                (encoder, false)
+            }
         };
-        match staged {
-            Some(staged) => connection.outbox = staged,
-            None => request.render(home.authority.as_str(), encoder, connection.outbox.stage()),
-        }
         let body = request.body.take();
         Transfer {
             connection: Some(connection),
@@ -170,9 +187,11 @@ impl Transfer {
             body,
             encoder,
             is_new: true,
+            holds_body,
             upload: Upload::Blocked(Instant::now()),
             decoder: Decoder::new(Framing::Length(0)),
             deadlines,
+            failure: None,
             waiting: None,
             persistent: false,
         }
@@ -184,14 +203,14 @@ impl Transfer {
 
     /// Moves the request's body on as far as it goes now.
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), UpstreamError>> {
-        if matches!(self.upload, Upload::Done(_) | Upload::Broken) {
+        if matches!(self.upload, Upload::Done(_) | Upload::Broken(_)) {
             return Poll::Ready(Ok(()));
         }
         let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(())) };
         let Http1 { stream, outbox, .. } = &mut **connection;
         loop {
             let taken = outbox.taken();
-            let encoder = self.encoder;
+            let (encoder, holds_body) = (self.encoder, &mut self.holds_body);
             let mut starved = false;
             // What the source has now goes into one write with what is there already.
             if self.is_new || outbox.is_empty() {
@@ -207,7 +226,7 @@ impl Transfer {
                         }
                     });
                     match outcome {
-                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Ok(())) => *holds_body = true,
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(UpstreamError::RequestBody(error))),
                         Poll::Pending => starved = true,
                     }
@@ -229,7 +248,7 @@ impl Transfer {
                 }
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => {
-                    self.upload = Upload::Broken;
+                    self.upload = Upload::Broken(Instant::now());
                     return Poll::Ready(Err(closed(&error)));
                 }
                 Poll::Pending => {
@@ -256,6 +275,10 @@ impl Transfer {
             return Poll::Ready(Err(UpstreamError::Closed("no connection".into())));
         };
         loop {
+            // Empty lines are no head, and must not be looked through again and again.
+            while connection.inbox.unread().starts_with(b"\r\n") {
+                connection.inbox.consume(2);
+            }
             let unread = connection.inbox.unread();
             if !unread.is_empty() && scan.is_due(unread) {
                 let malformed = |error: crate::wire::HeadError| UpstreamError::Malformed(error.to_string());
@@ -284,7 +307,8 @@ impl Transfer {
             Upload::Blocked(since) => (since + self.deadlines.idle, UpstreamError::IdleTimeout),
             // While the body's own source has nothing to give, no clock runs here: that wait is the source's.
             Upload::Starved(_) => return Poll::Pending,
-            Upload::Broken => return Poll::Ready(Err(UpstreamError::Closed("it takes nothing more".into()))),
+            // What it said before it hung up may be there and not announced yet; so is its end.
+            Upload::Broken(at) => (at + self.deadlines.idle, UpstreamError::Closed("it takes nothing more".into())),
         };
         connection.deadline.poll(cx, due).map(|()| Err(error))
     }
@@ -332,20 +356,31 @@ impl Transfer {
         if self.connection.is_none() { Size::Exact(0) } else { self.decoder.size() }
     }
 
+    /// Moves the request's body on. Its failure is told when the answer is asked for more.
+    pub(super) fn poll_meanwhile(&mut self, cx: &mut Context<'_>) {
+        if self.failure.is_none()
+            && let Poll::Ready(Err(UpstreamError::RequestBody(error))) = self.poll_upload(cx)
+        {
+            self.failure = Some(error);
+        }
+    }
+
     pub(super) fn poll_chunks(
         &mut self,
         cx: &mut Context<'_>,
         take: &mut dyn FnMut(&mut Context<'_>, Chunk<'_>),
     ) -> Poll<Result<(), UpstreamError>> {
-        if let Poll::Ready(Err(error @ UpstreamError::RequestBody(_))) = self.poll_upload(cx) {
-            return Poll::Ready(Err(error));
+        self.poll_meanwhile(cx);
+        if let Some(error) = self.failure.take() {
+            self.connection = None;
+            return Poll::Ready(Err(UpstreamError::RequestBody(error)));
         }
         let Some(connection) = &mut self.connection else { return Poll::Pending };
         let Http1 { stream, inbox, .. } = &mut **connection;
         match poll_body(cx, stream, inbox, &mut self.decoder, take) {
             Poll::Ready(Ok(())) => {
                 self.waiting = None;
-                if self.decoder.is_done() && matches!(self.upload, Upload::Done(_) | Upload::Broken) {
+                if self.decoder.is_done() && matches!(self.upload, Upload::Done(_) | Upload::Broken(_)) {
                     self.land();
                 }
                 Poll::Ready(Ok(()))
@@ -360,10 +395,8 @@ impl Transfer {
             }
             Poll::Pending => {
                 let since = *self.waiting.get_or_insert_with(Instant::now);
-                let moved = match self.upload {
-                    Upload::Blocked(at) | Upload::Starved(at) | Upload::Done(at) => at,
-                    Upload::Broken => since,
-                };
+                let (Upload::Blocked(moved) | Upload::Starved(moved) | Upload::Done(moved) | Upload::Broken(moved)) =
+                    self.upload;
                 ready!(connection.deadline.poll(cx, since.max(moved) + self.deadlines.idle));
                 self.connection = None;
                 Poll::Ready(Err(UpstreamError::IdleTimeout))
@@ -379,12 +412,11 @@ impl Transfer {
     /// After an early answer: what is still being uploaded gets its time as long as it moves.
     pub(super) async fn settle(mut self) {
         let done = poll_fn(|cx| {
-            if !self.is_early() || self.poll_upload(cx).is_ready() {
+            if !self.is_early() || self.failure.is_some() || self.poll_upload(cx).is_ready() {
                 return Poll::Ready(());
             }
-            let (Upload::Blocked(since) | Upload::Starved(since) | Upload::Done(since)) = self.upload else {
-                return Poll::Ready(());
-            };
+            let (Upload::Blocked(since) | Upload::Starved(since) | Upload::Done(since) | Upload::Broken(since)) =
+                self.upload;
             let idle = self.deadlines.idle;
             self.connection.as_mut().map_or(Poll::Ready(()), |connection| connection.deadline.poll(cx, since + idle))
         });
@@ -399,5 +431,5 @@ fn keeps_alive(head: &ResponseHead) -> bool {
         let tokens = head.fields.values(Known::Connection).flat_map(|line| line.split(|byte| *byte == b','));
         tokens.map(<[u8]>::trim_ascii).any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
     };
-    if head.version == Version::HTTP_10 { named("keep-alive") } else { !named("close") }
+    !named("close") && (head.version == Version::HTTP_11 || named("keep-alive"))
 }

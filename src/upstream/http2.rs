@@ -68,7 +68,7 @@ fn written(
     *message.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     *message.version_mut() = Version::HTTP_2;
     let mut headers = request.fields.to_map();
-    for (name, value) in &*request.injected {
+    for (name, value) in request.injected.headers() {
         headers.append(name.clone(), value.clone());
     }
     if let Some(length) = length {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Frame;
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,6 +24,7 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::tls::pki::Ca;
+use crate::wire::source::{AsBody, FromBody};
 
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(150);
@@ -79,31 +80,78 @@ fn post(path: &str, body: &'static str) -> Request<Full<Bytes>> {
     Request::post(path).body(Full::from(body)).unwrap()
 }
 
-async fn text(response: Response<UpstreamBody>) -> Result<String, UpstreamError> {
+/// A response with its body as hyper would have it.
+type Received = Response<AsBody<UpstreamBody>>;
+
+async fn text(response: Received) -> Result<String, UpstreamError> {
     let bytes = response.into_body().collect().await?.to_bytes();
     Ok(String::from_utf8(bytes.to_vec()).unwrap())
 }
 
+impl std::fmt::Debug for AsBody<UpstreamBody> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a body")
+    }
+}
+
+fn outgoing<B>(request: Request<B>) -> Outgoing
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (parts, body) = request.into_parts();
+    let has_body = !body.is_end_stream();
+    Outgoing {
+        method: parts.method,
+        path: Zeroizing::new(parts.uri.path_and_query().map_or(String::new(), ToString::to_string)),
+        fields: Fields::from_map(&parts.headers),
+        injected: Arc::new(()),
+        body: has_body.then(|| Box::new(FromBody::new(body.map_err(Into::into))) as Box<dyn Source<Error = BoxError>>),
+    }
+}
+
+fn received(answer: Answer) -> Received {
+    let mut response = Response::new(AsBody::new(answer.body));
+    *response.status_mut() = answer.head.status;
+    *response.headers_mut() = answer.head.fields.to_map();
+    response
+}
+
 impl Upstream {
+    /// Sends a request of the `http` crate.
+    async fn ask<B>(
+        &self,
+        origin: &Origin,
+        request: Request<B>,
+        deadlines: &Deadlines,
+        record: &mut Exchange,
+    ) -> Result<Received, UpstreamError>
+    where
+        B: Body<Data = Bytes> + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.send(origin, outgoing(request), deadlines, record).await.map(received)
+    }
+
     /// Sends, and puts what happened on the way into the response's extensions.
     async fn send_noted<B>(
         &self,
         origin: &Origin,
         request: Request<B>,
         deadlines: &Deadlines,
-    ) -> Result<Response<UpstreamBody>, UpstreamError>
+    ) -> Result<Received, UpstreamError>
     where
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         let mut record = Exchange::default();
-        let mut response = self.send(origin, request, deadlines, &mut record).await?;
+        let mut response = self.ask(origin, request, deadlines, &mut record).await?;
         response.extensions_mut().insert(record);
         Ok(response)
     }
 }
 
-fn exchange(response: &Response<UpstreamBody>) -> Exchange {
+fn exchange(response: &Received) -> Exchange {
     *response.extensions().get::<Exchange>().unwrap()
 }
 

@@ -241,6 +241,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::wire::source::FromBody;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -260,6 +261,10 @@ mod tests {
         }
     }
 
+    fn wire(steps: impl Into<VecDeque<Option<&'static str>>>) -> (WireBody, Option<Arc<Upload>>) {
+        WireBody::new(Some(Box::new(FromBody::new(Steps(steps.into())))))
+    }
+
     fn next(body: &mut WireBody) -> Poll<Option<Result<Frame<WireData>, BoxError>>> {
         Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()))
     }
@@ -271,7 +276,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_not_accepted_does_not_get_younger_by_what_comes_behind_it() {
-        let (mut body, upload) = WireBody::new(Steps([Some("ab"), Some("cd"), None].into()));
+        let (mut body, upload) = wire([Some("ab"), Some("cd"), None]);
         let upload = upload.unwrap();
         let start = Instant::now();
         advance(SECOND).await;
@@ -293,7 +298,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_is_done_when_the_last_byte_is_accepted_not_when_it_is_taken() {
-        let (mut body, upload) = WireBody::new(Steps([Some("ab")].into()));
+        let (mut body, upload) = wire([Some("ab")]);
         let upload = upload.unwrap();
         let start = Instant::now();
         let mut data = next_data(&mut body);
@@ -306,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cancelled_body_gives_an_error_that_resets_a_stream() {
-        let (mut body, upload) = WireBody::new(Steps([Some("ab"), Some("cd")].into()));
+        let (mut body, upload) = wire([Some("ab"), Some("cd")]);
         next_data(&mut body);
         upload.unwrap().cancel();
         let Poll::Ready(Some(Err(error))) = next(&mut body) else { panic!("not cancelled") };

@@ -3,15 +3,17 @@
 //! Declared things stand above the vault's: a declared connection is found first, is read-only to the admin port, and
 //! follows the file. Their credentials come from files and the environment and are never written anywhere.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 
+use hashbrown::{Equivalent, HashMap};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
 use super::revision::Subject;
 use crate::model::connection::Connection;
-use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
+use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId, Reference};
 use crate::model::integration::Integration;
 use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, SecretKey};
 
@@ -29,16 +31,50 @@ pub type DeclaredCredential = Vec<(FieldName, SecretString)>;
 
 type Named = (OrganizationId, Option<CustomerName>, Key);
 
+/// The same, borrowed from whoever asks.
+#[derive(Hash)]
+struct Wanted<'a>(OrganizationId, Option<&'a str>, &'a str);
+
+impl Equivalent<Named> for Wanted<'_> {
+    fn equivalent(&self, (organization, customer, key): &Named) -> bool {
+        let Wanted(wanted, for_customer, wanted_key) = self;
+        wanted_key == &key.as_str()
+            && wanted == organization
+            && for_customer == &customer.as_ref().map(CustomerName::as_str)
+    }
+}
+
 /// Everything declared, as one reading of the files found it.
+///
+/// Only who writes the files can add to its tables, so a quick hash is enough for them.
 #[derive(Default)]
 pub struct Declared {
     integrations: HashMap<Key, Arc<Integration>>,
     /// The slugs of those that nobody had to write.
     built_in: HashSet<Key>,
     connections: HashMap<ConnectionId, Arc<Connection>>,
-    names: HashMap<Named, ConnectionId>,
-    credentials: HashMap<(ConnectionId, EnvironmentName), Arc<DeclaredCredential>>,
+    names: HashMap<Named, Arc<Connection>>,
+    /// By environment; most connections have one or two.
+    credentials: HashMap<ConnectionId, Vec<(EnvironmentName, DeclaredCredential)>>,
     secrets: HashMap<(OrganizationId, SecretKey, EnvironmentName), SecretString>,
+    words: Words,
+}
+
+/// Names that stand in many places, each kept once: thousands of connections share their environments, their fields and
+/// the slugs of their integrations.
+#[derive(Default)]
+struct Words {
+    environments: HashSet<EnvironmentName>,
+    fields: HashSet<FieldName>,
+    keys: HashSet<Key>,
+}
+
+/// The same name as it is kept already, or from now on.
+fn kept<T: Clone + Eq + Hash>(words: &mut HashSet<T>, word: T) -> T {
+    words.get(&word).cloned().unwrap_or_else(|| {
+        words.insert(word.clone());
+        word
+    })
 }
 
 impl Declared {
@@ -52,15 +88,24 @@ impl Declared {
     }
 
     /// Adds a connection. Its id is derived from organization, customer and key, so it is the same after each start.
-    pub fn add_connection(&mut self, connection: Connection) {
+    pub fn add_connection(&mut self, mut connection: Connection) {
+        connection.integration = kept(&mut self.words.keys, connection.integration);
+        connection.auth = connection.auth.map(|auth| kept(&mut self.words.keys, auth));
         let named = (connection.organization, connection.customer.clone(), connection.key.clone());
-        self.names.insert(named, connection.id);
-        self.connections.insert(connection.id, Arc::new(connection));
+        let connection = Arc::new(connection);
+        self.names.insert(named, Arc::clone(&connection));
+        self.connections.insert(connection.id, connection);
     }
 
     /// Adds the credential of a connection in one environment.
     pub fn add_credential(&mut self, id: ConnectionId, environment: EnvironmentName, fields: DeclaredCredential) {
-        self.credentials.insert((id, environment), Arc::new(fields));
+        let environment = kept(&mut self.words.environments, environment);
+        let named = fields.into_iter().map(|(name, value)| (kept(&mut self.words.fields, name), value));
+        let fields = named.collect();
+        let credentials = self.credentials.entry(id).or_default();
+        credentials.retain(|(other, _)| *other != environment);
+        credentials.reserve_exact(1);
+        credentials.push((environment, fields));
     }
 
     /// Adds a secret's value in one environment.
@@ -102,11 +147,21 @@ impl Declared {
         customer: Option<&CustomerName>,
         reference: &ConnectionRef,
     ) -> Option<&Arc<Connection>> {
-        let id = match reference {
-            ConnectionRef::Id(id) => *id,
-            ConnectionRef::Key(key) => *self.names.get(&(organization, customer.cloned(), key.clone()))?,
+        self.find(organization, customer.map(CustomerName::as_str), reference.into())
+    }
+
+    /// The same by borrowed text.
+    pub fn find(
+        &self,
+        organization: OrganizationId,
+        customer: Option<&str>,
+        reference: Reference<'_>,
+    ) -> Option<&Arc<Connection>> {
+        let found = match reference {
+            Reference::Id(id) => self.connections.get(&id),
+            Reference::Key(key) => self.names.get(&Wanted(organization, customer, key)),
         };
-        self.connections.get(&id).filter(|connection| connection.organization == organization)
+        found.filter(|connection| connection.organization == organization)
     }
 
     /// Whether a connection is declared.
@@ -116,12 +171,13 @@ impl Declared {
 
     /// The environments a connection has a credential for.
     pub fn environments(&self, id: ConnectionId) -> impl Iterator<Item = &EnvironmentName> {
-        self.credentials.keys().filter(move |(owner, _)| *owner == id).map(|(_, environment)| environment)
+        self.credentials.get(&id).into_iter().flatten().map(|(environment, _)| environment)
     }
 
     /// A connection's credential in one environment.
-    pub fn credential(&self, id: ConnectionId, environment: &EnvironmentName) -> Option<&Arc<DeclaredCredential>> {
-        self.credentials.get(&(id, environment.clone()))
+    pub fn credential(&self, id: ConnectionId, environment: &EnvironmentName) -> Option<&DeclaredCredential> {
+        let credentials = self.credentials.get(&id)?;
+        credentials.iter().find(|(other, _)| other == environment).map(|(_, fields)| fields)
     }
 
     /// A secret's value in one environment.
@@ -148,10 +204,16 @@ impl Declared {
         subjects.extend(
             changed_keys(&self.connections, &before.connections, |a, b| a == b).map(|id| Subject::Connection(*id)),
         );
-        let names = changed_keys(&self.names, &before.names, |a, b| a == b);
+        let names = changed_keys(&self.names, &before.names, |a, b| a.id == b.id);
         subjects.extend(names.map(|(owner, customer, key)| Subject::Name(*owner, customer.clone(), key.clone())));
-        let credentials = changed_keys(&self.credentials, &before.credentials, same_fields);
-        subjects.extend(credentials.map(|(id, environment)| Subject::Credential(*id, environment.clone())));
+        for id in changed_keys(&self.credentials, &before.credentials, |_, _| false) {
+            let environments: HashSet<_> = self.environments(*id).chain(before.environments(*id)).collect();
+            let changed = environments.into_iter().filter(|environment| {
+                let both = self.credential(*id, environment).zip(before.credential(*id, environment));
+                !both.is_some_and(|(now, before)| same_fields(now, before))
+            });
+            subjects.extend(changed.map(|environment| Subject::Credential(*id, environment.clone())));
+        }
         let secrets = changed_keys(&self.secrets, &before.secrets, same_secret);
         subjects
             .extend(secrets.map(|(owner, key, environment)| Subject::Secret(*owner, key.clone(), environment.clone())));
@@ -160,7 +222,7 @@ impl Declared {
 }
 
 /// The keys that were added, removed or whose values differ.
-fn changed_keys<'a, K: std::hash::Hash + Eq, V>(
+fn changed_keys<'a, K: Hash + Eq, V>(
     now: &'a HashMap<K, V>,
     before: &'a HashMap<K, V>,
     same: impl Fn(&V, &V) -> bool,
@@ -170,11 +232,48 @@ fn changed_keys<'a, K: std::hash::Hash + Eq, V>(
     gone.chain(changed.map(|(key, _)| key))
 }
 
-fn same_fields(a: &Arc<DeclaredCredential>, b: &Arc<DeclaredCredential>) -> bool {
+fn same_fields(a: &DeclaredCredential, b: &DeclaredCredential) -> bool {
     a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.0 == b.0 && same_secret(&a.1, &b.1))
 }
 
 #[expect(clippy::disallowed_methods, reason = "two readings of a secret are compared, in constant time")]
 fn same_secret(a: &SecretString, b: &SecretString) -> bool {
     a.expose_secret().as_bytes().ct_eq(b.expose_secret().as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_borrowed_name_finds_what_the_owned_one_does() {
+        let owner = OrganizationId::derived("default");
+        let mut declared = Declared::default();
+        for (customer, key) in [(None, "crm"), (Some("acme"), "crm"), (Some("acme"), "erp")] {
+            let id = ConnectionId::derived(&format!("{customer:?}/{key}"));
+            let customer = customer.map(|customer| customer.parse().unwrap());
+            let (key, integration) = (key.parse().unwrap(), "api".parse().unwrap());
+            let (name, auth, values, limit) = (None, None, Default::default(), None);
+            declared.add_connection(Connection {
+                id,
+                organization: owner,
+                customer,
+                key,
+                name,
+                integration,
+                auth,
+                values,
+                limit,
+            });
+        }
+        for connection in declared.connections() {
+            let (customer, key) = (connection.customer.as_ref(), ConnectionRef::Key(connection.key.clone()));
+            for reference in [key, ConnectionRef::Id(connection.id)] {
+                assert_eq!(declared.connection(owner, customer, &reference), Some(connection));
+                assert_eq!(declared.connection(OrganizationId::derived("other"), customer, &reference), None);
+            }
+        }
+        assert_eq!(declared.find(owner, Some("nobody"), Reference::Key("crm")), None);
+        assert_eq!(declared.find(owner, None, Reference::Key("erp")), None);
+    }
 }

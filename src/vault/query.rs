@@ -61,6 +61,13 @@ pub struct ApiKeyRecord {
     pub roles: Vec<String>,
 }
 
+/// The fields of one credential. The `+` keeps the planner from looking up all credentials of an organization in an
+/// environment, which it takes to be as few as those of one connection (sqlite.org/optoverview.html#uplus).
+const CREDENTIAL: &str = "SELECT c.field, c.version, c.key_id AS value_key_id, c.nonce AS value_nonce, \
+     c.ciphertext AS value_ciphertext, k.id, k.organization_id, k.purpose, k.master_key_id, k.nonce, k.ciphertext \
+     FROM credentials c LEFT JOIN data_keys k ON k.id = c.key_id \
+     WHERE c.connection_id = $1 AND +c.organization_id = $2 AND c.environment = $3";
+
 impl Database {
     /// An organization by id or key.
     pub async fn organization(&self, key_or_id: &str) -> Result<Option<Organization>, DatabaseError> {
@@ -129,17 +136,12 @@ impl Database {
     ) -> Result<Option<StoredCredential>, DatabaseError> {
         self.inner.counters.read();
         let masters = self.inner.masters.all();
-        let rows = sqlx::query(
-            "SELECT c.field, c.version, c.key_id AS value_key_id, c.nonce AS value_nonce, \
-             c.ciphertext AS value_ciphertext, k.id, k.organization_id, k.purpose, k.master_key_id, k.nonce, \
-             k.ciphertext FROM credentials c LEFT JOIN data_keys k ON k.id = c.key_id \
-             WHERE c.connection_id = $1 AND c.organization_id = $2 AND c.environment = $3",
-        )
-        .bind(connection.to_string())
-        .bind(organization.to_string())
-        .bind(environment.as_str())
-        .fetch_all(&self.inner.readers)
-        .await?;
+        let rows = sqlx::query(CREDENTIAL)
+            .bind(connection.to_string())
+            .bind(organization.to_string())
+            .bind(environment.as_str())
+            .fetch_all(&self.inner.readers)
+            .await?;
         let corrupt = || DatabaseError::Corrupt { what: "credential", id: format!("{connection} ({environment})") };
         let mut opening = Opening { database: self, masters: &masters, key: None };
         let mut fields = BTreeMap::new();

@@ -5,7 +5,9 @@
 //! stamped number. So a load that began before a change can never bring the old state back, and a change cools
 //! nothing but what was read from the changed object.
 //!
-//! Cells live while somebody holds them: an object that nobody has cached costs nothing.
+//! Cells live while somebody holds them: an object that nobody has cached costs nothing. What is declared is one object
+//! with one cell, however much of it there is: it changes as a whole, and is so cheap to read again that cells of its
+//! own for each part would cost more than they save.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -41,9 +43,17 @@ type Cells = HashMap<Subject, Weak<AtomicU64>>;
 pub struct Revisions {
     shards: [Mutex<Cells>; SHARDS],
     hasher: RandomState,
+    clock: Arc<Clock>,
+}
+
+/// What all stamps share.
+#[derive(Debug, Default)]
+struct Clock {
     /// Moves with every change, after the cell of what changed: while it stands still, so do all cells, and whoever has
-    /// looked at its cells need not look again.
-    epoch: Arc<AtomicU64>,
+    /// looked at its stamps need not look again.
+    epoch: AtomicU64,
+    /// The revision of all that is declared; odd while it is being replaced.
+    declared: AtomicU64,
 }
 
 impl Revisions {
@@ -66,73 +76,88 @@ impl Revisions {
         cell
     }
 
+    /// A number that differs from what it was before where anything has changed. Read it before you look at stamps:
+    /// while it is the same, they need not be looked at again.
+    pub fn epoch(&self) -> u64 {
+        self.clock.epoch.load(Ordering::Acquire)
+    }
+
     /// Says that an object has changed. Call it after the change is durable and before it is acknowledged.
     pub fn advance(&self, subject: &Subject) {
         let cells = self.shard(subject).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cell) = cells.get(subject).and_then(Weak::upgrade) {
             cell.fetch_add(2, Ordering::Release);
-            self.epoch.fetch_add(1, Ordering::Release);
+            self.clock.epoch.fetch_add(1, Ordering::Release);
         }
     }
 
-    /// Makes a change of several objects that becomes visible at once. While it is made their revisions are odd, and
-    /// nothing that is read of them then is ever current: so old facts cannot meet a new secret, nor new facts an old
-    /// one.
-    pub fn change(&self, subjects: impl IntoIterator<Item = Subject>, change: impl FnOnce()) {
+    /// Replaces what is declared, and with it several objects, so that it becomes visible at once. While that is done
+    /// their revisions are odd, and nothing that is read of them then is ever current: so old facts cannot meet a new
+    /// secret, nor new facts an old one.
+    pub fn redeclare(&self, subjects: impl IntoIterator<Item = Subject>, replace: impl FnOnce()) {
         let cells: Vec<_> = subjects.into_iter().map(|subject| self.cell(subject)).collect();
         let step = || {
-            for cell in &cells {
+            for cell in cells.iter().map(|cell| &**cell).chain([&self.clock.declared]) {
                 cell.fetch_add(1, Ordering::AcqRel);
             }
-            self.epoch.fetch_add(1, Ordering::AcqRel);
+            self.clock.epoch.fetch_add(1, Ordering::AcqRel);
         };
         step();
-        change();
+        replace();
         step();
+        drop(cells);
+        self.sweep();
+    }
+
+    /// Forgets the cells that nobody holds: a large configuration touches many that nobody has cached.
+    fn sweep(&self) {
+        for shard in &self.shards {
+            let mut cells = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            cells.retain(|_, cell| cell.strong_count() > 0);
+            cells.shrink_to_fit();
+        }
+    }
+}
+
+/// The revision a cell shows, [`NEVER`] while it is being changed.
+fn settled(cell: &AtomicU64) -> u64 {
+    match cell.load(Ordering::Acquire) {
+        changing if changing % 2 == 1 => NEVER,
+        revision => revision,
     }
 }
 
 /// The revisions that something was read at.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Stamp {
+    /// The revision of what is declared, where it was read from that.
+    declared: Option<(Arc<Clock>, u64)>,
     cells: Vec<(Arc<AtomicU64>, u64)>,
-    epoch: Option<Arc<AtomicU64>>,
-    /// The epoch at which the cells were last seen to be as stamped, plus one; 0 before they were looked at.
-    looked: AtomicU64,
-}
-
-impl Clone for Stamp {
-    fn clone(&self) -> Self {
-        Stamp { cells: self.cells.clone(), epoch: self.epoch.clone(), looked: AtomicU64::new(0) }
-    }
 }
 
 impl Stamp {
     /// Adds an object that is about to be read.
     pub fn take(&mut self, revisions: &Revisions, subject: Subject) {
         let cell = revisions.cell(subject);
-        let revision = match cell.load(Ordering::Acquire) {
-            changing if changing % 2 == 1 => NEVER,
-            revision => revision,
-        };
+        let revision = settled(&cell);
         self.cells.push((cell, revision));
-        self.epoch.get_or_insert_with(|| Arc::clone(&revisions.epoch));
-        self.looked = AtomicU64::new(0);
+    }
+
+    /// The stamp of all that is declared, and nothing else.
+    pub(super) fn of_declared(revisions: &Revisions) -> Stamp {
+        let revision = settled(&revisions.clock.declared);
+        Stamp { declared: Some((Arc::clone(&revisions.clock), revision)), cells: Vec::new() }
+    }
+
+    /// Whether it was taken of what is declared, and of nothing else.
+    pub fn is_of_declared(&self) -> bool {
+        self.declared.is_some() && self.cells.is_empty()
     }
 
     /// Whether nothing that was read has changed since.
     pub fn is_current(&self) -> bool {
-        let Some(epoch) = &self.epoch else { return true };
-        // The epoch is read before the cells: a change in between moves it on, and the cells are looked at again.
-        let now = epoch.load(Ordering::Acquire).wrapping_add(1);
-        if self.looked.load(Ordering::Relaxed) == now {
-            return true;
-        }
-        let current = self.cells.iter().all(|(cell, revision)| cell.load(Ordering::Acquire) == *revision);
-        if current {
-            self.looked.store(now, Ordering::Relaxed);
-        }
-        current
+        self.declared.as_ref().is_none_or(|(clock, revision)| clock.declared.load(Ordering::Acquire) == *revision)
+            && self.cells.iter().all(|(cell, revision)| cell.load(Ordering::Acquire) == *revision)
     }
 }
 
@@ -165,13 +190,31 @@ mod tests {
         let before = stamp();
         assert!(before.is_current());
         let mut during = Stamp::default();
-        revisions.change([subject.clone()], || {
+        revisions.redeclare([subject.clone()], || {
             assert!(!before.is_current());
             during = stamp();
             assert!(!during.is_current());
         });
         assert!(!before.is_current() && !during.is_current());
         assert!(stamp().is_current());
+    }
+
+    #[test]
+    fn what_is_declared_is_one_object() {
+        let revisions = Revisions::default();
+        let before = Stamp::of_declared(&revisions);
+        let epoch = revisions.epoch();
+        assert!(before.is_of_declared() && before.is_current());
+        revisions.advance(&Subject::Connection(ConnectionId::generate()));
+        assert_eq!(revisions.epoch(), epoch, "nobody has cached what was changed");
+        let mut during = Stamp::default();
+        revisions.redeclare([], || {
+            assert!(!before.is_current());
+            during = Stamp::of_declared(&revisions);
+        });
+        assert!(!before.is_current() && !during.is_current());
+        assert!(Stamp::of_declared(&revisions).is_current());
+        assert_ne!(revisions.epoch(), epoch);
     }
 
     #[test]

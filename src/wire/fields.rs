@@ -11,6 +11,8 @@ use crate::model::header::{Known, Spelling, known};
 pub struct Fields {
     bytes: Vec<u8>,
     list: Vec<Field>,
+    /// A bit for every meaning that a field has or had: most requests have few, and what is not there is not looked for.
+    meanings: u32,
 }
 
 /// A part of the bytes. Heads are bounded far below 4 GiB.
@@ -31,7 +33,7 @@ impl Span {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Field {
+pub(super) struct Field {
     name: Span,
     value: Span,
     known: Known,
@@ -72,7 +74,11 @@ impl Fields {
     pub(super) fn over(bytes: &[u8]) -> Self {
         let mut own = scratch::buffer();
         own.extend_from_slice(bytes);
-        Fields { bytes: own, list: Vec::with_capacity(16) }
+        Fields { bytes: own, list: scratch::take_list(), meanings: 0 }
+    }
+
+    fn may_have(&self, known: Known) -> bool {
+        self.meanings & bit(known) != 0
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -81,6 +87,7 @@ impl Fields {
 
     pub(super) fn note(&mut self, name: Span, value: Span) {
         let (known, spelling) = known(name.of(&self.bytes));
+        self.meanings |= bit(known);
         self.list.push(Field { name, value, known, spelling, state: State::Kept });
     }
 
@@ -130,7 +137,16 @@ impl Fields {
 
     /// The values of a header, spelled as it should be.
     pub fn values(&self, known: Known) -> impl Iterator<Item = &[u8]> {
-        self.lines().filter(move |line| line.is(known)).map(|line| line.value)
+        let list: &[Field] = if self.may_have(known) { &self.list } else { &[] };
+        let is_it = move |field: &&Field| {
+            field.known == known && field.spelling == Spelling::Plain && field.state != State::Dropped
+        };
+        list.iter().filter(is_it).map(|field| field.value.of(&self.bytes))
+    }
+
+    /// Whether one of these may be there, however it is spelled; `false` is certain.
+    pub fn may_have_any(&self, any: &[Known]) -> bool {
+        any.iter().any(|known| self.may_have(*known))
     }
 
     /// Whether a header is there, spelled as it should be.
@@ -175,20 +191,45 @@ impl Fields {
         }
     }
 
-    /// Writes them as they stand in a head of HTTP/1.1.
+    /// Writes them as they stand in a head of HTTP/1.1: what came as plain lines, one behind the other, in one piece.
     pub fn render(&self, out: &mut Vec<u8>) {
-        for line in self.lines() {
+        let mut run = 0..0;
+        for field in self.list.iter().filter(|field| field.state != State::Dropped) {
+            if let Some(line) = self.plain_line(field) {
+                if line.start != run.end {
+                    out.extend_from_slice(&self.bytes[run]);
+                    run = line.start..line.start;
+                }
+                run.end = line.end;
+                continue;
+            }
+            out.extend_from_slice(&self.bytes[std::mem::take(&mut run)]);
+            let line = self.line(field);
             out.extend_from_slice(line.name);
             out.extend_from_slice(b": ");
             out.extend_from_slice(line.value);
             out.extend_from_slice(b"\r\n");
         }
+        out.extend_from_slice(&self.bytes[run]);
     }
+
+    /// Where a field stands as `Name: value` with a line break, if it does.
+    fn plain_line(&self, field: &Field) -> Option<std::ops::Range<usize>> {
+        let (name, value) = (field.name, field.value);
+        let between = self.bytes.get(name.end as usize..value.start as usize)?;
+        let behind = self.bytes.get(value.end as usize..value.end as usize + 2)?;
+        (between == b": " && behind == b"\r\n").then_some(name.start as usize..value.end as usize + 2)
+    }
+}
+
+fn bit(known: Known) -> u32 {
+    1 << known as u8
 }
 
 impl Drop for Fields {
     fn drop(&mut self) {
         scratch::recycle(std::mem::take(&mut self.bytes));
+        scratch::give_back_list(std::mem::take(&mut self.list));
     }
 }
 
@@ -206,6 +247,17 @@ mod tests {
         let mut out = Vec::new();
         fields.render(&mut out);
         assert_eq!(out, b"X-One: 1\r\nX-One: \xff2\r\n");
+        let mut plain = Fields::over(b"A: 1\r\nB: 2\r\nC:3\r\nD: 4 \r\nE:\r\n");
+        for (name, value) in [((0, 1), (3, 4)), ((6, 7), (9, 10)), ((12, 13), (14, 15)), ((17, 18), (20, 21)), ((24, 25), (0, 0))] {
+            plain.note(Span::new(name.0, name.1), Span::new(value.0, value.1));
+        }
+        out.clear();
+        plain.render(&mut out);
+        assert_eq!(out, b"A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: \r\n");
+        plain.drop_if(|line| line.name == b"A");
+        out.clear();
+        plain.render(&mut out);
+        assert_eq!(out, b"B: 2\r\nC: 3\r\nD: 4\r\nE: \r\n");
         fields.change(|line| (line.value == b"1").then(|| b"one".to_vec()));
         assert_eq!(fields.to_map().get_all("x-one").iter().collect::<Vec<_>>(), [&b"one"[..], b"\xff2"]);
     }

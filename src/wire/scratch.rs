@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use super::fields::Field;
+
 /// How much is read at once.
 pub const READ: usize = 64 * 1024;
 /// A fresh buffer for heads and small bodies.
@@ -12,6 +14,7 @@ const MOST_BUFFERS: usize = 64;
 const MOST_AREAS: usize = 8;
 
 thread_local! {
+    static LISTS: RefCell<Vec<Vec<Field>>> = const { RefCell::new(Vec::new()) };
     static AREAS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
@@ -44,6 +47,23 @@ pub fn recycle(mut buffer: Vec<u8>) {
         BUFFERS.with_borrow_mut(|buffers| {
             if buffers.len() < MOST_BUFFERS {
                 buffers.push(buffer);
+            }
+        });
+    }
+}
+
+/// An empty list of fields.
+pub(super) fn take_list() -> Vec<Field> {
+    LISTS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(32))
+}
+
+/// Takes a list back.
+pub(super) fn give_back_list(mut list: Vec<Field>) {
+    if list.capacity() > 0 {
+        list.clear();
+        LISTS.with_borrow_mut(|lists| {
+            if lists.len() < MOST_BUFFERS {
+                lists.push(list);
             }
         });
     }

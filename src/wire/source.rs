@@ -91,30 +91,25 @@ impl<S: Source + Unpin> Body for AsBody<S> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, S::Error>>> {
         let this = &mut *self;
-        let Some(source) = this.source.as_mut().filter(|_| !this.ended) else {
-            return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))));
-        };
-        let (data, trailers, ended) = (&mut this.data, &mut this.trailers, &mut this.ended);
-        let handed = ready!(source.poll_chunks(cx, &mut |_, chunk| match chunk {
-            Chunk::Data(bytes) => data.extend_from_slice(bytes),
-            Chunk::End(fields) => {
-                *trailers = fields;
-                *ended = true;
+        // A piece may be empty (a frame of HTTP/2 without data), which is not the end.
+        while this.data.is_empty() {
+            let Some(source) = this.source.as_mut().filter(|_| !this.ended) else {
+                return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))));
+            };
+            let (data, trailers, ended) = (&mut this.data, &mut this.trailers, &mut this.ended);
+            let handed = ready!(source.poll_chunks(cx, &mut |_, chunk| match chunk {
+                Chunk::Data(bytes) => data.extend_from_slice(bytes),
+                Chunk::End(fields) => {
+                    *trailers = fields;
+                    *ended = true;
+                }
+            }));
+            if let Err(error) = handed {
+                (this.source, this.data) = (None, Vec::new());
+                return Poll::Ready(Some(Err(error)));
             }
-        }));
-        if let Err(error) = handed {
-            this.source = None;
-            return Poll::Ready(Some(Err(error)));
         }
-        let data = std::mem::take(&mut this.data);
-        match (data.is_empty(), this.trailers.take()) {
-            (false, trailers) => {
-                this.trailers = trailers;
-                Poll::Ready(Some(Ok(Frame::data(Bytes::from(data)))))
-            }
-            (true, Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(*trailers)))),
-            (true, None) => Poll::Ready(None),
-        }
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from(std::mem::take(&mut this.data))))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -176,5 +171,66 @@ impl<B: Body<Data = Bytes> + Unpin> Source for FromBody<B> {
             take(cx, Chunk::End(trailers.map(Box::new)));
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    /// Gives these frames, one each time it is asked.
+    struct Frames(VecDeque<Frame<Bytes>>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
+
+    fn data(text: &'static str) -> Frame<Bytes> {
+        Frame::data(Bytes::from(text))
+    }
+
+    #[tokio::test]
+    async fn an_empty_piece_is_not_the_end() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", "1".parse().unwrap());
+        let frames = [data("a"), data(""), data(""), data("b"), Frame::trailers(trailers)];
+        let body = AsBody::new(FromBody::new(Frames(frames.into())));
+        let whole = body.collect().await.unwrap();
+        assert_eq!(whole.trailers().unwrap()["x-sum"], "1");
+        assert_eq!(whole.to_bytes(), "ab");
+    }
+
+    #[tokio::test]
+    async fn what_failed_gives_nothing_more_and_its_source_is_gone() {
+        struct Failing;
+        impl Source for Failing {
+            type Error = &'static str;
+            fn size(&self) -> Size {
+                Size::Open
+            }
+            fn poll_chunks(
+                &mut self,
+                cx: &mut Context<'_>,
+                take: &mut dyn FnMut(&mut Context<'_>, Chunk<'_>),
+            ) -> Poll<Result<(), &'static str>> {
+                take(cx, Chunk::Data(b"half"));
+                Poll::Ready(Err("broken"))
+            }
+        }
+        let mut body = AsBody::new(Failing);
+        assert_eq!(body.frame().await.unwrap().unwrap_err(), "broken");
+        assert!(body.frame().await.is_none() && body.is_end_stream() && body.into_source().is_none());
     }
 }

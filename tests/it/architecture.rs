@@ -37,7 +37,7 @@ const SEES_ONLY: [(&str, &[&str]); 1] = [("config", &["model", "vault::declared"
 
 /// Foreign crates that have a door: the crate, and the modules that may name it. The rest of the house knows them by
 /// what these modules promise.
-const DOORS: [(&str, &[&str]); 21] = [
+const DOORS: [(&str, &[&str]); 22] = [
     ("sqlx", &["vault"]),
     ("aes_gcm", &["vault"]),
     ("hmac", &["vault"]),
@@ -49,6 +49,7 @@ const DOORS: [(&str, &[&str]); 21] = [
     ("axum", &["admin", "server::admin_port"]),
     ("tower", &["admin", "server::admin_port"]),
     ("moka", &["directory::cache"]),
+    ("hashbrown", &["directory::table", "vault::declared"]),
     ("clap", &["cli"]),
     ("prometheus_client", &["telemetry"]),
     ("tracing_subscriber", &["telemetry"]),

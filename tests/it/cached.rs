@@ -107,6 +107,9 @@ async fn ca_05_a_stampede_costs_one_load() {
     let server = setting(&sink).await;
     connect(&server, "alone", first.text()).await;
     connect(&server, "crowd", second.text()).await;
+    // What they share is read with the first connection that uses it.
+    connect(&server, "earlier", first.text()).await;
+    token(&server, &sink, "earlier").await;
     let before = touched(&server).await;
     token(&server, &sink, "alone").await;
     let after = touched(&server).await;
@@ -126,6 +129,31 @@ async fn ca_05_a_stampede_costs_one_load() {
     let crowd = touched(&server).await;
     assert_eq!((crowd.0 - after.0, crowd.1 - after.1), once, "500 requests, 100 of them at once");
     server.finish(&[&first, &second]).await;
+}
+
+/// Connections of one integration share it: it is read with the first of them, and again when it has changed.
+#[tokio::test]
+async fn an_integration_is_read_once_for_all_its_connections() {
+    let (sink, token_of_all) = (Sink::https().await, Canary::new("token"));
+    let server = setting(&sink).await;
+    for key in ["one", "two", "three"] {
+        connect(&server, key, token_of_all.text()).await;
+    }
+    let cost = async |key: &str| {
+        let before = touched(&server).await.0;
+        assert_eq!(token(&server, &sink, key).await.as_deref(), Some(token_of_all.text()));
+        touched(&server).await.0 - before
+    };
+    let (first, second) = (cost("one").await, cost("two").await);
+    assert_eq!(second, first - 1.0, "the second reads everything but the integration");
+    let changed = json!({
+        "slug": "example", "base_url": "https://api.example.test/v2", "auth": [{ "method": "token", "type": "bearer" }],
+    });
+    server.admin().must("PUT", "integrations/example", changed).await;
+    assert_eq!(cost("three").await, first, "a changed one is read again");
+    let reply = get(server.proxy(), "/x", &[("Sidekey-Connection", "two")]).await;
+    assert!(reply.text().contains("/v2/x"), "{}", reply.text());
+    server.finish(&[&token_of_all]).await;
 }
 
 /// CA-04 and P-07: what was unknown is known, what was changed is changed, what is deleted is gone, each for the very

@@ -93,7 +93,11 @@ impl Flow<'_> {
                     Poll::Ready(Ok(())) if self.ended => return Poll::Ready(Ok(())),
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(Lost::Client)),
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => {
+                        // A client that reads nothing before it has sent everything would wait for us for ever.
+                        self.body.poll_upload(cx);
+                        return Poll::Pending;
+                    }
                 }
                 if self.poll_body(cx)?.is_pending() {
                     return self.client.poll_gone(cx, false).map(|()| Err(Lost::Client));

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncWrite, Interest};
-use tokio::net::TcpStream;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::Terms;
@@ -46,6 +46,7 @@ pub struct Client {
     waiting: RefCell<Option<Waker>>,
     /// Whether somebody may still read the request's body.
     body_open: Cell<bool>,
+    /// The task that waits until the request's body was read or let go, which may be in the hands of another one.
     on_release: RefCell<Option<Waker>>,
 }
 
@@ -59,12 +60,23 @@ struct Inner {
     since: Option<Instant>,
     scan: Scan,
     head_begun: bool,
-    continue_due: bool,
+    interim: Interim,
     /// The client sends nothing more.
     has_ended: bool,
     questions: Option<Box<Questions>>,
     /// An answer that ends with the connection is on its way.
     unfinished: bool,
+}
+
+/// Where the `100 Continue` of a request stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Interim {
+    /// Nobody waits for it.
+    None,
+    /// The client waits for it before it sends its body.
+    Due,
+    /// It is to be written by whoever reads the body, until an answer is.
+    Staged,
 }
 
 /// The questions to a client that has sent FIN: one that only sends nothing more, and one that is gone, look the same
@@ -97,7 +109,7 @@ impl Client {
             since: None,
             scan: Scan::default(),
             head_begun: false,
-            continue_due: false,
+            interim: Interim::None,
             has_ended: false,
             questions: None,
             unfinished: false,
@@ -115,6 +127,11 @@ impl Client {
         if let Some(waker) = self.waiting.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_begun_for_test(&self) -> bool {
+        self.with(false, |inner| inner.head_begun)
     }
 
     fn with<T>(&self, absent: T, act: impl FnOnce(&mut Inner) -> T) -> T {
@@ -141,7 +158,8 @@ impl Client {
     pub(super) fn begin_body(&self, framing: Framing, continue_due: bool) {
         self.with((), |inner| {
             inner.decoder = Decoder::new(framing);
-            inner.continue_due = continue_due && framing != Framing::Length(0);
+            let is_due = continue_due && framing != Framing::Length(0);
+            inner.interim = if is_due { Interim::Due } else { Interim::None };
         });
     }
 
@@ -165,14 +183,31 @@ impl Client {
         if !self.body_open.get() {
             return Poll::Ready(());
         }
-        *self.on_release.borrow_mut() = Some(cx.waker().clone());
+        self.await_release(cx);
         Poll::Pending
+    }
+
+    /// Wakes the task that waits for the body's release, if it is not the one that runs now.
+    fn wake_other(&self, cx: &Context<'_>) {
+        let waiting = self.on_release.take();
+        match waiting {
+            Some(waker) if !waker.will_wake(cx.waker()) => waker.wake(),
+            same => *self.on_release.borrow_mut() = same,
+        }
+    }
+
+    fn await_release(&self, cx: &mut Context<'_>) {
+        let mut waiting = self.on_release.borrow_mut();
+        if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waiting = Some(cx.waker().clone());
+        }
     }
 
     /// Ready when the client has gone away. While somebody reads its body, that is who finds out. `may_ask` says whether
     /// an interim response may be sent to find out.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>, may_ask: bool) -> Poll<()> {
         if self.body_open.get() && !self.has_read_body() {
+            self.await_release(cx);
             return Poll::Pending;
         }
         self.with(Poll::Ready(()), |inner| inner.poll_gone(cx, may_ask))
@@ -180,7 +215,13 @@ impl Client {
 
     /// Appends to what is to be written.
     pub(super) fn stage(&self, append: impl FnOnce(&mut Vec<u8>)) {
-        self.with((), |inner| append(inner.outbox.stage()));
+        self.with((), |inner| {
+            // What is staged before goes out with it. Two tasks that flush one stream would take each other's turn.
+            if inner.interim == Interim::Staged {
+                inner.interim = Interim::None;
+            }
+            append(inner.outbox.stage());
+        });
     }
 
     /// Writes a piece of a body, or keeps what the client does not take now.
@@ -277,21 +318,38 @@ impl Inner {
         while !self.has_ended && self.inbox.is_empty() {
             match ready!(self.inbox.poll_fill(cx, &mut self.stream)) {
                 Ok(0) => self.has_ended = true,
-                Ok(_) => return Poll::Pending,
+                Ok(_) => break,
                 Err(_) => return Poll::Ready(()),
             }
         }
         if !self.has_ended {
+            self.inbox.shrink();
             return Poll::Pending;
         }
-        match &self.stream {
-            Stream::Tcp(tcp) if may_ask && self.outbox.is_empty() => poll_questions(&mut self.questions, tcp, cx),
-            Stream::Unix(unix) => match pin!(unix.ready(Interest::WRITABLE)).poll(cx) {
-                Poll::Ready(Ok(state)) if !state.is_write_closed() => Poll::Pending,
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(_) => Poll::Ready(()),
-            },
-            _ => Poll::Pending,
+        self.poll_questions(cx, may_ask)
+    }
+
+    /// Finds out whether a client that has said that it sends nothing more is still there: one that listens drops an
+    /// interim response (RFC 9110 §15.2.1), the system of one that is gone answers it by a reset.
+    fn poll_questions(&mut self, cx: &mut Context<'_>, may_ask: bool) -> Poll<()> {
+        let Inner { stream, outbox, questions, .. } = self;
+        let new = || Box::new(Questions { next: Box::pin(sleep(FIRST_QUESTION)), answer_due: false });
+        let questions = questions.get_or_insert_with(new);
+        loop {
+            if has_hung_up(stream) {
+                return Poll::Ready(());
+            }
+            ready!(questions.next.as_mut().poll(cx));
+            let asks = may_ask && !questions.answer_due && outbox.is_empty();
+            if asks {
+                outbox.stage().extend_from_slice(CONTINUE);
+                // What it does not take now goes out before the answer.
+                if let Poll::Ready(Err(_)) = outbox.poll_flush(cx, stream) {
+                    return Poll::Ready(());
+                }
+            }
+            questions.answer_due = asks;
+            questions.next.as_mut().reset(Instant::now() + if asks { ANSWER } else { NEXT_QUESTION });
         }
     }
 
@@ -314,7 +372,7 @@ impl Inner {
 
     fn drain_buffered(&mut self) -> bool {
         use crate::wire::body::Step;
-        if self.continue_due {
+        if self.interim == Interim::Due {
             return false; // it may send its body, or not: what follows cannot be told apart
         }
         loop {
@@ -334,29 +392,24 @@ impl Inner {
     }
 }
 
-/// Finds out whether a client that has sent FIN while it waits for an answer is still there: one that listens drops an
-/// interim response (RFC 9110 §15.2.1), the system of one that is gone answers it by a reset.
-fn poll_questions(questions: &mut Option<Box<Questions>>, tcp: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
-    let questions =
-        questions.get_or_insert_with(|| Box::new(Questions { next: Box::pin(sleep(FIRST_QUESTION)), answer_due: false }));
-    while questions.next.as_mut().poll(cx).is_ready() {
-        if tcp.take_error().is_ok_and(|error| error.is_none()) {
-            let pause = if questions.answer_due { NEXT_QUESTION } else { ANSWER };
-            if !questions.answer_due {
-                match tcp.try_write(CONTINUE) {
-                    Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return Poll::Ready(()),
-                    // Half a question would end up inside the answer.
-                    Ok(written) if written < CONTINUE.len() => return Poll::Ready(()),
-                    _ => {}
-                }
-            }
-            questions.answer_due = !questions.answer_due;
-            questions.next.as_mut().reset(Instant::now() + pause);
-        } else {
-            return Poll::Ready(());
-        }
+/// Whether it is known that nothing reaches the client any more.
+fn has_hung_up(stream: &Stream) -> bool {
+    let tcp = match stream {
+        Stream::Tcp(tcp) => tcp,
+        Stream::Serving(tls) => tls.get_ref().0,
+        Stream::Unix(unix) => return is_shut(unix),
+        Stream::ServingUnix(tls) => return is_shut(tls.get_ref().0),
+        Stream::Verified(_) => return false,
+    };
+    !tcp.take_error().is_ok_and(|error| error.is_none())
+}
+
+/// A Unix socket tells at once that its peer has closed both sides.
+fn is_shut(unix: &UnixStream) -> bool {
+    match pin!(unix.ready(Interest::WRITABLE)).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(state) => !state.is_ok_and(|state| !state.is_write_closed()),
+        Poll::Pending => false,
     }
-    Poll::Pending
 }
 
 impl Drop for Client {
@@ -399,18 +452,26 @@ impl Source for Body {
         cx: &mut Context<'_>,
         take: &mut dyn FnMut(&mut Context<'_>, Chunk<'_>),
     ) -> Poll<Result<(), ClientError>> {
-        self.0.with(Poll::Ready(Err(ClientError::Broken)), |inner| {
-            if std::mem::take(&mut inner.continue_due) && inner.inbox.is_empty() {
-                inner.outbox.stage().extend_from_slice(CONTINUE);
+        let outcome = self.0.with(Poll::Ready(Err(ClientError::Broken)), |inner| {
+            if inner.interim == Interim::Due {
+                inner.interim = Interim::None;
+                if inner.inbox.is_empty() {
+                    inner.outbox.stage().extend_from_slice(CONTINUE);
+                    inner.interim = Interim::Staged;
+                }
             }
-            if !inner.outbox.is_empty() && inner.outbox.poll_flush(cx, &mut inner.stream).is_ready() {
-                // Taken, or a failure that reading will find as well.
+            if inner.interim == Interim::Staged && inner.outbox.poll_flush(cx, &mut inner.stream).is_ready() {
+                inner.interim = Interim::None; // taken, or a failure that reading will find as well
             }
             let Inner { stream, inbox, decoder, .. } = inner;
             poll_body(cx, stream, inbox, decoder, take).map_err(|failure| match failure {
                 BodyFailure::Misframed(_) => ClientError::Misframed,
                 BodyFailure::CutOff | BodyFailure::Io(_) => ClientError::Broken,
             })
-        })
+        });
+        if self.0.has_read_body() {
+            self.0.wake_other(cx);
+        }
+        outcome
     }
 }

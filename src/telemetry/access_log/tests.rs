@@ -28,7 +28,7 @@ fn entry() -> Entry<'static> {
 /// A line with everything in it.
 fn full<'a>(names: &'a Names) -> Entry<'a> {
     Entry {
-        connection: Named::Used { names, environment: "staging", upstream: 1 },
+        connection: Named::Used { names, environment: "staging", upstream: "files.example.test:8443" },
         workflow: Some("nightly"),
         status: Some(502),
         reason: Some("upstream_truncated"),
@@ -43,7 +43,7 @@ fn full<'a>(names: &'a Names) -> Entry<'a> {
 }
 
 fn names() -> Names {
-    Names::new("stripe", "conn_1", Some("acme"), ["api.example.test:443", "files.example.test:8443"])
+    Names::new("stripe", "conn_1", Some("acme"))
 }
 
 fn json(entry: &Entry<'_>) -> String {
@@ -89,8 +89,8 @@ fn lines_are_written_to_the_letter() {
 #[test]
 fn a_line_is_one_short_json_line_whatever_is_in_it() {
     let hostile = format!("a\x1b[2J\r\n\"\\\u{2028}{}", "x".repeat(100_000));
-    let names = Names::new(&hostile, &hostile, Some(&hostile), [hostile.as_str()]);
-    let used = Named::Used { names: &names, environment: &hostile, upstream: 0 };
+    let names = Names::new(&hostile, &hostile, Some(&hostile));
+    let used = Named::Used { names: &names, environment: &hostile, upstream: &hostile };
     for connection in [Named::Asked(&hostile), used] {
         let text = json(&Entry { method: &hostile, workflow: Some(&hostile), connection, ..entry() });
         assert_eq!(text.matches('\n').count(), 1);

@@ -4,6 +4,8 @@ use http::HeaderMap;
 use http_body::Frame;
 
 use super::*;
+use crate::upstream::http1::{Failed, attempt};
+use crate::upstream::pool::{Kept, Lease};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -12,7 +14,7 @@ async fn sending_costs_a_small_future() {
     on_local(async {
         let (upstream, deadlines) = upstream(plain_settings("127.0.0.1:1".parse().unwrap()));
         let api = origin("http://api.test");
-        let size = size_of_val(&upstream.send(&api, get("/"), &deadlines, &mut Exchange::default()));
+        let size = size_of_val(&upstream.send(&api, outgoing(get("/")), &deadlines, &mut Exchange::default()));
         assert!(size <= 3 * 1024, "{size} bytes are moved for each request");
     })
     .await;
@@ -26,7 +28,7 @@ async fn a_request_arrives_byte_for_byte_with_the_origins_host() {
         let (upstream, deadlines) = upstream(plain_settings(address));
         let path = "/v1/%7euser/a%2Fb//c;x?q=%20+&empty=&q={}|[]^`'";
         let mut request = post(path, "hello");
-        for (name, value) in [("x-odd", "a\tb \u{e9}"), ("te", "trailers"), ("connection", "x"), ("upgrade", "h2c")] {
+        for (name, value) in [("x-odd", "a\tb \u{e9}"), ("x-odd", "")] {
             request.headers_mut().append(name, http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let response = upstream.send_noted(&origin("http://api.test:8080"), request, &deadlines).await.unwrap();
@@ -35,7 +37,7 @@ async fn a_request_arrives_byte_for_byte_with_the_origins_host() {
         assert_fields(
             &request,
             &format!("POST {path} HTTP/1.1"),
-            &["host: api.test:8080", "content-length: 5", "x-odd: a\tb \u{e9}"],
+            &["host: api.test:8080", "content-length: 5", "x-odd: a\tb \u{e9}", "x-odd: "],
         );
         assert!(request.ends_with("\r\n\r\nhello"));
 
@@ -160,7 +162,7 @@ async fn a_get_on_a_stale_connection_is_sent_once_more_on_a_new_one() {
 
         // Never a third time: the new connection may not be one that was used before.
         let mut record = Exchange::default();
-        let error = upstream.send(&api, get("/3"), &deadlines, &mut record).await.unwrap_err();
+        let error = upstream.ask(&api, get("/3"), &deadlines, &mut record).await.unwrap_err();
         assert!(matches!(error, UpstreamError::Closed(_)), "{error}");
         assert_eq!((record.attempts, record.reused), (2, false));
 
@@ -189,7 +191,7 @@ async fn what_was_begun_and_might_have_had_an_effect_is_never_sent_twice() {
             let api = origin("http://api.test");
             text(upstream.send_noted(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
             let mut record = Exchange::default();
-            let error = upstream.send(&api, request(), &deadlines, &mut record).await.unwrap_err();
+            let error = upstream.ask(&api, request(), &deadlines, &mut record).await.unwrap_err();
             assert!(matches!(error, UpstreamError::Closed(_)), "{error}");
             assert_eq!((record.attempts, record.reused), (1, true));
             // The next one is the first on the second connection: nothing was sent there before.
@@ -230,7 +232,7 @@ async fn a_fresh_connection_gets_no_second_try() {
         let (upstream, deadlines) = upstream(plain_settings(address));
         let mut record = Exchange::default();
         let api = origin("http://api.test");
-        let error = upstream.send(&api, get("/"), &deadlines, &mut record).await.unwrap_err();
+        let error = upstream.ask(&api, get("/"), &deadlines, &mut record).await.unwrap_err();
         assert!(matches!(error, UpstreamError::Closed(_)), "{error}");
         assert_eq!((record.attempts, record.reused), (1, false));
         requests.recv().await.unwrap();
@@ -264,30 +266,38 @@ async fn an_unsent_post_is_handed_back_and_sent_on_a_new_connection() {
         let (listener, address) = listen().await;
         let (upstream, deadlines) = upstream(plain_settings(address));
         let api = origin("http://api.test");
+        let (gone, ended) = tokio::sync::oneshot::channel();
         let server = tokio::task::spawn_local(async move {
             let mut first = hold(&listener).await;
             read_request(&mut first).await.unwrap();
             first.write_all(OK.as_bytes()).await.unwrap();
+            ended.await.unwrap();
+            first.set_zero_linger().unwrap();
+            drop(first);
             let mut second = hold(&listener).await;
             let request = read_request(&mut second).await.unwrap();
             second.write_all(OK.as_bytes()).await.unwrap();
-            (first, request)
+            request
         });
         text(upstream.send_noted(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
-        // Queue a request by hand on a connection whose driver has ended.
+        // By hand on a connection that died after it was taken out of the pool.
         let destination = upstream.pool.destination(&api, &upstream.settings).unwrap();
         let leased = destination.lease(upstream.dial_deadlines(&deadlines), Kept::Any).await.unwrap();
         let Lease::Http1(mut connection) = leased.lease else { panic!("not HTTP/1.1") };
-        connection.end_for_test().await;
-        let leased = Leased { lease: Lease::Http1(connection), reused: true, connected_in: None };
-        let (message, upload) = open(post("/2", "body")).unwrap();
-        let outcome = attempt(&destination, leased, message, upload.as_ref(), &deadlines, Purpose::Exchange).await;
-        let Err(Failed::Again(message)) = outcome else { panic!("not handed back") };
+        gone.send(()).unwrap();
+        while connection.is_quiet() {
+            tokio::task::yield_now().await;
+        }
+        let mut request = outgoing(post("/2", "body"));
+        let purpose = Purpose::Exchange;
+        let outcome = attempt(connection, &destination, &mut request, None, &deadlines, purpose, true).await;
+        let Err(Failed::Again(staged)) = outcome else { panic!("not handed back") };
         let leased = destination.lease(upstream.dial_deadlines(&deadlines), Kept::NoIdle).await.unwrap();
-        let outcome = attempt(&destination, leased, message, upload.as_ref(), &deadlines, Purpose::Exchange).await;
-        let Ok(response) = outcome else { panic!("not sent") };
-        text(response).await.unwrap();
-        let (_first, request) = server.await.unwrap();
+        let Lease::Http1(connection) = leased.lease else { panic!("not HTTP/1.1") };
+        let outcome = attempt(connection, &destination, &mut request, staged, &deadlines, purpose, false).await;
+        let Ok(answered) = outcome else { panic!("not sent") };
+        text(received(Answer::new(answered))).await.unwrap();
+        let request = server.await.unwrap();
         assert_fields(&request, "POST /2 HTTP/1.1", &["host: api.test", "content-length: 4"]);
         assert!(request.ends_with("body"));
     })
@@ -328,14 +338,14 @@ async fn malformed_responses_are_told_apart_from_closed_connections() {
             assert!(matches!(error, UpstreamError::Closed(_)), "{answer}: {error}");
         }
         let twice = answered("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
-        assert_eq!(twice.headers().get_all("content-length").iter().collect::<Vec<_>>(), ["2"]);
+        assert_eq!(text(twice).await.unwrap(), "ok", "equal lengths are one");
         let interim = answered("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\nto the end").await;
         assert_eq!(text(interim.unwrap()).await.unwrap(), "to the end");
     })
     .await;
 }
 
-async fn answered(answer: &str) -> Result<Response<UpstreamBody>, UpstreamError> {
+async fn answered(answer: &str) -> Result<Received, UpstreamError> {
     let (listener, address) = listen().await;
     let (upstream, deadlines) = upstream(plain_settings(address));
     let server = async {
@@ -370,7 +380,7 @@ async fn an_upgrade_gets_a_connection_of_its_own_and_the_stream_behind_it() {
         let server = tokio::task::spawn_local(async move {
             let mut stream = hold(&listener).await;
             let request = read_request(&mut stream).await.unwrap();
-            let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+            let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nearly";
             stream.write_all(answer.as_bytes()).await.unwrap();
             let byte = stream.read_u8().await.unwrap();
             stream.write_u8(byte + 1).await.unwrap();
@@ -381,11 +391,10 @@ async fn an_upgrade_gets_a_connection_of_its_own_and_the_stream_behind_it() {
         request.headers_mut().insert("upgrade", "websocket".parse().unwrap());
         let mut record = Exchange::default();
         let api = origin("http://api.test");
-        let mut response = upstream.send_upgrade(&api, request, &deadlines, &mut record).await.unwrap();
-        assert_eq!(response.status(), 101);
-        let upgrade = response.extensions_mut().remove::<hyper::upgrade::OnUpgrade>().unwrap();
-        drop(response);
-        let mut stream = hyper_util::rt::TokioIo::new(upgrade.await.unwrap());
+        let answer = upstream.send_upgrade(&api, outgoing(request), &deadlines, &mut record).await.unwrap();
+        assert_eq!(answer.head.status, 101);
+        let Switched { mut stream, unread } = answer.switched.unwrap();
+        assert_eq!(unread, b"early", "what came behind the head is not lost");
         stream.write_u8(1).await.unwrap();
         stream.flush().await.unwrap();
         assert_eq!(stream.read_u8().await.unwrap(), 2);
@@ -403,8 +412,8 @@ async fn an_upgrade_that_is_declined_is_a_response_like_any_other() {
         let (upstream, deadlines) = upstream(plain_settings(address));
         let api = origin("http://api.test");
         let mut record = Exchange::default();
-        let response = upstream.send_upgrade(&api, get("/"), &deadlines, &mut record).await.unwrap();
-        assert_eq!(text(response).await.unwrap(), "no");
+        let response = upstream.send_upgrade(&api, outgoing(get("/")), &deadlines, &mut record).await.unwrap();
+        assert_eq!(text(received(response)).await.unwrap(), "no");
         text(upstream.send_noted(&api, get("/"), &deadlines).await.unwrap()).await.unwrap();
         requests.recv().await.unwrap();
         assert_eq!(requests.recv().await.unwrap().0, 1, "the connection was kept");
@@ -432,17 +441,180 @@ async fn an_early_answer_is_given_while_the_upload_goes_on() {
         });
         let request = Request::post("/").body(body).unwrap();
         let response = upstream.send_noted(&api, request, &deadlines).await.unwrap();
-        assert_eq!(text(response).await.unwrap(), "ok");
+        let mut body = response.into_body();
+        assert_eq!((&mut body).collect().await.unwrap().to_bytes(), "ok");
+        let body = body.into_source().unwrap();
+        assert!(body.is_early());
         feed.send(Ok(Frame::data(Bytes::from("hi")))).unwrap();
         drop(feed);
         // The connection is back when both directions are done.
+        body.settle().await;
         let destination = upstream.pool.destination(&api, &upstream.settings).unwrap();
-        while !destination.has_idle_for_test() {
-            tokio::task::yield_now().await;
-        }
+        assert!(destination.has_idle_for_test());
         let response = upstream.send_noted(&api, get("/"), &deadlines).await.unwrap();
         assert!(exchange(&response).reused);
         assert_eq!(server.await.unwrap(), "2\r\nhi\r\n0\r\n\r\n");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn interim_answers_count_as_an_answer_that_began_and_are_bounded() {
+    on_local(async {
+        let (listener, address) = listen().await;
+        let mut requests = serve(listener, &[&[OK, "HTTP/1.1 103 Early Hints\r\n\r\n"], &[OK]]);
+        let (upstream, deadlines) = upstream(plain_settings(address));
+        let api = origin("http://api.test");
+        text(upstream.send_noted(&api, get("/1"), &deadlines).await.unwrap()).await.unwrap();
+        let error = upstream.send_noted(&api, get("/2"), &deadlines).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::Closed(_)), "{error}");
+        requests.recv().await.unwrap();
+        requests.recv().await.unwrap();
+        assert!(requests.try_recv().is_err());
+
+        let interim = |count| format!("\r\n{}{OK}", "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(count));
+        assert_eq!(text(answered(&interim(100)).await.unwrap()).await.unwrap(), "ok");
+        let error = answered(&interim(101)).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::Malformed(_)), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_without_a_body_leaves_its_connection_usable_and_one_with_more_behind_it_does_not() {
+    on_local(async {
+        let (listener, address) = listen().await;
+        const SCRIPT: Script = &[
+            "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n",
+            "HTTP/1.1 304 Not Modified\r\ncontent-length: 9\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison",
+        ];
+        let mut requests = serve(listener, &[SCRIPT, &[OK]]);
+        let (upstream, deadlines) = upstream(plain_settings(address));
+        let api = origin("http://api.test");
+        for method in ["HEAD", "GET", "GET", "HEAD", "GET"] {
+            let request = Request::builder().method(method).uri("/").body(Empty::<Bytes>::new()).unwrap();
+            let response = upstream.send_noted(&api, request, &deadlines).await.unwrap();
+            assert_eq!(text(response).await.unwrap(), "");
+            assert_eq!(requests.recv().await.unwrap().0, 0);
+        }
+        let response = upstream.send_noted(&api, get("/"), &deadlines).await.unwrap();
+        assert_eq!(text(response).await.unwrap(), "ok");
+        assert_eq!(requests.recv().await.unwrap().0, 1, "what nobody asked for is nobody's answer");
+    })
+    .await;
+}
+
+/// What an upstream says before it hangs up is heard, although writing to it fails before reading is known to be possible.
+#[tokio::test]
+async fn an_early_answer_of_an_upstream_that_hangs_up_is_not_lost() {
+    on_local(async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (upstream, deadlines) = upstream(plain_settings(listener.local_addr().unwrap()));
+        let (feed, body) = fed_body();
+        feed.send(Ok(Frame::data(Bytes::from("some")))).unwrap();
+        let (api, request) = (origin("http://api.test"), Request::post("/").body(body).unwrap());
+        let mut sending = Box::pin(upstream.send_noted(&api, request, &deadlines));
+        let mut peer = None;
+        let mut byte = [0];
+        while peer.as_mut().is_none_or(|peer| std::io::Read::read(peer, &mut byte).is_err()) {
+            tokio::select! {
+                biased;
+                _ = &mut sending => panic!("nothing was answered yet"),
+                () = tokio::task::yield_now() => {}
+            }
+            if let Ok((accepted, _)) = listener.accept() {
+                accepted.set_nonblocking(true).unwrap();
+                peer = Some(accepted);
+            }
+        }
+        // Without a turn of the runtime: an answer, a reset (by what was not read), and more of the body.
+        let answer = b"HTTP/1.1 413 Large\r\ncontent-length: 2\r\n\r\nno";
+        std::io::Write::write_all(peer.as_mut().unwrap(), answer).unwrap();
+        drop(peer);
+        feed.send(Ok(Frame::data(Bytes::from("more")))).unwrap();
+        let response = sending.await.unwrap();
+        assert_eq!(response.status(), 413);
+        assert_eq!(text(response).await.unwrap(), "no");
+    })
+    .await;
+}
+
+/// A body of which a part is staged for HTTP/1.1 is nowhere else.
+#[tokio::test]
+async fn a_staged_body_keeps_its_framing_when_it_is_handed_on() {
+    on_local(async {
+        let (listener, address) = listen().await;
+        let (upstream, deadlines) = upstream(plain_settings(address));
+        let api = origin("http://api.test");
+        let destination = upstream.pool.destination(&api, &upstream.settings).unwrap();
+        let lease = || destination.lease(upstream.dial_deadlines(&deadlines), Kept::NoIdle);
+        let (leased, first) = tokio::join!(lease(), hold(&listener));
+        let Lease::Http1(mut connection) = leased.unwrap().lease else { panic!("not HTTP/1.1") };
+        first.set_zero_linger().unwrap();
+        drop(first);
+        while connection.is_quiet() {
+            tokio::task::yield_now().await;
+        }
+        let (feed, body) = fed_body();
+        feed.send(Ok(Frame::data(Bytes::from("hi")))).unwrap();
+        let mut request = outgoing(Request::post("/").body(body).unwrap());
+        let purpose = Purpose::Exchange;
+        let outcome = attempt(connection, &destination, &mut request, None, &deadlines, purpose, true).await;
+        let Err(Failed::Again(Some(staged))) = outcome else { panic!("not handed back") };
+        assert!(staged.holds_body && request.body.is_some());
+        // By now the rest says of itself that it is empty.
+        request.body = Some(Box::new(FromBody::new(Empty::<Bytes>::new().map_err(Into::into))));
+        let (leased, mut second) = tokio::join!(lease(), hold(&listener));
+        let Lease::Http1(connection) = leased.unwrap().lease else { panic!("not HTTP/1.1") };
+        let server = async {
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"\r\n\r\n2\r\nhi\r\n0\r\n\r\n") {
+                seen.push(second.read_u8().await.unwrap());
+            }
+            second.write_all(OK.as_bytes()).await.unwrap();
+        };
+        let sent = attempt(connection, &destination, &mut request, Some(staged), &deadlines, purpose, false);
+        let (outcome, ()) = tokio::join!(sent, server);
+        assert!(matches!(outcome, Ok(Answered::Response(..))));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_while_nothing_is_asked_of_its_answer() {
+    on_local(async {
+        let (listener, address) = listen().await;
+        let (upstream, deadlines) = upstream(plain_settings(address));
+        let (feed, body) = fed_body();
+        let server = async {
+            let mut stream = hold(&listener).await;
+            read_request(&mut stream).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n").await.unwrap();
+            stream
+        };
+        let (api, request) = (origin("http://api.test"), Request::post("/").body(body).unwrap());
+        let (response, mut stream) = tokio::join!(upstream.send_noted(&api, request, &deadlines), server);
+        let mut body = response.unwrap().into_body().into_source().unwrap();
+        feed.send(Ok(Frame::data(Bytes::from("hi")))).unwrap();
+        let mut chunk = [0; 7];
+        tokio::select! {
+            read = stream.read_exact(&mut chunk) => assert_eq!(read.unwrap(), 7),
+            () = std::future::poll_fn(|cx| { body.poll_upload(cx); Poll::Pending }) => {}
+        }
+        assert_eq!(&chunk, b"2\r\nhi\r\n");
+        // A body that fails meanwhile is told when the answer is asked for more.
+        feed.send(Err("gone".into())).unwrap();
+        std::future::poll_fn(|cx| {
+            body.poll_upload(cx);
+            Poll::Ready(())
+        })
+        .await;
+        let error = AsBody::new(body).collect().await.err().unwrap();
+        assert!(matches!(error, UpstreamError::RequestBody(_)), "{error}");
     })
     .await;
 }

@@ -27,8 +27,8 @@ async fn answer_to_the_end(notify: bool, answer: &str) -> Result<String, Upstrea
     };
     let api = origin("https://api.test");
     let mut record = Exchange::default();
-    let (response, ()) = tokio::join!(upstream.send_upgrade(&api, get("/"), &deadlines, &mut record), server);
-    text(response?).await
+    let (response, ()) = tokio::join!(upstream.send_upgrade(&api, outgoing(get("/")), &deadlines, &mut record), server);
+    text(received(response?)).await
 }
 
 #[tokio::test]
@@ -98,8 +98,8 @@ async fn a_literal_address_is_verified_as_what_it_is() {
         let mut record = Exchange::default();
         let request = get("/");
         let (response, (request, _held)) =
-            tokio::join!(upstream.send_upgrade(&api, request, &deadlines, &mut record), server);
-        assert_eq!(text(response.unwrap()).await.unwrap(), "ok");
+            tokio::join!(upstream.send_upgrade(&api, outgoing(request), &deadlines, &mut record), server);
+        assert_eq!(text(received(response.unwrap())).await.unwrap(), "ok");
         assert_fields(&request, "GET / HTTP/1.1", &[&format!("host: {address}")]);
     })
     .await;

@@ -227,3 +227,19 @@ async fn facts_that_cannot_be_read_fail_that_row_only() {
     }
     assert!(setting.database.connection(organization, None, &one).await.unwrap().is_some());
 }
+
+/// However many there are: what is asked for one credential is looked up by its connection.
+#[tokio::test]
+async fn a_credential_is_found_by_its_connection_and_not_among_all() {
+    let home = Home::new();
+    let database = home.open().await;
+    let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {CREDENTIAL}")))
+        .bind("conn_")
+        .bind("org_")
+        .bind("production")
+        .fetch_all(&database.inner.readers)
+        .await
+        .unwrap();
+    let first = &plan[0].3;
+    assert!(first.contains("(connection_id=? AND environment=?)"), "{first}");
+}

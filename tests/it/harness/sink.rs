@@ -396,13 +396,14 @@ impl Shared {
     }
 }
 
-/// What [`Script::echo`] answers.
+/// What [`Script::echo`] answers. Names are told in lower case, as every reader compares them.
 fn echo(seen: &Seen) -> Vec<u8> {
+    let headers: Vec<_> = seen.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
     serde_json::to_vec(&serde_json::json!({
         "version": seen.version,
         "method": seen.method,
         "target": seen.target,
-        "headers": seen.headers,
+        "headers": headers,
         "body": seen.text(),
         "trailers": seen.trailers,
         "connection": seen.connection,
