@@ -57,8 +57,7 @@ pub fn client_to_sink(data: &[u8]) {
 fn judge_request(seen: &Seen) {
     let all = |name: &str| strict::all(&seen.fields, name);
     assert_eq!(all("authorization"), [format!("Bearer {TOKEN}")], "{seen:?}");
-    assert_eq!(all("host").len(), 1, "{seen:?}");
-    assert!(all("host")[0].starts_with(HOST), "{seen:?}");
+    assert_eq!(all("host"), [HOST], "{seen:?}");
     for (name, _) in seen.fields.iter().chain(&seen.trailers) {
         let name = name.to_ascii_lowercase().replace('_', "-");
         assert!(!name.starts_with("sidekey-") && name != "proxy-authorization", "{seen:?}");
@@ -105,5 +104,30 @@ fn judge_reply(reply: &Reply, answered: Option<&reading::Answered>, minor: u8) {
     // Of a body that ends with its connection nobody can tell, on a socket that has no reset.
     if reply.complete && !(minor == 0 && reply.until_close) {
         assert!(answered.complete && answered.body.len() == reply.body.len(), "it looks whole: {reply:?} {answered:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// What fuzzing found worth keeping, once more, without its engine.
+    fn judge_all(target: &str, judge: fn(&[u8])) {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+        let files: Vec<_> = std::fs::read_dir(folder).expect("a corpus").map(|entry| entry.expect("a file")).collect();
+        assert!(files.len() > 10, "{}", files.len());
+        for file in files {
+            let input = std::fs::read(file.path()).expect("a readable file");
+            let judged = std::panic::catch_unwind(|| judge(&input));
+            assert!(judged.is_ok(), "{}", file.path().display());
+        }
+    }
+
+    #[test]
+    fn client_to_sink() {
+        judge_all("client_to_sink", super::client_to_sink);
+    }
+
+    #[test]
+    fn upstream_to_client() {
+        judge_all("upstream_to_client", super::upstream_to_client);
     }
 }

@@ -51,6 +51,10 @@ pub fn requests(mut bytes: &[u8]) -> Vec<Asked> {
 /// The final answer in `bytes`, behind interim ones; `None` where it is none.
 pub fn answer(mut bytes: &[u8], method: &str) -> Option<Answered> {
     loop {
+        // Empty lines before an answer are passed over as well: some servers write one behind a body.
+        while let Some(rest) = bytes.strip_prefix(b"\r\n").or(bytes.strip_prefix(b"\n")) {
+            bytes = rest;
+        }
         let (lines, rest) = head(bytes, Ends::Lf)?;
         let line = lines[0];
         let minor = match line.get(..9)? {
@@ -153,7 +157,11 @@ fn fields<'a>(lines: &[&'a [u8]]) -> Option<Vec<Field<'a>>> {
 /// are repeated are one where `repeated` says so (RFC 9110 §8.6).
 fn framing(fields: &[Field<'_>], minor: u8, repeated: bool) -> Option<(bool, Option<u64>)> {
     let all = |wanted: &str| -> Vec<&[u8]> {
-        fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted.as_bytes())).map(|(_, value)| *value).collect()
+        fields
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case(wanted.as_bytes()))
+            .map(|(_, value)| *value)
+            .collect()
     };
     let codings = all("transfer-encoding");
     let chunked = codings.len() == 1 && codings[0].eq_ignore_ascii_case(b"chunked") && minor == 1;

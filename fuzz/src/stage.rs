@@ -25,6 +25,7 @@ use sidekey::wire::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::sync::Notify;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -33,8 +34,12 @@ use crate::strict::{self, BodyReader};
 
 /// The credential.
 pub const TOKEN: &str = "the-one-token";
-/// The upstream's host; its port differs from run to run.
-pub const HOST: &str = "127.0.0.1:";
+/// The upstream's host: a name that leads to wherever it listens.
+pub const HOST: &str = "api.example.test";
+
+/// How many plays an address serves. Each may leave a pair of ports in TIME_WAIT, and one that comes again within the
+/// minute would wait for a second SYN.
+const PLAYS: u32 = 5_000;
 
 /// No exchange here waits for anybody, so one that takes this long hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -82,22 +87,39 @@ pub fn conversation(plan: Plan, conversations: &[&[&[u8]]]) -> Outcome {
 
 struct Stage {
     runtime: LocalRuntime,
-    listener: Rc<TcpListener>,
+    place: RefCell<Place>,
     shared: Arc<Shared>,
-    upstream: Arc<upstream::Settings>,
     reporter: Rc<Reporter>,
     gate: Gate,
     terms: Terms,
+}
+
+/// Where the upstream listens, and how it is reached.
+struct Place {
+    listener: Rc<TcpListener>,
+    settings: Arc<upstream::Settings>,
+    plays: u32,
+}
+
+impl Place {
+    async fn new(settings: &upstream::Settings) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound listener");
+        let hosts = [(HOST.to_owned(), address)].into();
+        Place {
+            listener: Rc::new(listener),
+            settings: Arc::new(upstream::Settings { hosts, ..settings.clone() }),
+            plays: 0,
+        }
+    }
 }
 
 impl Stage {
     fn new() -> Self {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         let runtime = runtime.expect("a runtime");
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
-        let port = listener.local_addr().expect("a bound listener").port();
         let environment = Environment::of::<String, String>([]);
-        let config = Config::read(None, Zeroizing::new(configuration(port)), &environment).expect("a configuration");
+        let config = Config::read(None, Zeroizing::new(configuration()), &environment).expect("a configuration");
         let vault = Vault::without_database();
         let organizations = runtime.block_on(Organizations::of(&config, &vault)).expect("the default organization");
         let declared = organizations.declare(&config, &environment).expect("one connection");
@@ -120,24 +142,51 @@ impl Stage {
             write_timeout: config.proxy.body_idle_timeout,
             draining: Cell::new(false),
         };
-        let (listener, shared, upstream) = (Rc::new(listener), Arc::new(shared), Arc::new(upstream));
-        Stage { runtime, listener, shared, upstream, reporter, gate, terms }
+        let place = RefCell::new(runtime.block_on(Place::new(&upstream)));
+        Stage { runtime, place, shared: Arc::new(shared), reporter, gate, terms }
     }
 
     async fn play(&self, plan: Plan, conversations: &[&[&[u8]]]) -> Outcome {
-        let sink = Rc::new(Sink { plan: Cell::new(plan), seen: RefCell::default(), violations: RefCell::default() });
+        let (listener, settings) = self.place().await;
+        let scripted = matches!(plan, Plan::Scripted { .. });
+        let sink = Rc::new(Sink {
+            plan: Cell::new(plan),
+            seen: RefCell::default(),
+            violations: RefCell::default(),
+            played: Notify::new(),
+        });
         let mut accepting = JoinSet::new();
-        accepting.spawn_local(accept(Rc::clone(&self.listener), Rc::clone(&sink)));
-        let upstream = Upstream::new(Arc::clone(&self.upstream));
-        let proxy = Proxy::new(Arc::clone(&self.shared), upstream, Rc::clone(&self.reporter));
+        accepting.spawn_local(accept(listener, Rc::clone(&sink)));
+        let proxy = Proxy::new(Arc::clone(&self.shared), Upstream::new(settings), Rc::clone(&self.reporter));
         let mut answers = Vec::new();
         for pieces in conversations {
             let answer = timeout(PATIENCE, self.converse(&proxy, pieces)).await;
             answers.push(answer.expect("an exchange that ends"));
+            if scripted && answers.len() == 1 {
+                // Bytes that come behind a request that was sent look like its answer to everybody; these are there
+                // before the next one, and must be noticed.
+                timeout(PATIENCE, sink.played.notified()).await.expect("a script that ends");
+                arrived().await;
+            }
         }
         drop(proxy);
         accepting.shutdown().await;
         Outcome { answers, seen: sink.seen.take(), violations: sink.violations.take() }
+    }
+
+    /// The place of the next play.
+    async fn place(&self) -> (Rc<TcpListener>, Arc<upstream::Settings>) {
+        let used = {
+            let place = self.place.borrow();
+            (place.plays >= PLAYS).then(|| Arc::clone(&place.settings))
+        };
+        if let Some(settings) = used {
+            let fresh = Place::new(&settings).await;
+            self.place.replace(fresh);
+        }
+        let mut place = self.place.borrow_mut();
+        place.plays += 1;
+        (Rc::clone(&place.listener), Arc::clone(&place.settings))
     }
 
     async fn converse(&self, proxy: &Proxy, pieces: &[&[u8]]) -> Vec<u8> {
@@ -176,7 +225,14 @@ async fn settle() {
     }
 }
 
-fn configuration(port: u16) -> String {
+/// Lets everything that was written so far arrive: what the system tells next, it tells with all that came before.
+async fn arrived() {
+    let (mut here, mut there) = UnixStream::pair().expect("a pair of sockets");
+    here.write_all(b".").await.expect("room for a byte");
+    there.read_u8().await.expect("the byte");
+}
+
+fn configuration() -> String {
     format!(
         r#"
         [[proxy.listeners]]
@@ -196,7 +252,7 @@ fn configuration(port: u16) -> String {
         idle_timeout = "{DEADLINE}"
         [[integration]]
         slug = "fuzz"
-        base_url = "http://127.0.0.1:{port}"
+        base_url = "http://{HOST}"
         plaintext = true
         [[integration.auth]]
         method = "token"
@@ -215,6 +271,8 @@ struct Sink {
     plan: Cell<Plan>,
     seen: RefCell<Vec<Seen>>,
     violations: RefCell<Vec<String>>,
+    /// The planned answer was given.
+    played: Notify,
 }
 
 async fn accept(listener: Rc<TcpListener>, sink: Rc<Sink>) {
@@ -261,7 +319,7 @@ async fn serve(mut stream: TcpStream, sink: &Sink) -> Result<(), strict::Violati
         }
         sink.seen.borrow_mut()[number].trailers = std::mem::take(&mut body.trailers);
         sink.seen.borrow_mut()[number].complete = true;
-        if !answer(&mut stream, sink.plan.replace(Plan::Obedient), bodyless).await {
+        if !answer(&mut stream, sink, bodyless).await {
             return Ok(());
         }
     }
@@ -273,21 +331,26 @@ async fn fill(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> bool {
 }
 
 /// Answers as planned; whether the connection goes on. Whoever asked may be gone.
-async fn answer(stream: &mut TcpStream, plan: Plan, bodyless: bool) -> bool {
-    let Plan::Scripted { bytes, stays } = plan else {
+async fn answer(stream: &mut TcpStream, sink: &Sink, bodyless: bool) -> bool {
+    let Plan::Scripted { bytes, stays } = sink.plan.replace(Plan::Obedient) else {
         let body = if bodyless { "" } else { "ok" };
-        return stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{body}").as_bytes()).await.is_ok();
+        return stream
+            .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{body}").as_bytes())
+            .await
+            .is_ok();
     };
     for piece in bytes {
+        // Who has seen enough may be gone.
         if stream.write_all(&piece).await.is_err() {
-            return false;
+            break;
         }
         settle().await;
     }
     if !stays {
         drop(stream.shutdown().await);
-        // Waits for the other end, so that the reset of closing takes nothing of the answer back.
-        while fill(stream, &mut Vec::new()).await {}
     }
+    sink.played.notify_one();
+    // Waits for the other end, so that the reset of closing takes nothing of the answer back.
+    while !stays && fill(stream, &mut Vec::new()).await {}
     stays
 }

@@ -78,8 +78,8 @@ pub fn meaning(name: &[u8]) -> Known {
         |other: &str| name.get(..other.len()).is_some_and(|begun| begun.eq_ignore_ascii_case(other.as_bytes()));
     let Some(first) = name.first() else { return Known::Other };
     match (first.to_ascii_lowercase(), name.len()) {
-        (b's', 9..) if begins("sidekey-") => Known::Own,
-        (b'x', 13..) if begins("x-forwarded-") => Known::TellsTheWay,
+        (b's', 8..) if begins("sidekey-") => Known::Own,
+        (b'x', 12..) if begins("x-forwarded-") => Known::TellsTheWay,
         (b't', 2) => is("te", Known::Te),
         (b'v', 3) => is("via", Known::TellsTheWay),
         (b'h', 4) => is("host", Known::Host),
@@ -236,7 +236,9 @@ mod tests {
             ("x-api-key", Known::ApiKey),
             ("x-real-ip", Known::TellsTheWay),
             ("x-forwarded-for", Known::TellsTheWay),
+            ("sidekey-", Known::Own),
             ("sidekey-key", Known::Own),
+            ("x-forwarded-", Known::TellsTheWay),
             ("sidekey-something-that-is-much-longer-than-any-name", Known::Own),
             ("set-cookie", Known::Points),
         ] {

@@ -65,7 +65,7 @@ pub async fn serve(proxy: &Proxy, gate: &Gate, terms: &Terms, client: Rc<Client>
             Heard::Request(head) => Box::pin(exchange(proxy, gate, terms, &client, head)).await,
             Heard::Nonsense(fault) => Box::pin(refuse(proxy, gate, terms, &client, fault)).await,
             Heard::Http2 => {
-                return client.into_rewound().map_or(Ended::Closed, Ended::Http2);
+                return client.rewind().map_or(Ended::Closed, Ended::Http2);
             }
             Heard::End => {
                 Box::pin(client.close()).await;
@@ -128,7 +128,7 @@ async fn await_answer(
 async fn finish(proxy: &Proxy, terms: &Terms, client: &Rc<Client>, asked: &Asked, mut answer: Answer) -> Next {
     if let Some((switched, record)) = answer.tunnel.take().map(|tunnel| *tunnel) {
         if answer::write(client, terms, asked, answer).await.is_some()
-            && let Some(client) = client.into_rewound()
+            && let Some(client) = client.rewind()
         {
             let upstream = Rewound::new(switched.unread, switched.stream);
             Box::pin(tunnel::join(client, upstream, proxy.settings().tunnel_idle_timeout, record)).await;

@@ -33,8 +33,8 @@ impl Requested {
         let invalid = ProxyError::TargetInvalid;
         let shape = "the target is a path that begins with /, or an http:// URL";
         let target = std::str::from_utf8(head.target()).map_err(|_| invalid("the target is no UTF-8"))?;
-        if target.bytes().any(|byte| byte <= b' ' || byte == b'#' || byte == 0x7f) {
-            return Err(invalid("the target has a fragment, a space or a control character"));
+        if target.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#') {
+            return Err(invalid("the target has a fragment, a space, a control character or one beyond ASCII"));
         }
         let (form, rest) = if target.starts_with('/') {
             (Form::Origin, target)
@@ -93,6 +93,7 @@ mod tests {
             "/../x",
             "/a\\b",
             "/a#b",
+            "/caf\u{e9}",
             "http:/p",
             "http:///p",
             "admin",

@@ -197,7 +197,7 @@ async fn no_tag_and_no_callers_key_ever_reaches_an_upstream() {
     let lines = "Sidekey-Connection: c1\r\nX-Connection-Id: c1\r\nConnection-Id: c1\r\nX_Connection_Id: c2\r\n\
                  Sidekey_Connection: c2\r\nConnection_Id: c2\r\nSidekey-Environment: production\r\n\
                  Sidekey-Workflow: nightly\r\nSidekey-Timeout: 20s\r\nSidekey-Retries: 3\r\nSidekey-Max-Wait: 1s\r\n\
-                 Sidekey-Explain: true\r\nSidekey-Not-Yet-Known: x\r\nSIDEKEY-KEY: nothing\r\nSidekey_Key: x\r\n\
+                 Sidekey-Explain: true\r\nSidekey-Not-Yet-Known: x\r\nSidekey-: x\r\nX-Forwarded-: x\r\nSIDEKEY-KEY: nothing\r\nSidekey_Key: x\r\n\
                  Proxy-Authorization: Basic eA==\r\nAuthorization: Bearer caller\r\nX-Ordinary: kept\r\n\
                  X-API-Key: theirs\r\n";
     for target in ["/x", "/c/c2/x"] {

@@ -88,6 +88,8 @@ async fn a_target_that_is_no_path_is_refused() {
         ("GET", "/a\tb"),
         ("GET", "/a\x7fb"),
         ("GET", "/a\x01b"),
+        ("GET", "/a?caf\u{e9}"),
+        ("GET", "/a\u{ff0e}\u{ff0e}/b"),
     ] {
         let outcome = stage.attack(format!("{method} {target} HTTP/1.1\r\n{TAG}\r\n")).await;
         rows.row((method, target), outcome.is_refused(400), &outcome);

@@ -242,7 +242,7 @@ impl Client {
     }
 
     /// The stream from the first byte that was not used, for whoever speaks something else on it.
-    pub(super) fn into_rewound(&self) -> Option<Rewound> {
+    pub(super) fn rewind(&self) -> Option<Rewound> {
         let mut inner = self.inner.borrow_mut().take()?;
         Some(Rewound::new(inner.inbox.take(), inner.stream))
     }

@@ -92,7 +92,7 @@ async fn the_preface_of_http2_is_heard_as_the_first_thing_only_and_is_not_lost()
         tokio::task::yield_now().await;
     }
     assert!(matches!(next(&client, true).await, Heard::Http2));
-    let mut rewound = client.into_rewound().unwrap();
+    let mut rewound = client.rewind().unwrap();
     let mut seen = [0; 24];
     rewound.read_exact(&mut seen).await.unwrap();
     assert_eq!(&seen, preface);
