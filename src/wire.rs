@@ -70,14 +70,12 @@ impl Inbox {
         cx: &mut Context<'_>,
         stream: &mut (impl AsyncRead + Unpin),
     ) -> Poll<io::Result<usize>> {
-        let rest = self.end - self.used;
-        if self.used > 0 || self.bytes.len() < scratch::READ {
-            let mut area = scratch::area();
-            area[..rest].copy_from_slice(&self.bytes[self.used..self.end]);
-            scratch::give_back(std::mem::replace(&mut self.bytes, area));
-            (self.used, self.end) = (0, rest);
+        if self.is_empty() {
+            self.bytes = scratch::area();
+        } else if self.bytes.len() < scratch::READ || self.end == scratch::READ {
+            return self.poll_grow(cx, stream);
         }
-        let outcome = poll_read(cx, stream, &mut self.bytes[rest..]);
+        let outcome = poll_read(cx, stream, &mut self.bytes[self.end..]);
         match &outcome {
             Poll::Ready(Ok(count)) => self.end += count,
             _ => self.shrink(),
@@ -88,9 +86,28 @@ impl Inbox {
         outcome
     }
 
+    /// Reads behind what waits in memory of its own. That memory grows by doubling, so that a head that comes byte by byte
+    /// is not copied once for each.
+    fn poll_grow(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut (impl AsyncRead + Unpin),
+    ) -> Poll<io::Result<usize>> {
+        self.shrink();
+        let mut area = scratch::area();
+        let outcome = poll_read(cx, stream, &mut area[..scratch::READ.saturating_sub(self.unread().len())]);
+        if let Poll::Ready(Ok(count)) = &outcome {
+            self.bytes.drain(..self.used);
+            self.bytes.extend_from_slice(&area[..*count]);
+            (self.used, self.end) = (0, self.bytes.len());
+        }
+        scratch::give_back(area);
+        outcome
+    }
+
     /// Moves what is to wait out of the scratch area.
     pub fn shrink(&mut self) {
-        if !self.is_empty() && self.unread().len() < self.bytes.len() {
+        if self.bytes.len() == scratch::READ && self.unread().len() < scratch::READ && !self.is_empty() {
             let rest = self.unread().to_vec();
             self.release();
             self.end = rest.len();

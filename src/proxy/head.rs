@@ -160,7 +160,8 @@ pub fn clean_answer(fields: &mut Fields, status: StatusCode, method: &Method, in
     let mut told_length = false;
     fields.drop_if(|line| match line.known {
         Known::ContentLength if line.spelling == Spelling::Plain => {
-            !bodyless || status == StatusCode::NO_CONTENT || std::mem::replace(&mut told_length, true)
+            let is_number = line.value.iter().all(u8::is_ascii_digit);
+            !bodyless || status == StatusCode::NO_CONTENT || !is_number || std::mem::replace(&mut told_length, true)
         }
         Known::Own => true,
         Known::Trailer => line.spelling == Spelling::Alias,

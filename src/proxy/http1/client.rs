@@ -413,10 +413,13 @@ fn is_shut(unix: &UnixStream) -> bool {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        if let Some(Inner { stream: Stream::Tcp(tcp), unfinished: true, .. }) = self.inner.get_mut() {
-            // Where even this fails the stream is gone already.
-            let _gone = tcp.set_zero_linger();
-        }
+        let Some(Inner { stream, unfinished: true, .. }) = self.inner.get_mut() else { return };
+        // Where even this fails the stream is gone already.
+        let _gone = match stream {
+            Stream::Tcp(tcp) => tcp.set_zero_linger(),
+            Stream::Serving(tls) => tls.get_ref().0.set_zero_linger(),
+            _ => Ok(()),
+        };
     }
 }
 
