@@ -88,11 +88,7 @@ impl Inbox {
 
     /// Reads behind what waits in memory of its own. That memory grows by doubling, so that a head that comes byte by byte
     /// is not copied once for each.
-    fn poll_grow(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &mut (impl AsyncRead + Unpin),
-    ) -> Poll<io::Result<usize>> {
+    fn poll_grow(&mut self, cx: &mut Context<'_>, stream: &mut (impl AsyncRead + Unpin)) -> Poll<io::Result<usize>> {
         self.shrink();
         let mut area = scratch::area();
         let outcome = poll_read(cx, stream, &mut area[..scratch::READ.saturating_sub(self.unread().len())]);

@@ -23,6 +23,11 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// Whether every connection is inside that is no customer's.
+    pub fn covers_all(&self) -> bool {
+        self.connections.iter().any(Glob::is_everything)
+    }
+
     /// Whether a connection is inside.
     pub fn covers(&self, connection: &Connection) -> bool {
         let by_key = |glob: &Glob| glob.matches(connection.key.as_str());

@@ -16,10 +16,14 @@ impl FromStr for Glob {
 }
 
 impl Glob {
+    /// Whether every text matches.
+    pub fn is_everything(&self) -> bool {
+        *self.0 == *"*"
+    }
+
     /// Whether the whole text matches.
     pub fn matches(&self, text: &str) -> bool {
-        // What most callers may use is everything.
-        if *self.0 == *"*" {
+        if self.is_everything() {
             return true;
         }
         let mut parts = self.0.split('*');
