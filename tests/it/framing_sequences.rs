@@ -94,6 +94,22 @@ async fn messages_one_after_another_stay_apart_and_an_invalid_one_is_the_last() 
     stage.finish().await;
 }
 
+/// H1-43, H1-45: a body that nobody wants is read as strictly as any other before the next request is believed.
+#[tokio::test]
+async fn a_refused_request_whose_trailers_are_no_fields_is_the_last_on_its_connection() {
+    let (stage, mut table) = (Stage::new().await, Table::default());
+    for (trailer, goes_on) in [("X-T: 1", true), ("X\0T: 1", false), ("X-T", false), ("X-T: 1\r2", false)] {
+        let refused = "POST /p HTTP/1.1\r\nHost: evil.test\r\nSidekey-Connection: c1\r\nTransfer-Encoding: chunked\r\n";
+        let next = format!("GET /next HTTP/1.1\r\n{TAG}\r\n");
+        let outcome = stage.attack(format!("{refused}\r\n5\r\nhello\r\n0\r\n{trailer}\r\n\r\n{next}")).await;
+        let expected: &[u16] = if goes_on { &[403, 200] } else { &[403] };
+        let holds = outcome.statuses() == expected && outcome.seen.len() == usize::from(goes_on);
+        table.row(trailer, holds && outcome.closed != goes_on, &outcome);
+    }
+    table.check();
+    stage.finish().await;
+}
+
 /// H1-45: those answers of Sidekey's own that exist.
 #[tokio::test]
 async fn the_body_of_a_request_that_sidekey_answers_itself_is_never_a_request() {

@@ -379,7 +379,7 @@ impl Inner {
                 Ok(Step::Data(range)) => self.inbox.consume(range.end),
                 Ok(Step::End(count)) => {
                     self.inbox.consume(count);
-                    return true;
+                    return self.decoder.take_trailers().is_ok();
                 }
                 Ok(Step::More) => {
                     self.inbox.consume(self.inbox.unread().len());
