@@ -208,7 +208,8 @@ fn declared(auth: Auth, owner: OrganizationId) -> Result<Declared, Box<dyn Error
         "slug": "api", "base_url": "https://api.example.test", "auth": auth,
         "limit": { "per_second": 1_000_000, "burst": 1_000_000 },
     });
-    let integration = Integration::parse(&document, IntegrationId::derived("api")).map_err(|wrong| format!("{wrong:?}"))?;
+    let integration =
+        Integration::parse(&document, IntegrationId::derived("api")).map_err(|wrong| format!("{wrong:?}"))?;
     let mut declared = Declared::default();
     declared.add_integration(integration, Author::Operator);
     for number in 0..CONNECTIONS {
@@ -277,7 +278,9 @@ fn times(bench: &mut Bench, allocations: &[u64]) -> Result<(), Box<dyn Error>> {
         println!("{name:<44} {:>8.0}  {range:>15}  {:>11}", at(ROUNDS / 2), allocations[step]);
     }
     println!("{:<44} {whole:>8.0}  {:>15}  {:>11}", "all of them", "", allocations.iter().sum::<u64>());
-    println!("median of {ROUNDS} rounds of {REQUESTS} requests; {reading:.0} ns for the clock were taken off each step");
+    println!(
+        "median of {ROUNDS} rounds of {REQUESTS} requests; {reading:.0} ns for the clock were taken off each step"
+    );
     Ok(())
 }
 

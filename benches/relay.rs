@@ -70,7 +70,10 @@ impl Arguments {
                 other => return Err(format!("unknown argument {other}").into()),
             }
         }
-        if read.runs == 0 || !(read.seconds > 0.0) || !read.peers.iter().any(|peer| peer == OWN) {
+        if read.runs == 0
+            || read.seconds.partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater)
+            || !read.peers.iter().any(|peer| peer == OWN)
+        {
             return Err("--runs and --secs are above 0, and sidekey is one of the peers".into());
         }
         Ok(read)
@@ -124,8 +127,7 @@ fn instructions_of(arguments: &Arguments, peer: &str) -> Result<f64, Box<dyn Err
     let command: Vec<OsString> = if peer == OWN {
         vec![root().join("benches/rig-sidekey").into()]
     } else {
-        let output =
-            Command::new("python3").args(["-c", PEER_COMMAND]).arg(&arguments.rig).arg(peer).output()?;
+        let output = Command::new("python3").args(["-c", PEER_COMMAND]).arg(&arguments.rig).arg(peer).output()?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
         }
@@ -148,8 +150,10 @@ fn instructions_of(arguments: &Arguments, peer: &str) -> Result<f64, Box<dyn Err
 /// dependencies, and put it where the release build was.
 fn build() -> Result<(), Box<dyn Error>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status =
-        Command::new(cargo).args(["build", "--release", "--locked", "--bin", "sidekey"]).current_dir(root()).status()?;
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--locked", "--bin", "sidekey"])
+        .current_dir(root())
+        .status()?;
     if status.success() { Ok(()) } else { Err(format!("the release build ended with {status}").into()) }
 }
 

@@ -11,7 +11,20 @@ pub(crate) const OTHER: f64 = 0.20;
 /// Features of a processor that valgrind passes on and that the libraries in Sidekey, or the C library below them, choose
 /// their code by.
 const CHOOSING: [&str; 14] = [
-    "adx", "aes", "avx", "avx2", "bmi1", "bmi2", "erms", "fma", "movbe", "pclmulqdq", "rdrand", "sha_ni", "sse4_2", "ssse3",
+    "adx",
+    "aes",
+    "avx",
+    "avx2",
+    "bmi1",
+    "bmi2",
+    "erms",
+    "fma",
+    "movbe",
+    "pclmulqdq",
+    "rdrand",
+    "sha_ni",
+    "sse4_2",
+    "ssse3",
 ];
 
 /// A figure, and what it was measured on.
@@ -56,6 +69,11 @@ impl Figure {
         }
     }
 
+    /// Whether it is too high, and so worth another look.
+    pub(crate) fn is_dearer(&self, recorded: &Figure) -> bool {
+        self.beside(recorded) == Verdict::Moved && self.instructions > recorded.instructions
+    }
+
     /// By which part of the recorded one it is more.
     pub(crate) fn moved(&self, recorded: &Figure) -> f64 {
         self.instructions / recorded.instructions - 1.0
@@ -84,7 +102,10 @@ impl Figure {
 
 impl fmt::Display for Figure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "# User instructions for one request, as callgrind counts them. `scripts/instructions --record`")?;
+        writeln!(
+            out,
+            "# User instructions for one request, as callgrind counts them. `scripts/instructions --record`"
+        )?;
         writeln!(out, "# writes this file; `scripts/instructions` compares, and is a part of `scripts/test`.")?;
         writeln!(out, "instructions: {:.0}", self.instructions)?;
         writeln!(out, "architecture: {}", self.architecture)?;

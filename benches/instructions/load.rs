@@ -63,7 +63,8 @@ pub(crate) fn instructions(server: &Path, requests: usize) -> Result<u64, Fault>
     Ok(counted)
 }
 
-/// What a real installation has on: limits, the access log, metrics and deadlines.
+/// What a real installation has on: limits, the access log, metrics and deadlines, which are long because a server under
+/// callgrind is slow, and may have to share its core.
 fn configuration(upstream: SocketAddr) -> String {
     let port = upstream.port();
     let mut text = format!(
@@ -79,6 +80,8 @@ address = "127.0.0.1:0"
 [log]
 format = "json"
 [upstream]
+response_timeout = "10m"
+idle_timeout = "10m"
 allow_networks = ["127.0.0.0/8"]
 [[integration]]
 slug = "counted"

@@ -133,7 +133,8 @@ impl Measured {
         page += &self.beside_the_peers();
         page += &self.absolute();
         page += &self.cores();
-        page += "\n## Every figure\n\nMedian, and the range of the runs. CPU is the proxy's, latencies are the client's.\n";
+        page +=
+            "\n## Every figure\n\nMedian, and the range of the runs. CPU is the proxy's, latencies are the client's.\n";
         for scenario in self.scenarios.iter().filter(|scenario| *scenario != "E") {
             page += &self.scenario(&self.one_core, scenario, "");
             page += &self.scenario(&self.two_cores, scenario, ", two cores");
@@ -180,7 +181,8 @@ impl Measured {
         text += &format!("\n|{}\n", "---|".repeat(4 + others.len()));
         let mut row = |name: &str, bound: f64, digits: usize, figure: &dyn Fn(&str) -> Option<f64>| {
             let told = |peer: &str| figure(peer).map_or("–".to_owned(), |value| format!("{value:.digits$}"));
-            let verdict = figure(OWN).map_or("", |value| Side::AtMost.verdict([value; 3], bound).split(',').next().unwrap_or_default());
+            let verdict = figure(OWN)
+                .map_or("", |value| Side::AtMost.verdict([value; 3], bound).split(',').next().unwrap_or_default());
             text += &format!("| {name} | ≤ {bound} | {} | {verdict} |", told(OWN));
             text += &others.iter().map(|peer| format!(" {} |", told(peer))).collect::<String>();
             text += "\n";
@@ -211,8 +213,12 @@ impl Measured {
             let verdict = if faster || same { "met" } else { "**not met**" };
             text += &format!(
                 "| {scenario} | {:.2} ({:.2} to {:.2}) | {:.2} ({:.2} to {:.2}) | ≥ {SPEED_UP:.2}, or the same CPU ± 10 % | {verdict} |\n",
-                rate.median / one_rate, rate.least / one_rate, rate.most / one_rate,
-                cpu.median / one_cpu, cpu.least / one_cpu, cpu.most / one_cpu,
+                rate.median / one_rate,
+                rate.least / one_rate,
+                rate.most / one_rate,
+                cpu.median / one_cpu,
+                cpu.least / one_cpu,
+                cpu.most / one_cpu,
             );
         }
         text
@@ -266,8 +272,8 @@ const LIMITS: &str = "
 * One machine, with the client and the upstream on it. Under about 10 % is no finding (15 to 30 % for C1 and C2), and
   the CPU that a request takes depends on the load: compare within one table only.
 * The peers do less. nginx and HAProxy look up, replace and forward; Sidekey also guards addresses, scopes and hosts,
-  writes an access line for every request, counts its metrics, has a deadline for each step, and reads credentials from
-  an encrypted vault or declared files. Their access logs are off.
+  writes an access line for every request (to the null device), counts its metrics and has a deadline for each step.
+  Their access logs are off.
 * The peers are those of the distribution, with a configuration for this work; another may suit them better.
 * A request is as small as an API call is. Large bodies are C1 and C2.
 ";
