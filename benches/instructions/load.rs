@@ -284,13 +284,18 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
 }
 
+/// Reads what has come. A process that was stopped for a while goes on where it was.
 fn read_more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> std::io::Result<()> {
     let mut piece = [0; 16 * 1024];
-    match stream.read(&mut piece)? {
-        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
-        read => {
-            bytes.extend_from_slice(&piece[..read]);
-            Ok(())
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                bytes.extend_from_slice(&piece[..read]);
+                return Ok(());
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

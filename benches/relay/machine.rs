@@ -21,8 +21,8 @@ pub(crate) fn facts(root: &Path) -> Vec<(String, String)> {
         ("cores", cores),
         ("memory", memory.unwrap_or_else(unknown)),
         ("kernel", kernel.unwrap_or_else(|_| unknown())),
-        ("nginx", said("nginx", &["-v"], root).unwrap_or_else(unknown)),
-        ("HAProxy", said("haproxy", &["-v"], root).unwrap_or_else(unknown)),
+        ("nginx", version("nginx", root).unwrap_or_else(unknown)),
+        ("HAProxy", version("haproxy", root).unwrap_or_else(unknown)),
         ("compiler", said("rustc", &["--version"], root).unwrap_or_else(unknown)),
     ];
     facts.map(|(name, value)| (name.to_owned(), value)).into()
@@ -33,6 +33,13 @@ fn commit(root: &Path) -> Option<String> {
     let commit = said("git", &["rev-parse", "--short=12", "HEAD"], root)?;
     let changed = said("git", &["status", "--porcelain", "--", "src", "Cargo.toml", "Cargo.lock", "config"], root);
     Some(if changed.is_some() { format!("{commit}, with changes that are in no commit") } else { commit })
+}
+
+/// The version alone, which is a word that begins with a digit, or follows a slash.
+fn version(program: &str, root: &Path) -> Option<String> {
+    let line = said(program, &["-v"], root)?;
+    let mut words = line.split_whitespace().map(|word| word.rsplit('/').next().unwrap_or(word));
+    words.find(|word| word.starts_with(|first: char| first.is_ascii_digit())).map(str::to_owned)
 }
 
 /// The first line that a program says, on either stream; `None` where it says nothing.
