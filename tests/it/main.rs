@@ -35,6 +35,7 @@ mod injection_body;
 mod leaks;
 mod limits;
 mod listeners;
+mod measured;
 mod packaging;
 mod refusals;
 mod reload;

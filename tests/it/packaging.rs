@@ -182,7 +182,7 @@ fn the_two_commands_of_the_readme_are_there() {
     for command in ["cargo run -- demo", "scripts/test"] {
         assert!(readme.lines().any(|line| line == command), "the README has no line `{command}`");
     }
-    for script in ["scripts/test", ".ci/run"] {
+    for script in ["scripts/test", "scripts/instructions", ".ci/run"] {
         let mode = fs::metadata(root().join(script)).expect(script).permissions().mode();
         assert_eq!(mode & 0o111, 0o111, "{script} is executable");
         assert!(text(script).contains("\nset -euo pipefail\n"), "{script} stops at the first mistake of its own");
@@ -203,6 +203,8 @@ fn the_script_runs_every_part() {
         "cargo deny check",
         "cargo test --locked",
         "cargo tree --locked --edges normal,build",
+        "cargo bench --profile dev --locked --bench hot_path -- --check",
+        "scripts/instructions || code=$?",
     ] {
         assert!(script.contains(command), "scripts/test does not run `{command}`");
     }
@@ -213,6 +215,39 @@ fn the_script_runs_every_part() {
     assert_eq!(denied.collect::<Option<Vec<_>>>().expect("names"), banned, "deny.toml and scripts/test ban the same");
     for crate_ in ["openssl-sys", "native-tls", "ring"] {
         assert!(banned.contains(&crate_), "{crate_}");
+    }
+}
+
+/// The order matters: what counts instructions looks at the release build, and it must be this change's.
+#[test]
+fn instructions_are_counted_of_the_build_that_was_just_made() {
+    let script = text("scripts/test");
+    let line = |wanted: &str| script.lines().position(|line| line == wanted).expect(wanted);
+    let built = line(&format!("part \"release build\" {RELEASE_BUILD}"));
+    assert!(built < line("instructions") && line("instructions") < line(r#"part "tests" tests"#));
+}
+
+#[test]
+fn the_recorded_instructions_are_there() {
+    let recorded = text("benches/instructions.txt");
+    for name in ["instructions", "architecture", "features", "valgrind", "rustc"] {
+        let has_it = |line: &str| line.split_once(": ").is_some_and(|(own, value)| own == name && !value.is_empty());
+        assert!(recorded.lines().any(has_it), "{name}");
+    }
+}
+
+#[test]
+fn every_bench_is_named_in_the_readme() {
+    let manifest = table("Cargo.toml");
+    let readme = text("README.md");
+    let benches = manifest["bench"].as_array().expect("benches");
+    assert_eq!(benches.len(), 3);
+    for bench in benches {
+        let (name, path) = (bench["name"].as_str().expect("a name"), bench["path"].as_str().expect("a path"));
+        assert!(root().join(path).is_file(), "{path}");
+        assert!(bench["harness"].as_bool() == Some(false), "{name} has its own main");
+        let by_cargo = format!("cargo bench --bench {name}");
+        assert!(readme.contains(&by_cargo) || readme.contains(&format!("scripts/{name}")), "{name}");
     }
 }
 

@@ -1,0 +1,311 @@
+//! What each step of a request costs that is neither waiting nor input or output: time, and allocations.
+//!
+//! A request goes through all the steps, one after the other, as `Proxy::handle` has them: what a step finds in the
+//! processor's caches is then what it finds in a server. `--check` looks at the allocations alone, which are the same on
+//! every machine and in every build; times are printed and judged by nobody. Allocations are counted by
+//! `allocation-counter`, for this thread only, so this file needs no `unsafe`; the counting makes each one a few
+//! nanoseconds slower. The hot path itself has no bench of sockets: that is `relay`.
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use http::header::HeaderName;
+use secrecy::SecretString;
+use serde_json::json;
+
+use sidekey::credentials::{Credentials, Local};
+use sidekey::directory::cache::Limits;
+use sidekey::directory::scope::Scope;
+use sidekey::directory::{Aim, Directory, Name};
+use sidekey::model::connection::ConnectionDraft;
+use sidekey::model::document::{Problems, Reader};
+use sidekey::model::id::{ConnectionId, IntegrationId, OrganizationId};
+use sidekey::model::integration::Integration;
+use sidekey::model::name::EnvironmentName;
+use sidekey::proxy::head;
+use sidekey::proxy::tag::Tag;
+use sidekey::proxy::target::Requested;
+use sidekey::upstream::Injected;
+use sidekey::vault::Vault;
+use sidekey::vault::declared::{Author, Declared};
+use sidekey::wire::RequestHead;
+
+/// How many connections are declared and used in turn.
+const CONNECTIONS: usize = 1000;
+/// How many requests a round has.
+const REQUESTS: usize = 20_000;
+/// How many rounds there are; their median is told, with the range beside it.
+const ROUNDS: usize = 9;
+
+/// The steps of a request, in their order, and the most allocations that each may make.
+const STEPS: [(&str, u64); 7] = [
+    ("head: parse and check", 0),
+    ("tag: read target and tags, take them out", 2),
+    ("route: the connection's facts (hit)", 0),
+    ("admit: scope, environment, origin, limit", 0),
+    // What `Connection` names is kept, to keep it out of trailers too.
+    ("clean: hop-by-hop fields", 2),
+    ("resolve: the injection (hit)", 0),
+    // Path and query, as they go on the wire; the header takes none, which `Bench::check` compares.
+    ("inject: apply, and write the head", 1),
+];
+
+/// What is done with a step: it is timed, or its allocations are counted.
+trait Meter {
+    fn step<T>(&mut self, number: usize, step: impl FnOnce() -> T) -> T;
+}
+
+/// Nanoseconds of each step, added up.
+#[derive(Default)]
+struct Clock([u64; STEPS.len()]);
+
+impl Meter for Clock {
+    fn step<T>(&mut self, number: usize, step: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = std::hint::black_box(step());
+        self.0[number] += began.elapsed().as_nanos() as u64;
+        done
+    }
+}
+
+/// Allocations of each step, added up.
+#[derive(Default)]
+struct Counter([u64; STEPS.len()]);
+
+impl Meter for Counter {
+    fn step<T>(&mut self, number: usize, step: impl FnOnce() -> T) -> T {
+        let mut done = None;
+        let info = allocation_counter::measure(|| done = Some(step()));
+        self.0[number] += info.count_total;
+        done.expect("the step was run")
+    }
+}
+
+/// How the connections authenticate.
+#[derive(Clone, Copy)]
+enum Auth {
+    /// A header.
+    Bearer,
+    /// Nothing is injected.
+    None,
+}
+
+/// The rooms that a request goes through, and requests for them.
+struct Bench {
+    directory: Directory,
+    credentials: Credentials,
+    table: Local,
+    scope: Scope,
+    connection_headers: Vec<HeaderName>,
+    requests: Vec<Vec<u8>>,
+    out: Vec<u8>,
+}
+
+impl Bench {
+    /// Everything is declared, so nothing is waited for.
+    fn new(auth: Auth, control: &tokio::runtime::Handle) -> Result<Self, Box<dyn Error>> {
+        let vault = Vault::without_database();
+        let hour = Duration::from_secs(3600);
+        let limits = Limits { entries: 10 * CONNECTIONS as u64, time_to_live: hour, time_to_idle: hour };
+        let owner = OrganizationId::derived("default");
+        vault.declare(declared(auth, owner)?, &HashSet::from([owner]));
+        let directory = Directory::new(vault.clone(), limits, control.clone());
+        let environment: EnvironmentName = "production".parse()?;
+        Ok(Bench {
+            table: directory.table(),
+            directory,
+            credentials: Credentials::new(vault, limits, control.clone()),
+            scope: Scope {
+                organization: owner,
+                environment: environment.clone(),
+                environments: vec![environment],
+                connections: vec!["*".parse()?],
+                customers: Vec::new(),
+                connection: None,
+            },
+            connection_headers: vec![
+                HeaderName::from_static("sidekey-connection"),
+                HeaderName::from_static("x-connection-id"),
+                HeaderName::from_static("connection-id"),
+            ],
+            requests: (0..CONNECTIONS).map(request).collect(),
+            out: Vec::with_capacity(64 * 1024),
+        })
+    }
+
+    /// One request, step by step.
+    fn request(&mut self, number: usize, meter: &mut impl Meter) -> Result<(), Box<dyn Error>> {
+        let bytes = &self.requests[number % self.requests.len()];
+        let (mut head, _) = meter
+            .step(0, || {
+                let parsed = RequestHead::parse(bytes);
+                if let Ok(Some((head, _))) = &parsed {
+                    head::check(head).expect("a request that nothing is wrong with");
+                }
+                parsed
+            })?
+            .ok_or("a whole head")?;
+        let (requested, tag) = meter.step(1, || {
+            let mut requested = Requested::parse(&head)?;
+            let tag = Tag::take(&mut head.fields, &mut requested, &self.connection_headers)?;
+            Ok::<_, sidekey::proxy::ProxyError>((requested, tag))
+        })?;
+        let reference = tag.connection.ok_or("a connection is named")?;
+        let name = Name { organization: self.scope.organization, customer: None, reference };
+        let kept =
+            meter.step(2, || self.directory.known(&self.table, (&name).into())).ok_or("the route is declared")??;
+        let rest = requested.rest;
+        let permit = meter.step(3, || {
+            let environment = self.scope.environment(None).ok_or("an environment")?;
+            kept.admit(&self.scope, environment, &Aim::Base, rest, None).map_err(|denied| denied.to_string())
+        })?;
+        drop(meter.step(4, || head::clean_request(&mut head, false)));
+        let injection = meter.step(5, || self.credentials.known(&kept, &permit)).ok_or("it is declared")??;
+        let destination = meter.step(6, || {
+            let destination = injection.apply(permit, &mut head.fields);
+            self.out.clear();
+            head.fields.render(&mut self.out);
+            self.out.extend_from_slice(injection.lines());
+            destination
+        });
+        drop(destination);
+        Ok(())
+    }
+
+    /// Uses every connection once, so that everything after it is a hit and every scratch area is there.
+    fn warm(&mut self) -> Result<(), Box<dyn Error>> {
+        (0..2 * CONNECTIONS).try_for_each(|number| self.request(number, &mut Clock::default()))
+    }
+
+    /// Nanoseconds of each step, the mean over one round.
+    fn round(&mut self) -> Result<[f64; STEPS.len()], Box<dyn Error>> {
+        let mut clock = Clock::default();
+        (0..REQUESTS).try_for_each(|number| self.request(number, &mut clock))?;
+        Ok(clock.0.map(|total| total as f64 / REQUESTS as f64))
+    }
+
+    /// The most allocations that each step made, over requests for every connection.
+    fn allocations(&mut self) -> Result<[u64; STEPS.len()], Box<dyn Error>> {
+        let mut most = [0; STEPS.len()];
+        for number in 0..CONNECTIONS {
+            let mut counter = Counter::default();
+            self.request(number, &mut counter)?;
+            most.iter_mut().zip(counter.0).for_each(|(most, made)| *most = made.max(*most));
+        }
+        Ok(most)
+    }
+}
+
+/// An integration and its connections, each with a credential of its own and a limit that nobody reaches.
+fn declared(auth: Auth, owner: OrganizationId) -> Result<Declared, Box<dyn Error>> {
+    let auth = match auth {
+        Auth::Bearer => json!([{ "method": "token", "type": "bearer" }]),
+        Auth::None => json!([{ "method": "none", "type": "none" }]),
+    };
+    let document = json!({
+        "slug": "api", "base_url": "https://api.example.test", "auth": auth,
+        "limit": { "per_second": 1_000_000, "burst": 1_000_000 },
+    });
+    let integration =
+        Integration::parse(&document, IntegrationId::derived("api")).map_err(|wrong| format!("{wrong:?}"))?;
+    let mut declared = Declared::default();
+    declared.add_integration(integration, Author::Operator);
+    for number in 0..CONNECTIONS {
+        let key = key(number);
+        let draft = json!({ "key": key, "integration": "api" });
+        let problems = Problems::default();
+        let draft = Reader::new(&draft, "", &problems).and_then(|reader| ConnectionDraft::read(&reader));
+        let connection = draft.ok_or("a connection")?.into_connection(ConnectionId::derived(&key), owner);
+        let token = SecretString::from(format!("ghp_{number:036}"));
+        declared.add_credential(connection.id, "production".parse()?, vec![("token".parse()?, token)]);
+        declared.add_connection(connection);
+    }
+    Ok(declared)
+}
+
+fn key(number: usize) -> String {
+    format!("connection-{number:05}")
+}
+
+/// A call as an API client makes it.
+fn request(number: usize) -> Vec<u8> {
+    let key = key(number);
+    format!(
+        "GET /repos/octo/hello/issues?state=open&page=2 HTTP/1.1\r\nHost: 127.0.0.1:7878\r\n\
+         User-Agent: octokit-rest.js/20.0.2 octokit-core.js/5.0.1 Node.js/20.11\r\n\
+         Accept: application/vnd.github+json\r\nAccept-Encoding: gzip, deflate\r\nX-GitHub-Api-Version: 2022-11-28\r\n\
+         traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\nAuthorization: Bearer forged\r\n\
+         X-Connection-Id: {key}\r\nConnection: keep-alive\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// Whether each step keeps to what it may take, and a header that is injected takes nothing at all: the same request
+/// through a connection that injects none allocates as much.
+fn check(with: &[u64], without: &[u64]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for ((name, most), made) in STEPS.iter().zip(with) {
+        if made > most {
+            wrong.push(format!("`{name}` allocates {made} times, {most} at the most"));
+        }
+    }
+    let last = STEPS.len() - 1;
+    if with[last] != without[last] {
+        wrong.push(format!("a header injection allocates: {} times with it, {} without", with[last], without[last]));
+    }
+    wrong
+}
+
+/// What two readings of the clock take, which every time has in it.
+fn reading() -> f64 {
+    let mut clock = Clock::default();
+    (0..REQUESTS).for_each(|_| clock.step(0, || ()));
+    clock.0[0] as f64 / REQUESTS as f64
+}
+
+fn times(bench: &mut Bench, allocations: &[u64]) -> Result<(), Box<dyn Error>> {
+    let mut rounds = (0..ROUNDS).map(|_| bench.round()).collect::<Result<Vec<_>, _>>()?;
+    let reading = reading();
+    println!("{:<44} {:>8}  {:>15}  {:>11}", "step", "ns", "range", "allocations");
+    let mut whole = 0.0;
+    for (step, (name, _)) in STEPS.iter().enumerate() {
+        rounds.sort_by(|one, other| one[step].total_cmp(&other[step]));
+        let at = |round: usize| (rounds[round][step] - reading).max(0.0);
+        let range = format!("{:.0} to {:.0}", at(0), at(ROUNDS - 1));
+        whole += at(ROUNDS / 2);
+        println!("{name:<44} {:>8.0}  {range:>15}  {:>11}", at(ROUNDS / 2), allocations[step]);
+    }
+    println!("{:<44} {whole:>8.0}  {:>15}  {:>11}", "all of them", "", allocations.iter().sum::<u64>());
+    println!(
+        "median of {ROUNDS} rounds of {REQUESTS} requests; {reading:.0} ns for the clock were taken off each step"
+    );
+    Ok(())
+}
+
+fn run() -> Result<ExitCode, Box<dyn Error>> {
+    let only_check = std::env::args().any(|argument| argument == "--check");
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let mut bench = Bench::new(Auth::Bearer, runtime.handle())?;
+    let mut plain = Bench::new(Auth::None, runtime.handle())?;
+    bench.warm()?;
+    plain.warm()?;
+    let (with, without) = (bench.allocations()?, plain.allocations()?);
+    if !only_check {
+        times(&mut bench, &with)?;
+    }
+    let wrong = check(&with, &without);
+    wrong.iter().for_each(|wrong| eprintln!("{wrong}"));
+    if wrong.is_empty() {
+        println!("allocations: {} in a request, none of them for the injected header", with.iter().sum::<u64>());
+    }
+    Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("{error}");
+        ExitCode::FAILURE
+    })
+}

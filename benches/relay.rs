@@ -1,0 +1,196 @@
+//! Sidekey beside its peers: one command that runs a load rig's main table and writes `benches/RESULTS.md`.
+//!
+//! ```text
+//! SIDEKEY_RIG=<folder> cargo bench --bench relay -- [--scen A,B,…] [--peers nginx,haproxy,sidekey] [--runs 5] [--secs 2]
+//! ```
+//!
+//! `--built` measures the release build as it is. The rig is no part of this repository: a folder with `rig.py`, which
+//! starts Sidekey by `benches/rig-sidekey` and writes its runs as JSON, and `instructions.sh`. It drives and measures;
+//! this decides what is measured, and says how it stands to what must be reached.
+
+#[path = "relay/machine.rs"]
+mod machine;
+#[path = "relay/report.rs"]
+mod report;
+#[path = "relay/runs.rs"]
+mod runs;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use report::{CALLS_IN, Measured, OWN};
+use runs::Runs;
+
+/// The page, from the top of the repository.
+const RESULTS: &str = "benches/RESULTS.md";
+/// Scenarios that are measured with two cores for the proxy too.
+const ON_TWO_CORES: [&str; 2] = ["A", "B"];
+/// Writes a peer's configuration for `instructions.sh`, which has its proxy on port 8300, and prints its command. nginx
+/// runs in one process: its worker is another user, who may not write what callgrind counted.
+const PEER_COMMAND: &str = "import json, sys; sys.path.insert(0, sys.argv[1]); import rig; rig.files(); \
+                            name = sys.argv[2]; command = rig.PEERS[name](8300, 0, 1)[0]; \
+                            print(json.dumps(command + (['-g', 'master_process off;'] if name == 'nginx' else [])))";
+
+struct Arguments {
+    rig: PathBuf,
+    scenarios: Vec<String>,
+    peers: Vec<String>,
+    runs: u32,
+    seconds: f64,
+    builds: bool,
+}
+
+impl Arguments {
+    fn read() -> Result<Self, Box<dyn Error>> {
+        let rig = std::env::var_os("SIDEKEY_RIG").ok_or("SIDEKEY_RIG must name the folder of the rig")?;
+        let rig = fs::canonicalize(rig)?;
+        if !rig.join("rig.py").is_file() {
+            return Err("there is no rig.py in SIDEKEY_RIG".into());
+        }
+        let mut read = Arguments {
+            rig,
+            scenarios: list("A,B,C1,C2,D,E,R25,R25t"),
+            peers: list("nginx,haproxy,sidekey"),
+            runs: 5,
+            seconds: 2.0,
+            builds: true,
+        };
+        let mut words = std::env::args().skip(1);
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or(format!("{word} takes a value"));
+            match word.as_str() {
+                // Cargo says to every bench that it is one.
+                "--bench" => {}
+                "--built" => read.builds = false,
+                "--scen" => read.scenarios = list(&value()?),
+                "--peers" => read.peers = list(&value()?),
+                "--runs" => read.runs = value()?.parse()?,
+                "--secs" => read.seconds = value()?.parse()?,
+                other => return Err(format!("unknown argument {other}").into()),
+            }
+        }
+        if read.runs == 0
+            || read.seconds.partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater)
+            || !read.peers.iter().any(|peer| peer == OWN)
+        {
+            return Err("--runs and --secs are above 0, and sidekey is one of the peers".into());
+        }
+        Ok(read)
+    }
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// One call of the rig: what it measured.
+fn rig(arguments: &Arguments, scenarios: &[String], runs: u32, more: &[&str]) -> Result<Runs, Box<dyn Error>> {
+    if scenarios.is_empty() {
+        return Ok(Runs::default());
+    }
+    let folder = tempfile::tempdir()?;
+    let out = folder.path().join("runs.json");
+    let (peers, scenarios) = (arguments.peers.join(","), scenarios.join(","));
+    let (runs, seconds) = (runs.to_string(), arguments.seconds.to_string());
+    let status = Command::new(arguments.rig.join("rig.py"))
+        .args(["--peers", &peers, "--scen", &scenarios, "--runs", &runs, "--secs", &seconds])
+        .args(more)
+        .arg("--out")
+        .arg(&out)
+        .env("SIDEKEY_REPO", root())
+        .stdin(Stdio::null())
+        .status()?;
+    if !status.success() {
+        return Err(format!("the rig ended with {status}").into());
+    }
+    Ok(Runs::parse(&fs::read_to_string(out)?)?)
+}
+
+/// User instructions for a request of each peer, where they can be counted; why not is told.
+fn instructions(arguments: &Arguments) -> Vec<(String, f64)> {
+    let mut counted = Vec::new();
+    for peer in &arguments.peers {
+        match instructions_of(arguments, peer) {
+            Ok(count) => counted.push((peer.clone(), count)),
+            Err(error) => eprintln!("the instructions of {peer} were not counted: {error}"),
+        }
+    }
+    counted
+}
+
+fn instructions_of(arguments: &Arguments, peer: &str) -> Result<f64, Box<dyn Error>> {
+    let command: Vec<OsString> = if peer == OWN {
+        vec![root().join("benches/rig-sidekey").into()]
+    } else {
+        let output = Command::new("python3").args(["-c", PEER_COMMAND]).arg(&arguments.rig).arg(peer).output()?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+        }
+        serde_json::from_slice::<Vec<String>>(&output.stdout)?.into_iter().map(OsString::from).collect()
+    };
+    let output = Command::new(arguments.rig.join("instructions.sh"))
+        .arg(peer)
+        .args(command)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let count = text.lines().find_map(|line| line.rsplit_once("a request =")).map(|(_, count)| count.trim().parse());
+    let count: f64 = count.ok_or(format!("no figure in {text:?}"))??;
+    if count <= 0.0 {
+        return Err("callgrind saw nothing of it".into());
+    }
+    println!("{peer}: {count} user instructions a request");
+    Ok(count)
+}
+
+/// Builds what is measured. Cargo has just built a `sidekey` for this bench, with the features that tests ask of its
+/// dependencies, and put it where the release build was.
+fn build() -> Result<(), Box<dyn Error>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--locked", "--bin", "sidekey"])
+        .current_dir(root())
+        .status()?;
+    if status.success() { Ok(()) } else { Err(format!("the release build ended with {status}").into()) }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let arguments = Arguments::read()?;
+    if arguments.builds {
+        build()?;
+    }
+    let only = |wanted: &[&str]| -> Vec<String> {
+        arguments.scenarios.iter().filter(|scenario| wanted.contains(&scenario.as_str())).cloned().collect()
+    };
+    let measured = Measured {
+        facts: machine::facts(root()),
+        one_core: rig(&arguments, &arguments.scenarios, arguments.runs, &[])?,
+        two_cores: rig(&arguments, &only(&ON_TWO_CORES), arguments.runs, &["--threads", "2"])?,
+        traced: rig(&arguments, &only(&[CALLS_IN]), 1, &["--syscalls"])?,
+        instructions: instructions(&arguments),
+        scenarios: arguments.scenarios,
+        peers: arguments.peers,
+        seconds: arguments.seconds,
+    };
+    fs::write(root().join(RESULTS), measured.page())?;
+    println!("written: {RESULTS}");
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

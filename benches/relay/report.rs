@@ -1,0 +1,279 @@
+//! `benches/RESULTS.md`: what was measured, on what, and how it stands to what must be reached.
+
+use super::runs::{Figure, Run, Runs, calls, idle_kib};
+
+/// Who is measured.
+pub(crate) const OWN: &str = "sidekey";
+/// Whom it is compared with: the better of these.
+pub(crate) const PEERS: [&str; 2] = ["nginx", "haproxy"];
+/// The scenario whose system calls are counted.
+pub(crate) const CALLS_IN: &str = "A";
+
+/// All that goes into the page.
+pub(crate) struct Measured {
+    /// On what, with which programs: names and values.
+    pub(crate) facts: Vec<(String, String)>,
+    /// The scenarios, in their order.
+    pub(crate) scenarios: Vec<String>,
+    /// The peers, in their order.
+    pub(crate) peers: Vec<String>,
+    /// How long a run was.
+    pub(crate) seconds: f64,
+    /// One core for the proxy.
+    pub(crate) one_core: Runs,
+    /// The same with two.
+    pub(crate) two_cores: Runs,
+    /// One run with `strace` beside it.
+    pub(crate) traced: Runs,
+    /// User instructions for a request, for each peer that was counted.
+    pub(crate) instructions: Vec<(String, f64)>,
+}
+
+/// On which side of its bound a figure must be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Side {
+    /// The less, the better.
+    AtMost,
+    /// The more, the better.
+    AtLeast,
+}
+
+struct Bound {
+    scenario: &'static str,
+    name: &'static str,
+    figure: Figure,
+    peers: &'static [&'static str],
+    side: Side,
+    bound: f64,
+}
+
+const fn cpu(scenario: &'static str, bound: f64) -> Bound {
+    Bound { scenario, name: "CPU a request", figure: cpu_us, peers: &PEERS, side: Side::AtMost, bound }
+}
+
+const fn rate(scenario: &'static str) -> Bound {
+    Bound { scenario, name: "requests/s", figure: rps, peers: &["nginx"], side: Side::AtLeast, bound: 1.0 }
+}
+
+/// What must be reached beside the peers.
+const BOUNDS: [Bound; 9] = [
+    cpu("A", 0.75),
+    cpu("B", 0.70),
+    cpu("C1", 0.95),
+    rate("C1"),
+    cpu("C2", 0.70),
+    rate("C2"),
+    Bound { scenario: "D", name: "p99", figure: p99, peers: &PEERS, side: Side::AtMost, bound: 1.0 },
+    cpu("R25", 0.85),
+    cpu("R25t", 0.80),
+];
+
+/// User instructions for a request, at the most.
+const INSTRUCTIONS: f64 = 20_000.0;
+/// System calls for a request, at the most.
+const CALLS: f64 = 4.1;
+/// Memory for an idle client, at the most, in KiB.
+const IDLE: f64 = 2.0;
+/// Requests a second on two cores, beside one: at the least.
+const SPEED_UP: f64 = 1.8;
+/// Else the CPU of a request on two cores is that on one, give or take this.
+const SAME_CPU: f64 = 0.1;
+
+fn cpu_us(run: &Run) -> Option<f64> {
+    run.cpu_us
+}
+
+fn rps(run: &Run) -> Option<f64> {
+    run.rps
+}
+
+fn p50(run: &Run) -> Option<f64> {
+    run.p50
+}
+
+fn p99(run: &Run) -> Option<f64> {
+    run.p99
+}
+
+fn pss(run: &Run) -> Option<f64> {
+    run.pss
+}
+
+impl Side {
+    /// How a figure stands to its bound: all of its range, its median, or its best run only.
+    pub(crate) fn verdict(self, worst_to_best: [f64; 3], bound: f64) -> &'static str {
+        let holds = |value: f64| match self {
+            Side::AtMost => value <= bound,
+            Side::AtLeast => value >= bound,
+        };
+        match worst_to_best.map(holds) {
+            [true, ..] => "met, by every run",
+            [_, true, _] => "met, by the median",
+            [_, _, true] => "met, by the best run only",
+            _ => "**not met**",
+        }
+    }
+
+    fn sign(self) -> &'static str {
+        match self {
+            Side::AtMost => "≤",
+            Side::AtLeast => "≥",
+        }
+    }
+}
+
+impl Measured {
+    /// The page.
+    pub(crate) fn page(&self) -> String {
+        let mut page = String::from(INTRODUCTION);
+        page += "\n| | |\n|---|---|\n";
+        for (name, value) in &self.facts {
+            page += &format!("| {name} | {value} |\n");
+        }
+        page += &self.beside_the_peers();
+        page += &self.absolute();
+        page += &self.cores();
+        page +=
+            "\n## Every figure\n\nMedian, and the range of the runs. CPU is the proxy's, latencies are the client's.\n";
+        for scenario in self.scenarios.iter().filter(|scenario| *scenario != "E") {
+            page += &self.scenario(&self.one_core, scenario, "");
+            page += &self.scenario(&self.two_cores, scenario, ", two cores");
+        }
+        page + LIMITS
+    }
+
+    fn beside_the_peers(&self) -> String {
+        let mut text = String::from(
+            "\n## Beside the better of nginx and HAProxy\n\nEach run of Sidekey is divided by the peer's run of the same round; a bound counts as met when the range reaches it.\n\n\
+             | scenario | figure | beside | ratio (range) | bound | |\n|---|---|---|---|---|---|\n",
+        );
+        for Bound { scenario, name, figure, peers, side, bound } in
+            BOUNDS.iter().filter(|bound| self.scenarios.iter().any(|scenario| scenario == bound.scenario))
+        {
+            let Some(peer) = self.one_core.least(scenario, peers, *figure) else {
+                text += &format!("| {scenario} | {name} | nobody | not measured | {} {bound:.2} | |\n", side.sign());
+                continue;
+            };
+            let sign = side.sign();
+            text += &match self.one_core.ratio(scenario, OWN, peer, *figure) {
+                Some(ratio) => {
+                    let order = match side {
+                        Side::AtMost => [ratio.most, ratio.median, ratio.least],
+                        Side::AtLeast => [ratio.least, ratio.median, ratio.most],
+                    };
+                    let verdict = side.verdict(order, *bound);
+                    format!("| {scenario} | {name} | {peer} | {ratio:.2} | {sign} {bound:.2} | {verdict} |\n")
+                }
+                None => format!("| {scenario} | {name} | {peer} | a run is missing | {sign} {bound:.2} | |\n"),
+            };
+        }
+        text
+    }
+
+    /// What has no noise, and memory.
+    fn absolute(&self) -> String {
+        let mut text = String::from("\n## What has no clock\n\n| figure | bound |");
+        let columns = [&format!(" {OWN} |"), " |"];
+        let others: Vec<&str> = self.peers.iter().map(String::as_str).filter(|peer| *peer != OWN).collect();
+        text += columns[0];
+        text += columns[1];
+        text += &others.iter().map(|peer| format!(" {peer} |")).collect::<String>();
+        text += &format!("\n|{}\n", "---|".repeat(4 + others.len()));
+        let mut row = |name: &str, bound: f64, digits: usize, figure: &dyn Fn(&str) -> Option<f64>| {
+            let told = |peer: &str| figure(peer).map_or("–".to_owned(), |value| format!("{value:.digits$}"));
+            let verdict = figure(OWN)
+                .map_or("", |value| Side::AtMost.verdict([value; 3], bound).split(',').next().unwrap_or_default());
+            text += &format!("| {name} | ≤ {bound} | {} | {verdict} |", told(OWN));
+            text += &others.iter().map(|peer| format!(" {} |", told(peer))).collect::<String>();
+            text += "\n";
+        };
+        let instructions =
+            |peer: &str| self.instructions.iter().find(|(counted, _)| counted == peer).map(|(_, count)| *count);
+        row("user instructions a request (plain, 1,000/s)", INSTRUCTIONS, 0, &instructions);
+        let traced = |peer: &str| calls(self.traced.of(CALLS_IN, peer).first()?, self.seconds);
+        row(&format!("system calls a request ({CALLS_IN})"), CALLS, 2, &traced);
+        let idle = |peer: &str| Some(self.one_core.spread("E", peer, idle_kib)?.median);
+        row("memory of an idle client, KiB (E)", IDLE, 2, &idle);
+        text
+    }
+
+    fn cores(&self) -> String {
+        let mut text = String::from(
+            "\n## Two cores beside one\n\nThe client and the upstream use the same two cores, so there is no second core for the proxy alone: requests/s can hardly double.\n\n\
+             | scenario | requests/s | CPU a request | bound | |\n|---|---|---|---|---|\n",
+        );
+        for scenario in &self.scenarios {
+            let between = |figure: Figure| {
+                let two = self.two_cores.spread(scenario, OWN, figure)?;
+                Some((two, self.one_core.spread(scenario, OWN, figure)?.median))
+            };
+            let (Some((rate, one_rate)), Some((cpu, one_cpu))) = (between(rps), between(cpu_us)) else { continue };
+            let faster = rate.most / one_rate >= SPEED_UP;
+            let same = cpu.least / one_cpu <= 1.0 + SAME_CPU && cpu.most / one_cpu >= 1.0 - SAME_CPU;
+            let verdict = if faster || same { "met" } else { "**not met**" };
+            text += &format!(
+                "| {scenario} | {:.2} ({:.2} to {:.2}) | {:.2} ({:.2} to {:.2}) | ≥ {SPEED_UP:.2}, or the same CPU ± 10 % | {verdict} |\n",
+                rate.median / one_rate,
+                rate.least / one_rate,
+                rate.most / one_rate,
+                cpu.median / one_cpu,
+                cpu.least / one_cpu,
+                cpu.most / one_cpu,
+            );
+        }
+        text
+    }
+
+    fn scenario(&self, runs: &Runs, scenario: &str, suffix: &str) -> String {
+        if self.peers.iter().all(|peer| runs.of(scenario, peer).is_empty()) {
+            return String::new();
+        }
+        let mut text = format!(
+            "\n### {scenario}: {}{suffix}\n\n| peer | CPU µs a request | requests/s | p50 µs | p99 µs | memory MiB | runs | failed |\n|---|---|---|---|---|---|---|---|\n",
+            meaning(scenario)
+        );
+        for peer in &self.peers {
+            let told = |figure: Figure, digits: usize| {
+                runs.spread(scenario, peer, figure).map_or("–".to_owned(), |spread| format!("{spread:.digits$}"))
+            };
+            let (cpu, rate, p50, p99) = (told(cpu_us, 1), told(rps, 0), told(p50, 0), told(p99, 0));
+            let (memory, count) = (told(pss, 0), runs.of(scenario, peer).len());
+            let failed = runs.failures(scenario, peer);
+            text += &format!("| {peer} | {cpu} | {rate} | {p50} | {p99} | {memory} | {count} | {failed} |\n");
+        }
+        text
+    }
+}
+
+fn meaning(scenario: &str) -> &'static str {
+    match scenario {
+        "A" => "saturation, 64 clients, 1 KiB answers, plain upstream",
+        "B" => "saturation, 64 clients, 1 KiB answers, TLS 1.3 upstream",
+        "C1" => "saturation, 32 clients, 100 KiB answers, TLS 1.3 upstream",
+        "C2" => "saturation, 32 clients, 100 KiB requests, TLS 1.3 upstream",
+        "D" => "2,000 requests/s, 64 clients, TLS 1.3 upstream",
+        "R25" => "25,000 requests/s, 64 clients, plain upstream",
+        "R25t" => "25,000 requests/s, 64 clients, TLS 1.3 upstream",
+        _ => "see the rig",
+    }
+}
+
+const INTRODUCTION: &str = "\
+# Sidekey beside nginx and HAProxy
+
+`SIDEKEY_RIG=<folder of the rig> cargo bench --bench relay` measures all of this anew and writes this file; nothing in it
+was written by hand. The peers run beside Sidekey in every round, on the same work: look a connection up among 10,000,
+refuse unknown ones, replace the caller's credential with the connection's, forward over kept connections.
+";
+
+const LIMITS: &str = "
+## Read before quoting
+
+* One machine, with the client and the upstream on it. Under about 10 % is no finding (15 to 30 % for C1 and C2), and
+  the CPU that a request takes depends on the load: compare within one table only.
+* The peers do less. nginx and HAProxy look up, replace and forward; Sidekey also guards addresses, scopes and hosts,
+  writes an access line for every request (to the null device), counts its metrics and has a deadline for each step.
+  Their access logs are off.
+* The peers are those of the distribution, with a configuration for this work; another may suit them better.
+* A request is as small as an API call is. Large bodies are C1 and C2.
+";
