@@ -97,6 +97,11 @@ impl Body for StreamBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
+            // All that was promised has come: what became of the connection behind it cut nothing off.
+            Poll::Ready(Some(Err(_))) if self.size_hint().exact() == Some(0) => {
+                self.flight = None;
+                Poll::Ready(None)
+            }
             Poll::Ready(Some(Err(error))) => {
                 let source = self.flight.as_ref().and_then(|flight| flight.upload.as_ref()?.take_failure());
                 self.fail(match source {

@@ -155,8 +155,9 @@ async fn a_certificate_is_taken_again_when_its_files_change() {
     Raw::tls(server.proxy(), NAME, None).await.expect("the first certificate still");
 
     pki::authority().leaf(&["renamed.example.test"]).write(folder, "proxy");
-    let taken = |line: &serde_json::Value| line["message"] == "a certificate was loaded again";
-    server.log_line("the new certificate", taken).await;
+    let taken = |line: &&serde_json::Value| line["message"] == "a certificate was loaded again";
+    let on_both_ports = |lines: &[serde_json::Value]| lines.iter().filter(taken).count() == 2;
+    server.process().log_lines_when("the new certificate", on_both_ports).await;
     for address in [server.proxy(), server.admin_address.clone()] {
         assert!(Raw::tls(&address, NAME, None).await.is_err(), "{address}: the first is gone");
         Raw::tls(&address, "renamed.example.test", None).await.expect("the new one");
