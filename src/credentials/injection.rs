@@ -33,7 +33,7 @@ const PATH_SEGMENT: &AsciiSet = &RESERVED.remove(b':');
 /// What is set in a request: built when a credential is loaded, shared by every request that uses it.
 ///
 /// All text of it that most have is in one block, which wipes itself when the last who shares it is done: the header
-/// lines, and behind them the [`Secret`]s. The header values are parts of the block.
+/// lines, and behind them the secrets to look for in an answer. The header values are parts of the block.
 #[derive(Default)]
 pub struct Injection {
     pub(super) headers: Box<[(HeaderName, HeaderValue)]>,
