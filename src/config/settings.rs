@@ -211,21 +211,7 @@ impl FromStr for TagHeader {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
-        let name: HeaderName =
-            text.parse().map_err(|_| "a header name is a token: letters, digits and !#$%&'*+-.^_`|~")?;
-        let folded = header::folded(name.as_str());
-        let text = folded.as_deref().unwrap_or(name.as_str());
-        let taken = header::is_framing(text)
-            || header::is_hop_by_hop(text)
-            || header::tells_the_way(text)
-            || matches!(
-                text,
-                "authorization" | "cookie" | "x-api-key" | "content-type" | "content-encoding" | "accept"
-            );
-        if taken || (header::is_own(text) && text != "sidekey-connection") {
-            return Err("this header has a meaning of its own and cannot name a connection");
-        }
-        Ok(TagHeader(name))
+        header::parse_tag(text).map(TagHeader)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Header names with a meaning of their own: those of one hop, those that frame a message, and Sidekey's.
 
-use http::header::{self, HeaderName};
+use http::header::HeaderName;
 
 /// The headers whose meaning Sidekey knows, by what is done about them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Known {
     ProxyAuthorization,
     /// Others that belong to one hop.
     HopByHop,
-    /// `Via` and its like; see [`tells_the_way`].
+    /// `Via` and its like: who forwarded a request. Dropped, and none is added.
     TellsTheWay,
     /// `Sidekey-…`
     Own,
@@ -61,7 +61,7 @@ pub enum Spelling {
     Alias,
 }
 
-/// What a name of the wire means, in whatever case it is written.
+/// What a name means, in whatever case it is written. The one place that knows which headers have a meaning.
 pub fn known(name: &[u8]) -> (Known, Spelling) {
     if !name.contains(&b'_') {
         return (meaning(name), Spelling::Plain);
@@ -141,63 +141,45 @@ pub fn is_one(name: &[u8], other: &[u8]) -> bool {
     name.len() == other.len() && name.iter().map(fold).eq(other.iter().map(fold))
 }
 
-/// Whether a header belongs to one connection only and never passes a gateway (RFC 9110 §7.6.1), apart from those that
-/// `Connection` names. `te` and `trailer` are handled where trailers are.
-pub fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authorization"
-            | "proxy-authenticate"
-            | "proxy-authentication-info"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-            | "http2-settings"
-    )
-}
-
-/// Whether a header says who forwarded a request; dropped, and none is added.
-pub fn tells_the_way(name: &str) -> bool {
-    matches!(name, "forwarded" | "x-real-ip" | "via") || name.starts_with("x-forwarded-")
-}
-
-/// Whether a header decides where a message ends or whom it is for; never taken from configuration.
-pub fn is_framing(name: &str) -> bool {
-    matches!(name, "host" | "content-length" | "transfer-encoding" | "expect")
-}
-
-/// Whether a header is Sidekey's own.
-pub fn is_own(name: &str) -> bool {
-    name.starts_with("sidekey-")
-}
-
-/// A header's name as everybody would read it: lower case, `_` as `-` (CGI and its heirs make no difference).
-/// `None` where that is the name itself.
-pub fn folded(name: &str) -> Option<String> {
-    name.contains('_').then(|| name.replace('_', "-"))
-}
-
 /// Whether two names are one to everybody who makes no difference between `_` and `-`.
 pub fn is_same(name: &HeaderName, other: &HeaderName) -> bool {
-    let folded = |name: &HeaderName| folded(name.as_str()).unwrap_or_else(|| name.as_str().to_owned());
-    name == other || folded(name) == folded(other)
+    is_one(name.as_str().as_bytes(), other.as_str().as_bytes())
+}
+
+/// Whether a name is one of these, however it is spelled.
+fn is_any_of(name: &HeaderName, others: &[&str]) -> bool {
+    others.iter().any(|other| is_one(name.as_str().as_bytes(), other.as_bytes()))
+}
+
+fn parse(name: &str) -> Result<HeaderName, &'static str> {
+    HeaderName::try_from(name).map_err(|_| "a header name is a token: letters, digits and !#$%&'*+-.^_`|~")
+}
+
+/// Reads the name of a header that may name a connection: a token that has no other meaning.
+pub fn parse_tag(name: &str) -> Result<HeaderName, &'static str> {
+    let parsed = parse(name)?;
+    let is_taken = match known(parsed.as_str().as_bytes()).0 {
+        Known::TellsTheWay
+        | Known::Authorization
+        | Known::Cookie
+        | Known::ApiKey
+        | Known::ContentType
+        | Known::ContentEncoding => true,
+        Known::Own => !is_any_of(&parsed, &["sidekey-connection"]),
+        other => other.is_framing() || other.is_hop_by_hop() || is_any_of(&parsed, &["accept"]),
+    };
+    if is_taken { Err("this header has a meaning of its own and cannot name a connection") } else { Ok(parsed) }
 }
 
 /// Reads the name of a header that configuration may set: a token (RFC 9110 §5.1) that neither frames the message, nor
 /// belongs to one hop, nor is Sidekey's own.
 pub fn parse_settable(name: &str) -> Result<HeaderName, &'static str> {
-    let parsed =
-        HeaderName::try_from(name).map_err(|_| "a header name is a token: letters, digits and !#$%&'*+-.^_`|~")?;
-    let folded = folded(parsed.as_str());
-    let name = folded.as_deref().unwrap_or(parsed.as_str());
-    if is_framing(name) || is_hop_by_hop(name) || tells_the_way(name) {
+    let parsed = parse(name)?;
+    let (known, _) = known(parsed.as_str().as_bytes());
+    if known.is_framing() || known.is_hop_by_hop() || known == Known::TellsTheWay {
         return Err("this header frames or routes the message; Sidekey sets it itself");
     }
-    if is_own(name) || matches!(name, "x-connection-id" | "connection-id") {
+    if known == Known::Own || is_any_of(&parsed, &["x-connection-id", "connection-id"]) {
         return Err("this header is a tag of Sidekey's own and never reaches an upstream");
     }
     Ok(parsed)
@@ -206,17 +188,19 @@ pub fn parse_settable(name: &str) -> Result<HeaderName, &'static str> {
 /// Whether a trailer field may pass (RFC 9110 §6.5.1): nothing that frames, routes, authenticates, sets a cookie or
 /// points somewhere.
 pub fn may_be_trailer(name: &HeaderName) -> bool {
-    let folded = folded(name.as_str());
-    let text = folded.as_deref().unwrap_or(name.as_str());
-    !(is_framing(text)
-        || is_hop_by_hop(text)
-        || tells_the_way(text)
-        || is_own(text)
-        || [header::AUTHORIZATION, header::COOKIE, header::SET_COOKIE, header::CONTENT_TYPE, header::CONTENT_ENCODING]
-            .iter()
-            .any(|forbidden| forbidden.as_str() == text)
-        || matches!(text, "location" | "content-location" | "link" | "refresh")
-        || matches!(text, "x-api-key" | "x-connection-id" | "connection-id" | "content-range"))
+    let (known, _) = known(name.as_str().as_bytes());
+    let is_kept_out = match known {
+        Known::TellsTheWay
+        | Known::Own
+        | Known::Authorization
+        | Known::ApiKey
+        | Known::Cookie
+        | Known::ContentType
+        | Known::ContentEncoding
+        | Known::Points => true,
+        other => other.is_framing() || other.is_hop_by_hop(),
+    };
+    !is_kept_out && !is_any_of(name, &["x-connection-id", "connection-id", "content-range"])
 }
 
 #[cfg(test)]
@@ -257,10 +241,9 @@ mod tests {
         }
     }
 
-    /// Every header that is treated by its name's text is treated the same by what its name means.
     #[test]
-    fn both_views_of_a_name_agree() {
-        for name in [
+    fn what_belongs_to_a_hop_frames_or_tells_the_way_is_known_as_such() {
+        let hop_by_hop = [
             "connection",
             "keep-alive",
             "proxy-connection",
@@ -272,18 +255,14 @@ mod tests {
             "transfer-encoding",
             "upgrade",
             "http2-settings",
-            "host",
-            "content-length",
-            "expect",
-            "via",
-            "forwarded",
-            "accept",
-            "authorization",
-        ] {
+        ];
+        let framing = ["host", "content-length", "transfer-encoding", "expect"];
+        let way = ["via", "forwarded", "x-real-ip"];
+        for name in hop_by_hop.iter().chain(&framing).chain(&way).chain(&["accept", "authorization"]) {
             let (known, _) = known(name.as_bytes());
-            assert_eq!(known.is_hop_by_hop(), is_hop_by_hop(name), "{name}");
-            assert_eq!(known.is_framing(), is_framing(name), "{name}");
-            assert_eq!(known == Known::TellsTheWay, tells_the_way(name), "{name}");
+            assert_eq!(known.is_hop_by_hop(), hop_by_hop.contains(name), "{name}");
+            assert_eq!(known.is_framing(), framing.contains(name), "{name}");
+            assert_eq!(known == Known::TellsTheWay, way.contains(name), "{name}");
         }
     }
 }

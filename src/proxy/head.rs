@@ -7,6 +7,7 @@ use super::error::ProxyError;
 use crate::credentials::Injection;
 use crate::model::header::{self, Known, Spelling};
 use crate::model::origin::HostText;
+use crate::wire::fields::tokens;
 use crate::wire::{Fields, RequestHead};
 
 /// Refuses what is ambiguous or malformed although it could be parsed.
@@ -54,25 +55,15 @@ pub fn asks_for_websocket(head: &RequestHead) -> bool {
         && upgrades.next().is_none()
         && head.method == Method::GET
         && head.version == Version::HTTP_11
-        && named_by(fields, Known::Connection, "upgrade")
+        && fields.lists(Known::Connection, "upgrade")
         && !fields.has(Known::ContentLength)
         && !fields.has(Known::TransferEncoding)
-}
-
-/// Whether a client keeps its connection for another request (RFC 9112 §9.3).
-pub fn keeps_alive(head: &RequestHead) -> bool {
-    let named = |option| named_by(&head.fields, Known::Connection, option);
-    !named("close") && (head.version == Version::HTTP_11 || named("keep-alive"))
 }
 
 /// Whether a client waits for `100 Continue` before it sends its body (RFC 9110 §10.1.1).
 pub fn expects_continue(head: &RequestHead) -> bool {
     head.version == Version::HTTP_11
         && head.fields.values(Known::Expect).any(|value| value.eq_ignore_ascii_case(b"100-continue"))
-}
-
-fn named_by(fields: &Fields, list: Known, name: &str) -> bool {
-    fields.values(list).flat_map(tokens).any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
 }
 
 /// Whether two readers could take a body for two kinds: its media type is there twice, or in a spelling that some read
@@ -90,7 +81,7 @@ pub type Nominated = Vec<HeaderName>;
 /// trailer fields it keeps the announcement where there is a body that can have trailers.
 pub fn clean_request(head: &mut RequestHead, forward_authorization: bool) -> Nominated {
     let fields = &mut head.fields;
-    let wants_trailers = named_by(fields, Known::Te, "trailers");
+    let wants_trailers = fields.lists(Known::Te, "trailers");
     let can_have_trailers = head.version == Version::HTTP_2 || fields.has(Known::TransferEncoding);
     let nominated = remove_nominated(fields);
     let announced: Vec<Vec<u8>> = fields
@@ -140,16 +131,12 @@ fn remove_nominated(fields: &mut Fields) -> Nominated {
         .values(Known::Connection)
         .flat_map(tokens)
         .filter_map(|token| HeaderName::try_from(token).ok())
-        .filter(|name| !header::is_framing(name.as_str()))
+        .filter(|name| !header::meaning(name.as_str().as_bytes()).is_framing())
         .collect();
     if !named.is_empty() {
         fields.drop_if(|line| named.iter().any(|name| line.name.eq_ignore_ascii_case(name.as_str().as_bytes())));
     }
     named
-}
-
-fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
 /// Takes everything out of an upstream's answer that belongs to its hop or is Sidekey's to say, and every injected
@@ -212,7 +199,7 @@ mod tests {
         ] {
             let lines: Vec<_> = lines.iter().map(|line| ("connection", *line)).collect();
             let head = RequestHead::new(Method::GET, version, b"/", None, fields(&lines));
-            assert_eq!(keeps_alive(&head), kept, "{version:?} {lines:?}");
+            assert_eq!(head.fields.keep_alive(head.version), kept, "{version:?} {lines:?}");
         }
     }
 

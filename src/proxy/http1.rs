@@ -90,7 +90,8 @@ async fn refuse(proxy: &Proxy, gate: &Gate, terms: &Terms, client: &Rc<Client>, 
 
 /// Answers one request.
 async fn exchange(proxy: &Proxy, gate: &Gate, terms: &Terms, client: &Rc<Client>, head: RequestHead) -> Next {
-    let asked = Asked { method: head.method.clone(), version: head.version, keeps_alive: head::keeps_alive(&head) };
+    let asked =
+        Asked { method: head.method.clone(), version: head.version, keeps_alive: head.fields.keep_alive(head.version) };
     let (framing, fault) = match head.framing() {
         Ok(framing) => (framing, None),
         Err(why) => (Framing::Length(0), Some(ProxyError::RequestMalformed(why))),

@@ -6,13 +6,12 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use http::{Method, StatusCode, Version};
+use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::error::{BoxError, UpstreamError};
 use super::pool::Destination;
 use super::{Deadlines, Outgoing, Purpose};
-use crate::model::header::Known;
 use crate::wire::head::Scan;
 use crate::wire::{
     BodyFailure, Chunk, Deadline, Decoder, Encoder, Framing, Inbox, Outbox, ResponseHead, Size, Source, Stream,
@@ -91,11 +90,20 @@ enum Upload {
     Broken(Instant),
 }
 
+impl Upload {
+    /// Since when it stands so.
+    fn since(self) -> Instant {
+        match self {
+            Upload::Blocked(at) | Upload::Starved(at) | Upload::Done(at) | Upload::Broken(at) => at,
+        }
+    }
+}
+
 /// An exchange that was begun. Dropped before its end it takes the connection with it.
 pub(super) struct Transfer {
     /// There until it is given back.
     connection: Option<Box<Http1>>,
-    home: Option<Rc<Destination>>,
+    home: Rc<Destination>,
     method: Method,
     body: Option<Box<dyn Source<Error = BoxError>>>,
     encoder: Encoder,
@@ -189,7 +197,7 @@ impl Transfer {
         let body = request.body.take();
         Transfer {
             connection: Some(connection),
-            home: Some(Rc::clone(home)),
+            home: Rc::clone(home),
             method: request.method.clone(),
             body,
             encoder,
@@ -331,13 +339,19 @@ impl Transfer {
         }
         let framing = head.framing(&self.method).map_err(malformed)?;
         self.decoder = Decoder::new(framing);
-        self.persistent = purpose == Purpose::Exchange && framing != Framing::UntilClose && keeps_alive(&head);
+        self.persistent =
+            purpose == Purpose::Exchange && framing != Framing::UntilClose && head.fields.keep_alive(head.version);
         Ok(Answered::Response(head, self))
     }
 
-    /// Whether nothing of the answer is to come, and of the request neither: the connection is given back.
+    /// Whether nothing of the answer is to come, and of the request neither.
+    fn is_over(&self) -> bool {
+        self.decoder.is_done() && matches!(self.upload, Upload::Done(_))
+    }
+
+    /// Gives the connection back where the exchange ended with the head of its answer; whether it did.
     pub(super) fn ends_with_head(&mut self) -> bool {
-        let ended = self.decoder.is_done() && matches!(self.upload, Upload::Done(_));
+        let ended = self.is_over();
         if ended {
             self.land();
         }
@@ -346,15 +360,10 @@ impl Transfer {
 
     /// Gives the connection back, if it can be used again.
     fn land(&mut self) {
+        let is_reusable = self.persistent && self.is_over();
         let Some(connection) = self.connection.take() else { return };
-        let ended = self.decoder.is_done() && matches!(self.upload, Upload::Done(_));
-        if ended
-            && self.persistent
-            && connection.inbox.is_empty()
-            && connection.outbox.is_empty()
-            && let Some(home) = &self.home
-        {
-            home.keep(connection);
+        if is_reusable && connection.inbox.is_empty() && connection.outbox.is_empty() {
+            self.home.keep(connection);
         }
     }
 
@@ -401,9 +410,8 @@ impl Transfer {
             }
             Poll::Pending => {
                 let since = *self.waiting.get_or_insert_with(Instant::now);
-                let (Upload::Blocked(moved) | Upload::Starved(moved) | Upload::Done(moved) | Upload::Broken(moved)) =
-                    self.upload;
-                ready!(connection.deadline.poll(cx, since.max(moved) + self.deadlines.idle));
+                let due = since.max(self.upload.since()) + self.deadlines.idle;
+                ready!(connection.deadline.poll(cx, due));
                 self.connection = None;
                 Poll::Ready(Err(UpstreamError::IdleTimeout))
             }
@@ -421,21 +429,10 @@ impl Transfer {
             if !self.is_early() || self.failure.is_some() || self.poll_upload(cx).is_ready() {
                 return Poll::Ready(());
             }
-            let (Upload::Blocked(since) | Upload::Starved(since) | Upload::Done(since) | Upload::Broken(since)) =
-                self.upload;
-            let idle = self.deadlines.idle;
-            self.connection.as_mut().map_or(Poll::Ready(()), |connection| connection.deadline.poll(cx, since + idle))
+            let due = self.upload.since() + self.deadlines.idle;
+            self.connection.as_mut().map_or(Poll::Ready(()), |connection| connection.deadline.poll(cx, due))
         });
         done.await;
         self.land();
     }
-}
-
-/// Whether the upstream keeps the connection open (RFC 9112 §9.3).
-fn keeps_alive(head: &ResponseHead) -> bool {
-    let named = |token: &str| {
-        let tokens = head.fields.values(Known::Connection).flat_map(|line| line.split(|byte| *byte == b','));
-        tokens.map(<[u8]>::trim_ascii).any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
-    };
-    !named("close") && (head.version == Version::HTTP_11 || named("keep-alive"))
 }

@@ -1,6 +1,7 @@
 //! The fields of a message: the bytes that came, and where each field is in them. Nothing is copied or changed until it
 //! is written again; a field that is not to pass is marked and stays where it is.
 
+use http::Version;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::scratch;
@@ -163,6 +164,17 @@ impl Fields {
         list.iter().filter(is_it).map(|field| field.value.of(&self.bytes))
     }
 
+    /// Whether a header that is a list has this member, compared without case.
+    pub fn lists(&self, known: Known, member: &str) -> bool {
+        self.values(known).flat_map(tokens).any(|token| token.eq_ignore_ascii_case(member.as_bytes()))
+    }
+
+    /// Whether who wrote these keeps the connection for another message (RFC 9112 §9.3).
+    pub fn keep_alive(&self, version: Version) -> bool {
+        let named = |option| self.lists(Known::Connection, option);
+        !named("close") && (version == Version::HTTP_11 || named("keep-alive"))
+    }
+
     /// Whether one of these may be there, however it is spelled; `false` is certain.
     pub fn may_have_any(&self, any: &[Known]) -> bool {
         any.iter().any(|known| self.may_have(*known))
@@ -271,6 +283,11 @@ impl Fields {
         let behind = self.bytes.get(value.end as usize..value.end as usize + 2)?;
         (between == b": " && behind == b"\r\n").then_some(name.start as usize..value.end as usize + 2)
     }
+}
+
+/// The members of a list in a header's value.
+pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
 fn bit(known: Known) -> u32 {

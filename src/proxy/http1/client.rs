@@ -145,10 +145,7 @@ impl Client {
             if terms.draining.get() && self.with(true, |inner| inner.inbox.is_empty()) {
                 return Poll::Ready(Heard::End);
             }
-            let mut waiting = self.waiting.borrow_mut();
-            if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                *waiting = Some(cx.waker().clone());
-            }
+            keep(&self.waiting, cx);
         }
         heard
     }
@@ -182,7 +179,7 @@ impl Client {
         if !self.body_open.get() {
             return Poll::Ready(());
         }
-        self.await_release(cx);
+        keep(&self.on_release, cx);
         Poll::Pending
     }
 
@@ -195,18 +192,11 @@ impl Client {
         }
     }
 
-    fn await_release(&self, cx: &mut Context<'_>) {
-        let mut waiting = self.on_release.borrow_mut();
-        if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waiting = Some(cx.waker().clone());
-        }
-    }
-
     /// Ready when the client has gone away. While somebody reads its body, that is who finds out. `may_ask` says whether
     /// an interim response may be sent to find out.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>, may_ask: bool) -> Poll<()> {
         if self.body_open.get() && !self.has_read_body() {
-            self.await_release(cx);
+            keep(&self.on_release, cx);
             return Poll::Pending;
         }
         self.with(Poll::Ready(()), |inner| inner.poll_gone(cx, may_ask))
@@ -268,6 +258,14 @@ impl Client {
             }
         };
         let _out_of_patience = timeout(LINGER, close).await;
+    }
+}
+
+/// Keeps the waker of the task that runs now, if it is not there already.
+fn keep(slot: &RefCell<Option<Waker>>, cx: &Context<'_>) {
+    let mut kept = slot.borrow_mut();
+    if !kept.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        *kept = Some(cx.waker().clone());
     }
 }
 
