@@ -14,3 +14,4 @@ pub mod name;
 pub mod origin;
 pub mod site;
 pub mod template;
+pub mod version;

@@ -27,7 +27,7 @@ pub struct View {
 }
 
 impl From<Organization> for View {
-    fn from(Organization { id, key, name }: Organization) -> Self {
+    fn from(Organization { id, key, name, .. }: Organization) -> Self {
         View { id, key, name }
     }
 }

@@ -41,7 +41,7 @@ pub struct View {
 const SHOWN_ONLY: [&str; 3] = ["id", "environments", "source"];
 
 impl From<SecretSummary> for View {
-    fn from(SecretSummary { id, key, description, environments }: SecretSummary) -> Self {
+    fn from(SecretSummary { id, key, description, environments, .. }: SecretSummary) -> Self {
         View { id: Some(id), key, description, environments, source: Source::Stored }
     }
 }
