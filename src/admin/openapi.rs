@@ -213,10 +213,11 @@ fn add_refusals(operation: &mut Operation, refusals: &mut BTreeMap<String, RefOr
     let own: BTreeSet<u16> =
         named.filter(|(_, response)| is_bare(response)).filter_map(|(status, _)| status.parse().ok()).collect();
     let is_met = |refusal: &&Refusal| match refusal.when {
+        _ if own.contains(&refusal.status.as_u16()) => true,
         When::Always => true,
         When::Asked => operation.security.is_none(),
         When::Read => operation.request_body.is_some(),
-        When::Named => own.contains(&refusal.status.as_u16()),
+        When::Named => false,
     };
     let mut met = BTreeMap::<u16, Vec<&Refusal>>::new();
     for refusal in PROBLEMS.iter().filter(is_met) {
