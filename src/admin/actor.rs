@@ -18,6 +18,7 @@ use super::request::Query;
 use super::{Control, Peer};
 use crate::model::id::{ApiKeyId, EventId, OrganizationId, UserId};
 use crate::model::role::{Grant, Permission, Role, Roles};
+use crate::vault::audit::Author;
 
 /// Somebody we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,11 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// As the audit log names them.
+    pub(super) fn author(&self) -> Author {
+        Author { actor: self.who.to_string(), address: Some(self.address), request_id: self.request_id.to_string() }
+    }
+
     /// Whether they may do this for everything in the organization. For what a call needs beside its route's
     /// permission.
     pub fn may(&self, permission: Permission) -> bool {

@@ -52,14 +52,14 @@ async fn every_role_may_call_what_the_table_says_and_nothing_else_tn_12() {
                 (false, Grant::Own) => "own",
                 (false, _) => "yes",
             };
-            let _ = write!(row, " {cell:<4}");
+            let _ = write!(row, " {cell:<width$}", width = role.as_str().len());
         }
     }
     refusals.dedup();
     assert_eq!(refusals.len(), 1, "what is there is not told");
     let mut table = format!("{:6} {:50} {}\n", "", "", Role::ALL.map(Role::as_str).join(" "));
     for ((method, route, permission), row) in CALLS.iter().zip(&rows) {
-        let _ = writeln!(table, "{method:6} {route:50}{row} {}", permission.as_str());
+        let _ = writeln!(table, "{:6} {route:50}{row} {}", method.as_str(), permission.as_str());
     }
     insta::assert_snapshot!("role_by_call", table);
     server.finish(&[]).await;
