@@ -10,8 +10,9 @@
 //!    the path, `?organization=` and the problems every such request can meet. `params(Paging)` for lists, a bare
 //!    `(status = 412)` for a problem of its own, `security(())` where nobody is asked for.
 //! 2. `#[derive(ToSchema)]` with `#[schema(as = Thing)]` on the view, and on a `pub struct Body` that is read by nobody.
-//! 3. `.routes(routes!(things::list, things::create))` below; a new code goes into `error::PROBLEMS`. Then
-//!    `INSTA_UPDATE=always cargo test --test it openapi`, whose snapshot is made anew after a merge too.
+//! 3. A line in `permission::CALLS`, and `.routes(routes!(things::list, things::create))` below; a new code goes into
+//!    `error::PROBLEMS`. Then `INSTA_UPDATE=always cargo test --test it openapi`: the snapshot is made anew, after a
+//!    merge too.
 
 pub mod actor;
 pub mod connections;
@@ -24,7 +25,9 @@ pub mod health;
 pub mod integrations;
 pub mod openapi;
 pub mod organizations;
+pub mod permission;
 mod request;
+pub mod roles;
 pub mod secrets;
 
 use std::net::SocketAddr;
@@ -71,8 +74,8 @@ pub fn router(control: Arc<Control>) -> Router {
     let ((open, described), (asking, described_too)) = (open().split_for_parts(), asking().split_for_parts());
     let around = from_fn_with_state(Arc::clone(&control), actor::admit);
     let asking = asking.fallback(error::not_found).method_not_allowed_fallback(error::method_not_allowed).layer(around);
-    open.nest("/api/v1", asking)
-        .layer(axum::Extension(Arc::new(openapi::complete(described.nest("/api/v1", described_too)))))
+    open.nest(permission::PREFIX, asking)
+        .layer(axum::Extension(Arc::new(openapi::complete(described.nest(permission::PREFIX, described_too)))))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(from_fn_with_state(Arc::clone(&control), guard::check))
@@ -88,9 +91,11 @@ fn open() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(openapi::show))
 }
 
-/// Every endpoint that asks who is there, below `/api/v1`.
+/// Every endpoint that asks who is there, below `/api/v1`; what each needs stands in [`permission::CALLS`]. The layer of
+/// `actor` stands around all of them, and around what no route answers.
 fn asking() -> OpenApiRouter<Arc<Control>> {
     OpenApiRouter::default()
+        .routes(routes!(roles::list))
         .routes(routes!(organizations::list, organizations::create))
         .routes(routes!(organizations::show, organizations::delete))
         .routes(routes!(environments::list, environments::create))

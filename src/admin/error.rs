@@ -19,8 +19,8 @@ pub enum AdminError {
     #[error("show one API key: X-API-Key: apk_… or Authorization: Bearer apk_…")]
     Unauthenticated,
     /// Whoever asks may not do this.
-    #[error("this needs one of the roles: {0}")]
-    RoleInsufficient(&'static str),
+    #[error("your roles do not allow this; GET /api/v1/roles tells which do")]
+    RoleInsufficient,
     /// A web page of somebody else's asks.
     #[error("requests of other origins are not served")]
     OriginNotAllowed,
@@ -144,7 +144,7 @@ impl AdminError {
     fn code(&self) -> &'static str {
         match self {
             AdminError::Unauthenticated => "unauthenticated",
-            AdminError::RoleInsufficient(_) => "role_insufficient",
+            AdminError::RoleInsufficient => "role_insufficient",
             AdminError::OriginNotAllowed => "origin_not_allowed",
             AdminError::HostUnknown => "host_unknown",
             AdminError::NotFound(_) => "not_found",

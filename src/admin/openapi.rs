@@ -10,6 +10,7 @@ mod names;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use axum::http::Method;
 use axum::{Extension, Json};
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
@@ -24,6 +25,7 @@ use utoipa::openapi::{
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::{PROBLEMS, Refusal, When};
+use super::permission::{self, CALLS};
 
 /// The media type of every refusal.
 const PROBLEM_JSON: &str = "application/problem+json";
@@ -127,8 +129,9 @@ pub(super) fn opening() -> OpenApi {
 pub(super) fn complete(mut api: OpenApi) -> OpenApi {
     let mut refusals = BTreeMap::new();
     for (path, item) in &mut api.paths.paths {
-        for operation in operations(item) {
+        for (method, operation) in operations(item) {
             name(path, operation);
+            tell_permission(path, &method, operation);
             let parameters = operation.parameters.get_or_insert_default();
             let is_named =
                 |name: &str| parameters.iter().any(|known| matches!(known, RefOr::T(known) if known.name == name));
@@ -154,9 +157,11 @@ pub(super) async fn show(Extension(api): Extension<Arc<OpenApi>>) -> Json<OpenAp
     Json(OpenApi::clone(&api))
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
     let PathItem { get, put, post, delete, patch, .. } = item;
-    [get, put, post, delete, patch].into_iter().flatten()
+    [(Method::GET, get), (Method::PUT, put), (Method::POST, post), (Method::DELETE, delete), (Method::PATCH, patch)]
+        .into_iter()
+        .filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
 /// Groups an endpoint by the resource it belongs to, and gives it a name that no other has: its path in words, and what
@@ -171,6 +176,16 @@ fn name(path: &str, operation: &mut Operation) {
     words.retain(|word| *word != handler);
     words.push(&handler);
     operation.operation_id = Some(words.join("."));
+}
+
+/// Says which permission an endpoint needs, from the table that it is judged by.
+fn tell_permission(path: &str, method: &Method, operation: &mut Operation) {
+    let Some(route) = path.strip_prefix(permission::PREFIX) else { return };
+    if let Some((.., needed)) = CALLS.iter().find(|(of, listed, _)| of == method && *listed == route) {
+        let said = operation.description.take().filter(|said| !said.is_empty()).map(|said| format!("{said}\n\n"));
+        operation.description =
+            Some(format!("{}Needs the permission `{}`.", said.unwrap_or_default(), needed.as_str()));
+    }
 }
 
 fn placeholders(path: &str) -> impl Iterator<Item = &str> {

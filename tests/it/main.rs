@@ -41,6 +41,7 @@ mod packaging;
 mod refusals;
 mod reload;
 mod replaced;
+mod roles;
 mod scopes;
 mod secrets;
 mod streaming;

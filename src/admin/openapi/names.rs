@@ -6,6 +6,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::model::id::{ApiKeyId, ConnectionId, EventId, IntegrationId, OrganizationId, SecretId, UserId};
 use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, SecretKey};
+use crate::model::role::{Grant, Role};
 
 /// Describes a text: its type, the pattern it matches, what it is.
 macro_rules! texts {
@@ -41,6 +42,30 @@ texts! {
     UserId, id("usr"), "The id of a user.";
     EventId, id("evt"), "The id of an event.";
     ApiKeyId, id("apk"), "The public part of an API key.";
+}
+
+/// Describes a choice: its type, the words there are, what it is.
+macro_rules! choices {
+    ($($name:ident, $words:expr, $description:literal;)*) => {
+        $(
+            impl PartialSchema for $name {
+                fn schema() -> RefOr<Schema> {
+                    let object = ObjectBuilder::new()
+                        .schema_type(SchemaType::Type(Type::String))
+                        .enum_values(Some($words))
+                        .description(Some($description));
+                    RefOr::T(Schema::Object(object.build()))
+                }
+            }
+
+            impl ToSchema for $name {}
+        )*
+    };
+}
+
+choices! {
+    Role, Role::ALL.map(Role::as_str), "What somebody is to an organization.";
+    Grant, ["none", "own", "all"], "Nothing, what the actor owns, or everything in the organization.";
 }
 
 /// A prefixed ULID in lower case.
