@@ -16,9 +16,10 @@ use sqlx::{Connection as _, Row, SqliteConnection};
 pub(super) use environment::DEFAULT_ENVIRONMENTS;
 pub(super) use organization::insert_organization;
 pub use precondition::{Attempt, Expected};
-use resource::{EnvironmentDraft, Force, Moving, Place, Reach};
+use resource::{EnvironmentDraft, Force, Place, Reach};
 
-use super::audit::Author;
+use super::audit::chain::Told;
+use super::audit::{Author, Chain};
 use super::database::{Database, Inner};
 use super::error::{Cause, DatabaseError};
 use super::key::{DataKey, MasterKey};
@@ -28,7 +29,7 @@ use super::schema;
 use super::seal::{Counters, Purpose};
 use crate::model::connection::Connection;
 use crate::model::credential::Credential;
-use crate::model::id::{ConnectionId, EventId, OrganizationId};
+use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::integration::Integration;
 use crate::model::name::{EnvironmentName, Key, SecretKey};
 use crate::model::version::Version;
@@ -206,7 +207,11 @@ impl Database {
     {
         let (inner, author) = (self.inner.clone(), author.clone());
         let task = self.inner.runtime.spawn(async move {
-            let outcome = apply(&inner, &author, change).await.map_err(|error| inner.note(error))?;
+            let applied = apply(&inner, &author, change).await;
+            if let Err(DatabaseError::Overtaken(attempt)) = &applied {
+                precondition::record_attempt(&inner, &author, attempt).await.map_err(|error| inner.note(error))?;
+            }
+            let outcome = applied.map_err(|error| inner.note(error))?;
             then(&outcome);
             Ok(outcome)
         });
@@ -221,9 +226,6 @@ async fn apply(inner: &Inner, author: &Author, change: Change) -> Result<Outcome
     if applied.is_err() {
         schema::settle(&mut writer).await;
     }
-    if let Err(DatabaseError::Overtaken(attempt)) = &applied {
-        precondition::record_attempt(&mut writer, author, attempt).await?;
-    }
     applied
 }
 
@@ -237,10 +239,11 @@ async fn transact(
     let (expected, change) = change.unguarded();
     let outcome = Outcome::default();
     let mut writing = Writing { inner, author, connection: &mut transaction, outcome, expected };
-    let Event { organization, action, object, detail } = writing.write(change).await?;
-    writing.check_expected(organization, &object)?;
+    let event = writing.write(change).await?;
+    writing.check_expected(event.organization, &event.object)?;
     let outcome = writing.outcome;
-    record(&mut transaction, Some(organization), author, action, &object, &detail.to_string()).await?;
+    let told = Told { action: event.action, object: &event.object, detail: &event.detail };
+    inner.record(&mut transaction, event.chain(), author, told).await?;
     transaction.commit().await?;
     Ok(outcome)
 }
@@ -260,7 +263,18 @@ struct Event {
     organization: OrganizationId,
     action: &'static str,
     object: String,
+    /// Without a secret. The members `before` and `after` are the two states of the thing: `audit::difference` of them.
     detail: Value,
+}
+
+impl Event {
+    /// Where it is recorded. Nobody can ask for the events of an organization that is gone.
+    fn chain(&self) -> Chain {
+        match self.action {
+            "organization.delete" => Chain::Vault,
+            _ => Chain::Organization(self.organization),
+        }
+    }
 }
 
 impl Writing<'_> {
@@ -274,7 +288,7 @@ impl Writing<'_> {
             Change::DeleteEnvironment { organization, name } => self.delete_environment(organization, &name).await,
             Change::PutIntegration { organization, integration, mode } => {
                 let place = Place { organization, reach: Reach::Organization };
-                self.put_integration(place, &integration, mode, Moving::Allowed).await
+                self.put_integration(place, &integration, mode).await
             }
             Change::DeleteIntegration { organization, slug } => {
                 self.delete_integration(Place { organization, reach: Reach::Organization }, &slug).await
@@ -392,30 +406,6 @@ pub(super) async fn insert_data_key(
     .bind(wrapped.nonce)
     .bind(wrapped.ciphertext)
     .bind(schema::now())
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Appends an audit event, of the whole vault where no organization is given. The detail is a JSON text without a secret in it.
-pub(super) async fn record(
-    connection: &mut SqliteConnection,
-    organization: Option<OrganizationId>,
-    author: &Author,
-    action: &str,
-    object: &str,
-    detail: &str,
-) -> Result<(), DatabaseError> {
-    sqlx::query(
-        "INSERT INTO audit (id, organization_id, at, actor, action, object, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    )
-    .bind(EventId::generate().to_string())
-    .bind(organization.map(|id| id.to_string()).unwrap_or_default())
-    .bind(schema::now())
-    .bind(&author.actor)
-    .bind(action)
-    .bind(object)
-    .bind(detail)
     .execute(connection)
     .await?;
     Ok(())

@@ -21,9 +21,6 @@ pub enum DatabaseError {
     /// It is not as the change expected it to be: somebody else has changed it.
     #[error("it was changed by somebody else meanwhile; read it again and decide anew")]
     Overtaken(Attempt),
-    /// The change is of a kind that its author may not make.
-    #[error("{0}")]
-    NotPermitted(&'static str),
     /// Other things still depend on it.
     #[error("{0}")]
     InUse(String),

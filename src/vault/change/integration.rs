@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::Row;
 
-use super::resource::{Moving, Place, Reach};
+use super::resource::{Place, Reach};
 use super::{Event, PutMode, Writing};
 use crate::model::id::{IntegrationId, OrganizationId};
 use crate::model::integration::{Integration, Values};
@@ -42,7 +42,6 @@ impl Writing<'_> {
         place: Place,
         integration: &Integration,
         mode: PutMode,
-        moving: Moving,
     ) -> Result<Event, DatabaseError> {
         let organization = place.organization;
         self.require_organization(organization).await?;
@@ -57,11 +56,6 @@ impl Writing<'_> {
         // What cannot be read any more may have led anywhere.
         let before = found.as_ref().map(|found| read(&found.document, slug));
         let moved = before.as_ref().is_some_and(|before| !before.as_ref().is_some_and(|b| b.leads_as(integration)));
-        if moved && moving == Moving::Refused {
-            return Err(DatabaseError::NotPermitted(
-                "another base URL, host or token endpoint leads credentials elsewhere, which needs the role org_admin",
-            ));
-        }
         let number = self.write_integration(place, integration, found.as_ref(), moved).await?;
         self.outcome.created = found.is_none();
         self.outcome.subjects.push(place.subject(slug));

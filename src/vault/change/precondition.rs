@@ -4,12 +4,13 @@
 //! its author is told. That it was tried is audited too.
 
 use serde_json::json;
-use sqlx::{Connection as _, SqliteConnection};
 
-use super::{Change, Writing, record};
+use super::{Change, Writing};
 use crate::model::id::OrganizationId;
 use crate::model::version::Version;
-use crate::vault::audit::Author;
+use crate::vault::audit::chain::record_alone;
+use crate::vault::audit::{Author, Chain, Notice};
+use crate::vault::database::Inner;
 use crate::vault::error::DatabaseError;
 
 /// How a thing must be for a change to be made.
@@ -83,15 +84,12 @@ impl Writing<'_> {
 }
 
 /// Tells the audit log of a change that was not made.
-pub(super) async fn record_attempt(
-    writer: &mut SqliteConnection,
-    author: &Author,
-    attempt: &Attempt,
-) -> Result<(), DatabaseError> {
-    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
-    let detail = json!({ "reason": "it has another version than the change expected" }).to_string();
-    let organization = Some(attempt.organization);
-    record(&mut transaction, organization, author, "change.overtaken", &attempt.object, &detail).await?;
-    transaction.commit().await?;
-    Ok(())
+pub(super) async fn record_attempt(inner: &Inner, author: &Author, attempt: &Attempt) -> Result<(), DatabaseError> {
+    let notice = Notice {
+        chain: Chain::Organization(attempt.organization),
+        action: "change.overtaken",
+        object: attempt.object.clone(),
+        detail: json!({ "reason": "it has another version than the change expected" }),
+    };
+    record_alone(inner, author, &notice).await
 }

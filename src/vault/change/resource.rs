@@ -42,8 +42,6 @@ pub enum Change {
         integration: Box<Integration>,
         /// Whether one may be there.
         mode: PutMode,
-        /// Whether its requests may go elsewhere from now on.
-        moving: Moving,
     },
     /// Only when no stored connection uses it.
     DeleteIntegration {
@@ -110,15 +108,6 @@ pub enum Reach {
     System,
 }
 
-/// Whether a change may lead requests, and with them credentials, to other hosts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moving {
-    /// It may.
-    Allowed,
-    /// It may not: it is a [`DatabaseError::NotPermitted`] then.
-    Refused,
-}
-
 /// Whether something is done although others rely on what it does away with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Force {
@@ -140,8 +129,8 @@ impl Writing<'_> {
             Change::PutEnvironment { organization, name, environment } => {
                 self.put_environment(organization, &name, &environment).await
             }
-            Change::PutIntegration { place, integration, mode, moving } => {
-                self.put_integration(place, &integration, mode, moving).await
+            Change::PutIntegration { place, integration, mode } => {
+                self.put_integration(place, &integration, mode).await
             }
             Change::DeleteIntegration { place, slug } => self.delete_integration(place, &slug).await,
             Change::PutIntegrationValues { organization, slug, values } => {
