@@ -333,6 +333,7 @@ fn start_workers(
             access: log.clone(),
             metrics: Arc::clone(metrics),
             places: Arc::clone(&places),
+            most_requests: config.proxy.max_requests.div_ceil(workers),
             head_timeout: config.proxy.head_timeout,
             write_timeout: config.proxy.body_idle_timeout,
             sweep_interval: assemble::sweep_interval(&config.cache),

@@ -37,6 +37,8 @@ pub struct ProxySettings {
     pub drain_timeout: Duration,
     /// Connections held open at once, over all listeners.
     pub max_connections: usize,
+    /// Requests under way at once, shared evenly by the threads.
+    pub max_requests: usize,
 }
 
 /// `[admin]`: the port of the control plane.
@@ -156,6 +158,7 @@ impl Default for ProxySettings {
             tunnel_idle_timeout: 600 * SECOND,
             drain_timeout: 30 * SECOND,
             max_connections: 10_000,
+            max_requests: 10_000,
         }
     }
 }
@@ -186,6 +189,7 @@ impl ProxySettings {
             tunnel_idle_timeout: reader.duration("tunnel_idle_timeout").unwrap_or(absent.tunnel_idle_timeout),
             drain_timeout: reader.duration("drain_timeout").unwrap_or(absent.drain_timeout),
             max_connections: count(&reader, "max_connections", 1, 10_000_000).unwrap_or(absent.max_connections),
+            max_requests: count(&reader, "max_requests", 1, 10_000_000).unwrap_or(absent.max_requests),
         };
         if settings.body_buffer > BODY_BUFFER_LIMIT {
             reader.problem("body_buffer", "at most 16MiB: a body that is held stands in memory as a whole");

@@ -41,6 +41,8 @@ pub struct Setup {
     pub metrics: Arc<Metrics>,
     /// A place for each connection that may be open at once, over all workers.
     pub places: Arc<Semaphore>,
+    /// How many requests this worker takes at once.
+    pub most_requests: usize,
     /// See [`Terms`].
     pub head_timeout: Duration,
     /// See [`Terms`].
@@ -94,7 +96,7 @@ struct Worker {
 }
 
 async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
-    let reporter = Rc::new(Reporter::new(setup.access.buffer(), Arc::clone(&setup.metrics)));
+    let reporter = Rc::new(Reporter::new(setup.access.buffer(), Arc::clone(&setup.metrics), setup.most_requests));
     let connections = TaskTracker::new();
     let upstream = Upstream::new(setup.upstream);
     let worker = Rc::new(Worker {
