@@ -87,6 +87,7 @@ const SHOWN: &[&str] = &[
     "resolve_timeout",
     "response",
     "response_timeout",
+    "revoke_within",
     "secret",
     "slug",
     "status",
@@ -96,6 +97,7 @@ const SHOWN: &[&str] = &[
     "trust",
     "tunnel_idle_timeout",
     "type",
+    "usage_interval",
 ];
 
 /// Whether the value of a setting may be shown, by the names on the way to it.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 
 use super::body::BrokenOff;
+use super::usage::{Used, Uses};
 use crate::directory::Permit;
 use crate::directory::route::Route;
 use crate::model::id::ConnectionRef;
@@ -28,6 +29,8 @@ pub struct Reporter {
     pub metrics: Arc<Metrics>,
     /// This worker's part of those that every request touches.
     counters: RequestCounters,
+    /// What requests used.
+    pub uses: Uses,
     ids: RequestIds,
     places: Places,
 }
@@ -40,9 +43,10 @@ struct Places {
 
 impl Reporter {
     /// For one worker, which takes this many requests at once.
-    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>, most: usize) -> Self {
+    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>, uses: Uses, most: usize) -> Self {
         let counters = metrics.request_counters();
-        Reporter { access, metrics, counters, ids: RequestIds::default(), places: Places { taken: Cell::new(0), most } }
+        let places = Places { taken: Cell::new(0), most };
+        Reporter { access, metrics, counters, uses, ids: RequestIds::default(), places }
     }
 }
 
@@ -207,6 +211,12 @@ impl Drop for Record {
         // Of a request that was refused, or whose client had gone before the answer, this is not what relaying costs.
         if self.answered.is_some() && self.head_passed.is_some() {
             counters.added(added);
+        }
+        if let Some(admitted) = self.admitted.as_ref().filter(|_| self.sent.is_some()) {
+            let connection = &admitted.route.connection;
+            let (organization, connection) = (connection.organization, connection.id);
+            let used = Used { organization, connection, environment: &admitted.environment, caller: None };
+            self.reporter.uses.count(used, now);
         }
         let asked = self.asked.as_ref().filter(|_| self.admitted.is_none()).map(ToString::to_string);
         let connection = match (&self.admitted, &asked) {
