@@ -16,3 +16,4 @@ pub mod origin;
 pub mod role;
 pub mod site;
 pub mod template;
+pub mod version;

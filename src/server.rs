@@ -350,6 +350,7 @@ fn start_workers(
             uses: told.uses.clone(),
             usage_interval: config.proxy.usage_interval,
             places: Arc::clone(&places),
+            most_requests: config.proxy.max_requests.div_ceil(workers),
             head_timeout: config.proxy.head_timeout,
             write_timeout: config.proxy.body_idle_timeout,
             sweep_interval: assemble::sweep_interval(&config.cache),
