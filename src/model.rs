@@ -10,6 +10,7 @@ pub mod glob;
 pub mod header;
 pub mod id;
 pub mod integration;
+pub mod moment;
 pub mod name;
 pub mod origin;
 pub mod role;
