@@ -31,7 +31,7 @@ use super::permission::{self, CALLS};
 const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The cookie of somebody who signed in.
-const SESSION_COOKIE: &str = "sidekey_session";
+const SESSION_COOKIE: &str = "sidekey-session";
 
 /// Which part of a list is asked for.
 #[derive(IntoParams)]

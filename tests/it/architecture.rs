@@ -37,7 +37,7 @@ const SEES_ONLY: [(&str, &[&str]); 1] = [("config", &["model", "vault::declared"
 
 /// Foreign crates that have a door: the crate, and the modules that may name it. The rest of the house knows them by
 /// what these modules promise.
-const DOORS: [(&str, &[&str]); 24] = [
+const DOORS: [(&str, &[&str]); 26] = [
     ("sqlx", &["vault"]),
     ("aes_gcm", &["vault"]),
     ("hmac", &["vault"]),
@@ -53,6 +53,8 @@ const DOORS: [(&str, &[&str]); 24] = [
     ("moka", &["directory::cache"]),
     ("hashbrown", &["directory::table", "vault::declared"]),
     ("clap", &["cli"]),
+    ("clap_complete", &["cli::completions"]),
+    ("rpassword", &["cli::entered"]),
     ("prometheus_client", &["telemetry"]),
     ("tracing_subscriber", &["telemetry"]),
     ("toml", &["config"]),
