@@ -20,7 +20,7 @@ use crate::tls::{ClientTls, client_config, pinned_client_config};
 /// Which server is asked, and how its answers are shown.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
-pub struct Access {
+pub(super) struct Access {
     /// The admin port to ask, as https://HOST[:PORT]; also SIDEKEY_SERVER
     #[arg(long, global = true, value_name = "ORIGIN")]
     server: Option<String>,
@@ -45,7 +45,7 @@ pub struct Access {
 }
 
 /// A server to ask, and what is meant where a command does not say.
-pub struct Session {
+pub(super) struct Session {
     client: Client,
     organization: Option<String>,
     /// The environment that is meant where a command needs one.
@@ -65,7 +65,7 @@ struct Found {
 }
 
 /// Where the proxy port of the server is, and the key for it.
-pub struct Proxy {
+pub(super) struct Proxy {
     /// Where it is.
     pub place: ProxyPlace,
     /// CAs that are trusted beside the system's.
@@ -77,7 +77,7 @@ pub struct Proxy {
 }
 
 /// Where a proxy port is.
-pub enum ProxyPlace {
+pub(super) enum ProxyPlace {
     /// At an address.
     Origin(Origin),
     /// At a socket of this machine.
@@ -86,7 +86,7 @@ pub enum ProxyPlace {
 
 impl Access {
     /// Finds the server and its key. Nothing is asked yet.
-    pub fn session(&self, explicit: Option<PathBuf>) -> Result<Session, Failure> {
+    pub(super) fn session(&self, explicit: Option<PathBuf>) -> Result<Session, Failure> {
         let environment = Environment::of_process();
         let found = self.find(explicit, &environment)?;
         let is_near = match &found.origin.host {
@@ -245,7 +245,7 @@ impl Access {
     }
 
     /// The proxy port: of the profile, else the first listener of this machine's configuration.
-    pub fn proxy(&self, explicit: Option<PathBuf>, named: Option<&str>) -> Result<Proxy, Failure> {
+    pub(super) fn proxy(&self, explicit: Option<PathBuf>, named: Option<&str>) -> Result<Proxy, Failure> {
         let environment = Environment::of_process();
         let given = self.given_key(&environment)?.map(|(key, _)| key);
         if let Some(named) = named {
@@ -293,13 +293,13 @@ impl Access {
 
 impl Session {
     /// Makes a call in the organization that is meant.
-    pub async fn call(&mut self, call: Call) -> Result<Answer, Failure> {
+    pub(super) async fn call(&mut self, call: Call) -> Result<Answer, Failure> {
         let call = call.query_if("organization", self.organization.clone());
         self.client.call(call).await
     }
 
     /// Makes a call and hands on its answer as it comes.
-    pub async fn stream(&mut self, call: Call, sink: impl std::io::Write) -> Result<(), Failure> {
+    pub(super) async fn stream(&mut self, call: Call, sink: impl std::io::Write) -> Result<(), Failure> {
         let call = call.query_if("organization", self.organization.clone());
         self.client.stream(call, sink).await
     }

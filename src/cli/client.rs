@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, ETAG, HOST, HeaderName, IF_MATCH, LOCATION};
+use http::header::{CONTENT_TYPE, ETAG, HOST, HeaderName, IF_MATCH};
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -33,7 +33,7 @@ const LARGEST: usize = 64 << 20;
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A server and who asks it.
-pub struct Client {
+pub(super) struct Client {
     origin: Origin,
     tls: Option<ClientTls>,
     key: HeaderValue,
@@ -43,7 +43,7 @@ pub struct Client {
 }
 
 /// A call of the API.
-pub struct Call {
+pub(super) struct Call {
     method: Method,
     path: String,
     query: Vec<(&'static str, String)>,
@@ -53,20 +53,16 @@ pub struct Call {
 
 /// An answer with 2xx.
 #[derive(Debug)]
-pub struct Answer {
-    /// Its status.
-    pub status: StatusCode,
+pub(super) struct Answer {
     /// What it says; null where it has no body.
     pub body: Value,
     /// The version of what is shown, to change no other.
     pub version: Option<HeaderValue>,
-    /// Where what was made is.
-    pub location: Option<String>,
 }
 
 impl Call {
     /// A call of an endpoint below `/api/v1`, by the segments of its path.
-    pub fn new(method: Method, segments: &[&str]) -> Self {
+    pub(super) fn new(method: Method, segments: &[&str]) -> Self {
         let mut path = "/api/v1".to_owned();
         for segment in segments {
             path.push('/');
@@ -76,13 +72,13 @@ impl Call {
     }
 
     /// With a query pair.
-    pub fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub(super) fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.query.push((name, value.into()));
         self
     }
 
     /// With a query pair, where there is a value for it.
-    pub fn query_if<V: Into<String>>(self, name: &'static str, value: Option<V>) -> Self {
+    pub(super) fn query_if<V: Into<String>>(self, name: &'static str, value: Option<V>) -> Self {
         match value {
             Some(value) => self.query(name, value),
             None => self,
@@ -90,18 +86,18 @@ impl Call {
     }
 
     /// With a JSON document.
-    pub fn json(self, document: &Value) -> Self {
+    pub(super) fn json(self, document: &Value) -> Self {
         self.bytes(document.to_string().into())
     }
 
     /// With the bytes of a JSON document.
-    pub fn bytes(mut self, body: Bytes) -> Self {
+    pub(super) fn bytes(mut self, body: Bytes) -> Self {
         self.body = Some(body);
         self
     }
 
     /// Only if what is changed is still this version.
-    pub fn version(mut self, version: Option<HeaderValue>) -> Self {
+    pub(super) fn version(mut self, version: Option<HeaderValue>) -> Self {
         self.headers.extend(version.map(|version| (IF_MATCH, version)));
         self
     }
@@ -131,20 +127,15 @@ impl Call {
 
 impl Client {
     /// A client that has not connected yet. The key is text that a header can carry.
-    pub fn new(origin: Origin, tls: Option<ClientTls>, key: &str, key_from: String) -> Result<Self, Failure> {
+    pub(super) fn new(origin: Origin, tls: Option<ClientTls>, key: &str, key_from: String) -> Result<Self, Failure> {
         let mut header = HeaderValue::from_str(key)
             .map_err(|_| Failure::Unauthorized(format!("{key_from} holds no API key: it begins with apk_")))?;
         header.set_sensitive(true);
         Ok(Client { origin, tls, key: header, key_from, open: None })
     }
 
-    /// The server's origin.
-    pub fn origin(&self) -> &Origin {
-        &self.origin
-    }
-
     /// Makes a call and reads its answer.
-    pub async fn call(&mut self, call: Call) -> Result<Answer, Failure> {
+    pub(super) async fn call(&mut self, call: Call) -> Result<Answer, Failure> {
         let (parts, body) = self.send(&call).await?.into_parts();
         let bytes = timeout(ANSWER, http_body_util::Limited::new(body, LARGEST).collect()).await;
         let bytes = bytes.map_err(|_| self.late())?.map_err(|error| self.broken(&error.to_string()))?.to_bytes();
@@ -154,12 +145,11 @@ impl Client {
             return Err(self.refused(parts.status, retry_after.as_ref(), &bytes));
         }
         let body = if bytes.is_empty() { Value::Null } else { self.parse(&bytes)? };
-        let location = text(LOCATION).and_then(|value| value.to_str().map(str::to_owned).ok());
-        Ok(Answer { status: parts.status, body, version: text(ETAG), location })
+        Ok(Answer { body, version: text(ETAG) })
     }
 
     /// Makes a call and hands on the bytes of its answer as they come.
-    pub async fn stream(&mut self, call: Call, mut sink: impl std::io::Write) -> Result<(), Failure> {
+    pub(super) async fn stream(&mut self, call: Call, mut sink: impl std::io::Write) -> Result<(), Failure> {
         let mut response = self.send(&call).await?;
         if !response.status().is_success() {
             let status = response.status();

@@ -14,7 +14,7 @@ use super::Failure;
 const LONGEST: u64 = 64 * 1024;
 
 /// A value that was entered, under its name. It is wiped when it goes and has no `Debug`.
-pub struct Entered {
+pub(super) struct Entered {
     /// The field or environment.
     pub name: String,
     /// What was entered, without the newline at its end.
@@ -22,7 +22,7 @@ pub struct Entered {
 }
 
 /// Reads everything that `--set` names.
-pub fn read(written: &[String]) -> Result<Vec<Entered>, Failure> {
+pub(super) fn read(written: &[String]) -> Result<Vec<Entered>, Failure> {
     let mut sources = Vec::with_capacity(written.len());
     for text in written {
         let (name, source) = parse(text)?;
@@ -41,7 +41,7 @@ pub fn read(written: &[String]) -> Result<Vec<Entered>, Failure> {
 }
 
 /// A JSON document of what was entered.
-pub fn document(entered: &[Entered]) -> Result<hyper::body::Bytes, Failure> {
+pub(super) fn document(entered: &[Entered]) -> Result<hyper::body::Bytes, Failure> {
     let mut text = Zeroizing::new(String::from("{"));
     for Entered { name, value } in entered {
         if text.len() > 1 {
@@ -129,7 +129,7 @@ impl Source<'_> {
 }
 
 /// Asks at the terminal, where what is typed is not shown.
-pub fn ask(prompt: &str) -> Result<Zeroizing<String>, Failure> {
+pub(super) fn ask(prompt: &str) -> Result<Zeroizing<String>, Failure> {
     let asked = rpassword::prompt_password(prompt).map(Zeroizing::new);
     asked.map_err(|error| {
         Failure::Usage(format!("there is no terminal to ask at ({error}); say NAME=- to read stdin, or NAME=@FILE"))

@@ -17,7 +17,7 @@ const PAGE: usize = 200;
 
 /// How much of a list is shown.
 #[derive(Debug, Args)]
-pub struct Listing {
+pub(super) struct Listing {
     /// How many at most; all of them where it is not said
     #[arg(long, value_name = "NUMBER")]
     pub limit: Option<usize>,
@@ -25,14 +25,14 @@ pub struct Listing {
 
 /// A document that is written in a file.
 #[derive(Debug, Args)]
-pub struct Written {
+pub(super) struct Written {
     /// A document in JSON, or in TOML where the name ends in .toml; - for JSON on stdin. Options are laid over it
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
 }
 
 /// Runs what a command does with the server it is about.
-pub fn with_session(
+pub(super) fn with_session(
     access: &Access,
     explicit: Option<PathBuf>,
     act: impl AsyncFnOnce(Session) -> Result<(), Failure>,
@@ -43,7 +43,7 @@ pub fn with_session(
 
 impl Listing {
     /// Every item of a list, up to the limit, page after page.
-    pub async fn items(&self, session: &mut Session, call: impl Fn() -> Call) -> Result<Vec<Value>, Failure> {
+    pub(super) async fn items(&self, session: &mut Session, call: impl Fn() -> Call) -> Result<Vec<Value>, Failure> {
         let limit = self.limit.unwrap_or(usize::MAX);
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
@@ -65,12 +65,12 @@ impl Listing {
 
 impl Written {
     /// Whether a file is named.
-    pub fn is_given(&self) -> bool {
+    pub(super) fn is_given(&self) -> bool {
         self.file.is_some()
     }
 
     /// The document, or an empty one where no file is named.
-    pub fn read(&self) -> Result<Map<String, Value>, Failure> {
+    pub(super) fn read(&self) -> Result<Map<String, Value>, Failure> {
         let Some(path) = &self.file else { return Ok(Map::new()) };
         let text = if path == Path::new("-") {
             let mut text = String::new();
@@ -93,14 +93,14 @@ impl Written {
 }
 
 /// Sets a key of a document, where there is a value for it.
-pub fn set(document: &mut Map<String, Value>, key: &str, value: Option<impl Into<Value>>) {
+pub(super) fn set(document: &mut Map<String, Value>, key: &str, value: Option<impl Into<Value>>) {
     if let Some(value) = value {
         document.insert(key.to_owned(), value.into());
     }
 }
 
 /// Sets a list of a document, where it has items. One empty item empties the list.
-pub fn set_list(document: &mut Map<String, Value>, key: &str, items: &[String]) {
+pub(super) fn set_list(document: &mut Map<String, Value>, key: &str, items: &[String]) {
     if !items.is_empty() {
         let items: Vec<Value> =
             items.iter().filter(|item| !item.is_empty()).map(|item| Value::from(item.as_str())).collect();
@@ -109,7 +109,7 @@ pub fn set_list(document: &mut Map<String, Value>, key: &str, items: &[String]) 
 }
 
 /// `name=value`, for values that are no secrets.
-pub fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE".to_owned()),
@@ -117,6 +117,6 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 /// A GET of one thing.
-pub fn show(segments: &[&str]) -> Call {
+pub(super) fn show(segments: &[&str]) -> Call {
     Call::new(Method::GET, segments)
 }

@@ -9,7 +9,7 @@ use super::Failure;
 
 /// Who reads what is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
+pub(super) enum Output {
     /// Tables and sentences.
     People,
     /// JSON, and nothing else on stdout.
@@ -17,11 +17,11 @@ pub enum Output {
 }
 
 /// A column of a table: its title and what stands in it.
-pub type Column = (&'static str, fn(&Value) -> String);
+pub(super) type Column = (&'static str, fn(&Value) -> String);
 
 impl Output {
     /// A list of things.
-    pub fn list(self, items: &[Value], columns: &[Column]) -> Result<(), Failure> {
+    pub(super) fn list(self, items: &[Value], columns: &[Column]) -> Result<(), Failure> {
         match self {
             Output::Json => self.document(&Value::from(items.to_vec())),
             Output::People => print(&table(items, columns)),
@@ -29,7 +29,7 @@ impl Output {
     }
 
     /// One thing: its fields, one on a line.
-    pub fn thing(self, thing: &Value) -> Result<(), Failure> {
+    pub(super) fn thing(self, thing: &Value) -> Result<(), Failure> {
         match self {
             Output::Json => self.document(thing),
             Output::People => print(&fields(thing)),
@@ -37,7 +37,7 @@ impl Output {
     }
 
     /// That something is done: a sentence, or the document that the server answered with.
-    pub fn done(self, sentence: &str, document: &Value) -> Result<(), Failure> {
+    pub(super) fn done(self, sentence: &str, document: &Value) -> Result<(), Failure> {
         match self {
             Output::Json if document.is_null() => Ok(()),
             Output::Json => self.document(document),
@@ -52,7 +52,7 @@ impl Output {
 }
 
 /// Prints; who stops reading early, such as `head`, has read enough.
-pub fn print(text: &str) -> Result<(), Failure> {
+pub(super) fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
@@ -60,7 +60,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// The text of a value: itself, its items, or JSON; a dash where there is nothing.
-pub fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => clean(text),
@@ -76,7 +76,7 @@ pub fn text(value: &Value) -> String {
 }
 
 /// Text of somebody else's, made unable to move a terminal's cursor or colour it.
-pub fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
