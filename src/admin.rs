@@ -15,6 +15,7 @@
 //!    merge too.
 
 pub mod actor;
+pub mod audit;
 pub mod connections;
 pub mod credentials;
 mod document;
@@ -108,6 +109,10 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(secrets::list, secrets::create))
         .routes(routes!(secrets::show, secrets::replace, secrets::delete))
         .routes(routes!(secrets::put_value, secrets::delete_value))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::export))
+        .routes(routes!(audit::verify))
+        .routes(routes!(audit::usage))
 }
 
 #[cfg(test)]

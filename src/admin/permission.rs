@@ -47,6 +47,10 @@ pub const CALLS: &[Call] = &[
     (Method::DELETE, "/secrets/{key}", Permission::ManageSecrets),
     (Method::PUT, "/secrets/{key}/values/{environment}", Permission::ManageSecrets),
     (Method::DELETE, "/secrets/{key}/values/{environment}", Permission::ManageSecrets),
+    (Method::GET, "/audit", Permission::ReadAudit),
+    (Method::GET, "/audit/export", Permission::ReadAudit),
+    (Method::GET, "/audit/verify", Permission::ReadAudit),
+    (Method::GET, "/audit/usage", Permission::ReadAudit),
 ];
 
 /// What a method on a matched route needs.

@@ -9,6 +9,7 @@ mod admin_documents;
 mod api;
 mod architecture;
 mod attack;
+mod audit;
 mod browser_guard;
 mod cached;
 mod cli_access;
