@@ -1,6 +1,8 @@
 //! The command line: one file for each verb.
 
 mod access;
+pub mod api_key;
+pub mod audit;
 pub mod check;
 mod client;
 pub mod completions;
@@ -18,6 +20,7 @@ pub mod role;
 pub mod secret;
 pub mod serve;
 mod show;
+pub mod user;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -62,6 +65,14 @@ enum Verb {
     Environment(environment::Command),
     /// Organizations, the tenants
     Organization(organization::Command),
+    /// API keys: who may use what, and how often
+    ApiKey(api_key::Command),
+    /// Users: people who sign in
+    User(user::Command),
+    /// Sessions of people who are signed in
+    Session(user::SessionCommand),
+    /// Who did what, when and from where
+    Audit(audit::Command),
     /// Roles, and what each may do
     Role(role::Command),
     /// Send one request through the proxy, with the system's curl
@@ -153,6 +164,10 @@ pub fn run() -> ExitCode {
         Verb::Secret(command) => secret::run(cli.config, command),
         Verb::Environment(command) => environment::run(cli.config, command),
         Verb::Organization(command) => organization::run(cli.config, command),
+        Verb::ApiKey(command) => api_key::run(cli.config, command),
+        Verb::User(command) => user::run(cli.config, command),
+        Verb::Session(command) => user::run_session(cli.config, command),
+        Verb::Audit(command) => audit::run(cli.config, command),
         Verb::Role(command) => role::run(cli.config, command),
         Verb::Curl(options) => curl::run(cli.config, &options),
         Verb::Completions(options) => completions::run(&options),

@@ -14,6 +14,7 @@ mod browser_guard;
 mod cached;
 mod cli_access;
 mod cli_curl;
+mod cli_people;
 mod cli_resources;
 mod counted;
 mod deadlines;
