@@ -1,5 +1,6 @@
 //! Changes: everything that may be written, each in one transaction with its audit event.
 
+mod api_key;
 mod connection;
 mod credential;
 mod organization;
@@ -9,6 +10,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::{Connection as _, Row, SqliteConnection};
 
+pub use api_key::{ApiKeyChange, Ceiling};
 pub(super) use organization::{DEFAULT_ENVIRONMENTS, insert_organization};
 
 use super::audit::chain::Told;
@@ -138,6 +140,8 @@ pub enum Change {
         /// Its value.
         value: SecretString,
     },
+    /// API keys.
+    ApiKey(ApiKeyChange),
     /// Removes the value in one environment.
     DeleteSecretValue {
         /// Whose.
@@ -167,6 +171,8 @@ pub struct Outcome {
     pub created: bool,
     /// The connection that was stored. It is another id than the one given where a connection was replaced.
     pub connection: Option<ConnectionId>,
+    /// How many requests an organization's callers may make together, where that was set.
+    pub ceiling: Option<Ceiling>,
 }
 
 impl Database {
@@ -272,6 +278,7 @@ impl Writing<'_> {
             Change::PutSecretValue { organization, key, environment, value } => {
                 self.put_secret_value(organization, &key, &environment, &value).await
             }
+            Change::ApiKey(change) => self.change_api_key(change).await,
             Change::DeleteSecretValue { organization, key, environment } => {
                 self.delete_secret_value(organization, &key, &environment).await
             }

@@ -3,6 +3,8 @@
 //! A row that cannot be read back into the type it was written from is a [`DatabaseError::Corrupt`] that names it; no
 //! other row is affected.
 
+pub(in crate::vault) mod api_key;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::str::FromStr;
@@ -12,7 +14,6 @@ use serde::Deserialize;
 use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
-use subtle::ConstantTimeEq;
 
 use super::database::Database;
 use super::error::DatabaseError;
@@ -21,10 +22,9 @@ use super::seal::{self, Place, Purpose, Sealed};
 use crate::model::connection::Connection;
 use crate::model::credential::Credential;
 use crate::model::document::{Problems, Reader};
-use crate::model::id::{ApiKeyId, ConnectionId, ConnectionRef, OrganizationId};
+use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::{Integration, Limit, Values};
 use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, SecretKey};
-use crate::model::role::Roles;
 
 /// The field under which a credential's binding is stored. No [`FieldName`] is written like it.
 pub(super) const BINDING: &str = "@binding";
@@ -47,19 +47,6 @@ pub struct StoredCredential {
     pub credential: Credential,
     /// Where it may go, as given when it was stored; sealed with it, so that editing the vault cannot redirect it.
     pub origins: Vec<String>,
-}
-
-/// An API key as far as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiKeyRecord {
-    /// Its public part.
-    pub id: ApiKeyId,
-    /// Whose it is.
-    pub organization: OrganizationId,
-    /// As a person reads it.
-    pub name: String,
-    /// What its holder may do.
-    pub roles: Roles,
 }
 
 /// The fields of one credential. The `+` keeps the planner from looking up all credentials of an organization in an
@@ -200,33 +187,6 @@ impl Database {
         let mut opening = Opening { database: self, masters: &masters, key: None };
         opening.value(&row, |key, sealed| key.open(&place, sealed)).map(Some).ok_or_else(corrupt)
     }
-
-    /// The API key that was presented, if it is one: found by its public part, then its keyed digest compared in
-    /// constant time.
-    pub async fn authenticate(&self, presented: &SecretString) -> Result<Option<ApiKeyRecord>, DatabaseError> {
-        let Some(id) = seal::api_key_id(presented) else { return Ok(None) };
-        self.inner.counters.read();
-        let masters = self.inner.masters.all();
-        let rows = sqlx::query(
-            "SELECT k.id, k.organization_id, k.purpose, k.master_key_id, k.nonce, k.ciphertext, a.id AS api_key_id, \
-             a.organization_id AS api_key_organization_id, a.name, a.digest, a.roles_json \
-             FROM data_keys k LEFT JOIN api_keys a ON a.id = $1 WHERE k.purpose = $2",
-        )
-        .bind(id.to_string())
-        .bind(Purpose::Digest.as_str())
-        .fetch_all(&self.inner.readers)
-        .await?;
-        for row in &rows {
-            let key = self.inner.unwrap(&masters, &wrapped_key(row)?)?;
-            // Digested also where there is no such key, so that the time does not tell.
-            let digest = key.digest(presented);
-            let stored: Option<Vec<u8>> = row.try_get("digest")?;
-            if stored.is_some_and(|stored| bool::from(stored.ct_eq(&digest))) {
-                return api_key(row, id).map(Some);
-            }
-        }
-        Ok(None)
-    }
 }
 
 /// What holds the fields of a credential together.
@@ -365,22 +325,6 @@ fn read_limit(text: &str) -> Option<Limit> {
     let problems = Problems::default();
     let limit = Limit::read(Reader::new(&document, "", &problems)?);
     limit.filter(|_| problems.is_empty())
-}
-
-fn read_roles(text: &str) -> Option<Roles> {
-    let names: Vec<String> = serde_json::from_str(text).ok()?;
-    names.iter().map(|name| name.parse().ok()).collect()
-}
-
-fn api_key(row: &SqliteRow, id: ApiKeyId) -> Result<ApiKeyRecord, DatabaseError> {
-    let organization: String = row.try_get("api_key_organization_id")?;
-    let roles: String = row.try_get("roles_json")?;
-    Ok(ApiKeyRecord {
-        id,
-        organization: parse(&organization, "API key", id)?,
-        name: row.try_get("name")?,
-        roles: read_roles(&roles).ok_or_else(|| corrupt("API key", id))?,
-    })
 }
 
 #[cfg(test)]

@@ -219,15 +219,6 @@ pub(super) fn digest(key: &KeyBytes, presented: &SecretString) -> [u8; 32] {
     mac(key, presented.expose_secret().as_bytes())
 }
 
-/// The public part of a presented API key, if it has the form of one.
-#[expect(clippy::disallowed_methods, reason = "a presented key is taken apart to find its public part")]
-pub(super) fn api_key_id(presented: &SecretString) -> Option<crate::model::id::ApiKeyId> {
-    let text = presented.expose_secret();
-    let (id, secret) = text.rsplit_once('_')?;
-    let base62 = secret.len() == 43 && secret.bytes().all(|b| b.is_ascii_alphanumeric());
-    if base62 { id.parse().ok() } else { None }
-}
-
 /// Reads a master key from its text form: base64 of 32 bytes, white space around it ignored.
 pub(super) fn decode_key(text: &str) -> Result<KeyBytes, KeyProblem> {
     let bytes = Zeroizing::new(STANDARD.decode(text.trim_ascii()).map_err(|_| KeyProblem::Encoding)?);
