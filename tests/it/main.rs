@@ -36,6 +36,8 @@ mod leaks;
 mod limits;
 mod listeners;
 mod measured;
+mod openapi;
+mod overload;
 mod packaging;
 mod refusals;
 mod reload;
