@@ -23,6 +23,8 @@ pub const CALLS: &[Call] = &[
     (Method::POST, "/organizations", Permission::ManageOrganizations),
     (Method::GET, "/organizations/{organization}", Permission::ReadOrganizations),
     (Method::DELETE, "/organizations/{organization}", Permission::ManageOrganizations),
+    (Method::GET, "/organizations/{organization}/limits", Permission::ReadOrganizations),
+    (Method::PUT, "/organizations/{organization}/limits", Permission::ManageOrganizations),
     (Method::GET, "/environments", Permission::ReadEnvironments),
     (Method::POST, "/environments", Permission::ManageEnvironments),
     (Method::GET, "/environments/{environment}", Permission::ReadEnvironments),
@@ -47,6 +49,16 @@ pub const CALLS: &[Call] = &[
     (Method::DELETE, "/secrets/{key}", Permission::ManageSecrets),
     (Method::PUT, "/secrets/{key}/values/{environment}", Permission::ManageSecrets),
     (Method::DELETE, "/secrets/{key}/values/{environment}", Permission::ManageSecrets),
+    (Method::GET, "/api-keys", Permission::ReadApiKeys),
+    (Method::POST, "/api-keys", Permission::ManageApiKeys),
+    (Method::GET, "/api-keys/{api_key}", Permission::ReadApiKeys),
+    (Method::PUT, "/api-keys/{api_key}", Permission::ManageApiKeys),
+    (Method::PUT, "/api-keys/{api_key}/limits", Permission::ManageApiKeys),
+    (Method::PUT, "/api-keys/{api_key}/scope", Permission::ManageApiKeys),
+    (Method::POST, "/api-keys/{api_key}/suspend", Permission::ManageApiKeys),
+    (Method::POST, "/api-keys/{api_key}/resume", Permission::ManageApiKeys),
+    (Method::POST, "/api-keys/{api_key}/revoke", Permission::ManageApiKeys),
+    (Method::POST, "/api-keys/{api_key}/rotate", Permission::ManageApiKeys),
 ];
 
 /// What a method on a matched route needs.

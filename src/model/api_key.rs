@@ -249,11 +249,13 @@ impl KeyTerms {
         self.scope.environments.as_deref().or_else(|| self.environment.as_ref().map(std::slice::from_ref))
     }
 
-    /// Whether whoever has other terms may give these: no role, scope, limit or lifetime that those do not have.
+    /// Whether whoever has other terms may give these: no role, scope, limit or lifetime that those do not have. A key
+    /// that is no caller's, and whose scope nobody has narrowed, has no scope to keep to.
     pub fn within(&self, others: &KeyTerms) -> bool {
+        let is_bound = others.roles.has(Role::Caller) || others.scope != KeyScope::default();
         others.roles.cover(self.roles)
             && self.limits.within(&others.limits)
-            && self.scope.within(&others.scope)
+            && (!is_bound || self.scope.within(&others.scope))
             && narrowed(self.environments(), others.environments(), |own, other| own == other)
             && others.expires_at.is_none_or(|end| self.expires_at.is_some_and(|own| own <= end))
             && (self.owner.is_none() || others.owner.is_none() || self.owner == others.owner)

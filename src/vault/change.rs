@@ -40,7 +40,7 @@ pub enum Change {
         /// As a person reads it.
         name: String,
     },
-    /// Only when it holds no integration, connection, secret or API key.
+    /// Only when it holds no integration, connection, secret or API key that is not revoked.
     DeleteOrganization {
         /// Which.
         organization: OrganizationId,

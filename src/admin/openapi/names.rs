@@ -1,10 +1,11 @@
 //! How names and ids are described: the same rules as their types hold to, written as patterns.
 
-use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::model::id::{ApiKeyId, ConnectionId, EventId, IntegrationId, OrganizationId, SecretId, UserId};
+use crate::model::moment::Moment;
 use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, SecretKey};
 use crate::model::role::{Grant, Role};
 
@@ -67,6 +68,18 @@ choices! {
     Role, Role::ALL.map(Role::as_str), "What somebody is to an organization.";
     Grant, ["none", "own", "all"], "Nothing, what the actor owns, or everything in the organization.";
 }
+
+impl PartialSchema for Moment {
+    fn schema() -> RefOr<Schema> {
+        let object = ObjectBuilder::new()
+            .schema_type(SchemaType::Type(Type::String))
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+            .description(Some("A time of day (RFC 3339); shown in UTC."));
+        RefOr::T(Schema::Object(object.build()))
+    }
+}
+
+impl ToSchema for Moment {}
 
 /// A prefixed ULID in lower case.
 fn id(prefix: &str) -> String {
