@@ -16,6 +16,7 @@
 
 pub mod actor;
 pub mod api_keys;
+pub mod audit;
 pub mod ceilings;
 pub mod connections;
 pub mod credentials;
@@ -119,6 +120,10 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(api_keys::resume))
         .routes(routes!(api_keys::revoke))
         .routes(routes!(api_keys::rotate))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::export))
+        .routes(routes!(audit::verify))
+        .routes(routes!(audit::usage))
 }
 
 #[cfg(test)]

@@ -18,3 +18,4 @@ pub mod path;
 pub mod role;
 pub mod site;
 pub mod template;
+pub mod version;

@@ -11,8 +11,10 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
+use utoipa::openapi::OpenApi;
 
 use super::error::AdminError;
+use super::openapi;
 use super::permission::{self, Needs};
 use super::request::Query;
 use super::{Control, Peer};
@@ -136,6 +138,9 @@ async fn judge(control: &Control, parts: &Parts) -> Result<Judged, AdminError> {
     let grant = identity.roles.grant(permission);
     if grant == Grant::None {
         return Err(AdminError::RoleInsufficient);
+    }
+    if let Some(api) = parts.extensions.get::<Arc<OpenApi>>() {
+        openapi::check_query(api, &parts.method, route.as_str(), &parts.uri)?;
     }
     let address = parts.extensions.get::<Peer>().ok_or(AdminError::Unauthenticated)?.0.ip().to_canonical();
     Ok(Judged::Admitted(Actor {

@@ -59,6 +59,10 @@ pub const CALLS: &[Call] = &[
     (Method::POST, "/api-keys/{api_key}/resume", Permission::ManageApiKeys),
     (Method::POST, "/api-keys/{api_key}/revoke", Permission::ManageApiKeys),
     (Method::POST, "/api-keys/{api_key}/rotate", Permission::ManageApiKeys),
+    (Method::GET, "/audit", Permission::ReadAudit),
+    (Method::GET, "/audit/export", Permission::ReadAudit),
+    (Method::GET, "/audit/verify", Permission::ReadAudit),
+    (Method::GET, "/audit/usage", Permission::ReadAudit),
 ];
 
 /// What a method on a matched route needs.

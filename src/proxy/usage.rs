@@ -6,10 +6,9 @@
 //! at most what the last few seconds have counted.
 
 use std::cell::{Cell, RefCell};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use hashbrown::HashTable;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -52,20 +51,17 @@ pub struct Used<'a> {
     pub caller: Option<ApiKeyId>,
 }
 
-impl Used<'_> {
-    fn is(&self, cell: &Use) -> bool {
-        cell.connection == self.connection
-            && cell.caller == self.caller
-            && cell.environment == *self.environment
-            && cell.organization == self.organization
-    }
+/// Where the cells of a caller, connection and hour are: one for each environment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Place {
+    connection: ConnectionId,
+    caller: Option<ApiKeyId>,
+    hour: u64,
 }
 
 /// The cells of one worker.
 pub struct Uses {
-    cells: RefCell<HashTable<Use>>,
-    /// Seeded for each worker, so that nobody can choose ids that collide.
-    seed: RandomState,
+    cells: RefCell<HashMap<Place, Vec<Use>>>,
     clock: Cell<Clock>,
     /// There is something to hand over.
     filled: Notify,
@@ -79,20 +75,11 @@ impl Uses {
     pub fn new(taker: UnboundedSender<Vec<Use>>) -> Self {
         Uses {
             cells: RefCell::default(),
-            seed: RandomState::new(),
             clock: Cell::new(Clock::new()),
             filled: Notify::new(),
             full: Notify::new(),
             taker,
         }
-    }
-
-    fn hash(&self, connection: ConnectionId, caller: Option<ApiKeyId>, hour: u64) -> u64 {
-        let mut text = [0; 40];
-        text[..16].copy_from_slice(&connection.to_bytes());
-        text[16..32].copy_from_slice(&caller.map(ApiKeyId::to_bytes).unwrap_or_default());
-        text[32..].copy_from_slice(&hour.to_le_bytes());
-        self.seed.hash_one(text)
     }
 
     /// Counts a request that a credential was sent with.
@@ -101,17 +88,16 @@ impl Uses {
         let second = clock.at(ended).second;
         self.clock.set(clock);
         let hour = second / 3_600;
-        let hash = self.hash(used.connection, used.caller, hour);
         let mut cells = self.cells.borrow_mut();
-        if let Some(cell) = cells.find_mut(hash, |cell| cell.hour == hour && used.is(cell)) {
+        let found = cells.entry(Place { connection: used.connection, caller: used.caller, hour }).or_default();
+        if let Some(cell) = found.iter_mut().find(|cell| cell.environment == *used.environment) {
             cell.count += 1;
             cell.last = second;
             return;
         }
         let Used { organization, connection, environment, caller } = used;
-        let cell =
-            Use { organization, connection, environment: environment.clone(), caller, hour, count: 1, last: second };
-        cells.insert_unique(hash, cell, |cell| self.hash(cell.connection, cell.caller, cell.hour));
+        let environment = environment.clone();
+        found.push(Use { organization, connection, environment, caller, hour, count: 1, last: second });
         match cells.len() {
             1 => self.filled.notify_one(),
             MOST.. => self.full.notify_one(),
@@ -124,7 +110,7 @@ impl Uses {
         let cells = std::mem::take(&mut *self.cells.borrow_mut());
         if !cells.is_empty() {
             // Nobody takes them where there is no vault to write them to.
-            let _nobody = self.taker.send(cells.into_iter().collect());
+            let _nobody = self.taker.send(cells.into_values().flatten().collect());
         }
     }
 

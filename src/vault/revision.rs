@@ -30,6 +30,8 @@ pub enum Subject {
     Ceiling(OrganizationId),
     /// An API key.
     ApiKey(ApiKeyId),
+    /// What a slug means to every organization that has none of its own.
+    SystemIntegration(Key),
     /// The credential of a connection in one environment.
     Credential(ConnectionId, EnvironmentName),
     /// The value of a secret in one environment.

@@ -4,6 +4,7 @@
 //! version and the id of its key are associated data. So a row that was moved, mixed or edited does not open, and
 //! nothing needs to be believed that stands beside it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aes_gcm::aead::{Aead, AeadInOut, KeyInit, Nonce, Payload};
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::error::{Cause, DatabaseError};
 use super::key::{KeyId, KeyProblem};
+use crate::model::credential::{self, Credential, Piece};
 use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::name::{EnvironmentName, SecretKey};
 
@@ -217,6 +219,17 @@ pub(super) fn mac(key: &KeyBytes, message: &[u8]) -> [u8; 32] {
 #[expect(clippy::disallowed_methods, reason = "a presented key is exposed to be digested")]
 pub(super) fn digest(key: &KeyBytes, presented: &SecretString) -> [u8; 32] {
     mac(key, presented.expose_secret().as_bytes())
+}
+
+/// The secrets that the fields of a credential refer to.
+#[expect(clippy::disallowed_methods, reason = "a value is read for the references in it when it is sealed")]
+pub(super) fn referenced_secrets(credential: &Credential) -> BTreeSet<SecretKey> {
+    let pieces = |value: &SecretString| -> Vec<SecretKey> {
+        let pieces = credential::pieces(value.expose_secret()).unwrap_or_default();
+        let key = |piece| if let Piece::Secret(key) = piece { Some(key) } else { None };
+        pieces.into_iter().filter_map(key).collect()
+    };
+    credential.fields().values().flat_map(pieces).collect()
 }
 
 /// Reads a master key from its text form: base64 of 32 bytes, white space around it ignored.

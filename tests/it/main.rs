@@ -10,6 +10,7 @@ mod api;
 mod api_keys;
 mod architecture;
 mod attack;
+mod audit;
 mod browser_guard;
 mod cached;
 mod counted;

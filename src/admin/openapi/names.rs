@@ -1,6 +1,6 @@
 //! How names and ids are described: the same rules as their types hold to, written as patterns.
 
-use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, SchemaType, Type};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -43,6 +43,7 @@ texts! {
     UserId, id("usr"), "The id of a user.";
     EventId, id("evt"), "The id of an event.";
     ApiKeyId, id("apk"), "The public part of an API key.";
+    Moment, r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{3})?Z$", "A moment (RFC 3339), in UTC.";
 }
 
 /// Describes a choice: its type, the words there are, what it is.
@@ -68,18 +69,6 @@ choices! {
     Role, Role::ALL.map(Role::as_str), "What somebody is to an organization.";
     Grant, ["none", "own", "all"], "Nothing, what the actor owns, or everything in the organization.";
 }
-
-impl PartialSchema for Moment {
-    fn schema() -> RefOr<Schema> {
-        let object = ObjectBuilder::new()
-            .schema_type(SchemaType::Type(Type::String))
-            .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
-            .description(Some("A time of day (RFC 3339); shown in UTC."));
-        RefOr::T(Schema::Object(object.build()))
-    }
-}
-
-impl ToSchema for Moment {}
 
 /// A prefixed ULID in lower case.
 fn id(prefix: &str) -> String {
