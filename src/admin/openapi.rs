@@ -231,6 +231,7 @@ fn in_path(name: &str) -> Parameter {
         "key" => "The key of a secret.",
         "slug" => "The slug of an integration.",
         "environment" => "The name of an environment.",
+        "api_key" => "The id of an API key.",
         _ => "An id or key.",
     };
     ParameterBuilder::new()

@@ -7,6 +7,7 @@ mod admin;
 mod admin_access;
 mod admin_documents;
 mod api;
+mod api_keys;
 mod architecture;
 mod attack;
 mod audit;
