@@ -15,15 +15,19 @@
 //!    merge too.
 
 pub mod actor;
+pub mod api_keys;
 pub mod audit;
+pub mod ceilings;
 pub mod connections;
 pub mod credentials;
+mod condition;
 mod document;
 pub mod environments;
 pub mod error;
 mod guard;
 pub mod health;
 pub mod integrations;
+mod once;
 pub mod openapi;
 pub mod organizations;
 pub mod permission;
@@ -47,6 +51,7 @@ use actor::Actor;
 use error::AdminError;
 
 pub use guard::Guard;
+pub use once::Begun;
 
 /// Everything the endpoints share.
 pub struct Control {
@@ -56,12 +61,18 @@ pub struct Control {
     pub metrics: Arc<Metrics>,
     /// Which requests are looked at, at all.
     pub guard: Guard,
+    /// The requests with an `Idempotency-Key` that are being done.
+    pub begun: Begun,
 }
 
 impl Control {
     /// Makes a change in somebody's name. When this returns it is durable, audited, and holds for the very next
     /// request.
     async fn commit(&self, actor: &Actor, change: Change) -> Result<Outcome, AdminError> {
+        let change = match actor.once.clone() {
+            Some(once) => Change::Once { once, change: Box::new(change) },
+            None => change,
+        };
         Ok(self.vault.commit(&actor.author(), change).await?)
     }
 }
@@ -74,7 +85,8 @@ pub struct Peer(pub SocketAddr);
 pub fn router(control: Arc<Control>) -> Router {
     let ((open, described), (asking, described_too)) = (open().split_for_parts(), asking().split_for_parts());
     let around = from_fn_with_state(Arc::clone(&control), actor::admit);
-    let asking = asking.fallback(error::not_found).method_not_allowed_fallback(error::method_not_allowed).layer(around);
+    let asking = asking.fallback(error::not_found).method_not_allowed_fallback(error::method_not_allowed);
+    let asking = asking.layer(from_fn_with_state(Arc::clone(&control), once::answer)).layer(around);
     open.nest(permission::PREFIX, asking)
         .layer(axum::Extension(Arc::new(openapi::complete(described.nest(permission::PREFIX, described_too)))))
         .fallback(error::not_found)
@@ -99,6 +111,7 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(roles::list))
         .routes(routes!(organizations::list, organizations::create))
         .routes(routes!(organizations::show, organizations::delete))
+        .routes(routes!(ceilings::show, ceilings::replace))
         .routes(routes!(environments::list, environments::create))
         .routes(routes!(environments::show, environments::delete))
         .routes(routes!(integrations::list, integrations::create))
@@ -109,6 +122,14 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(secrets::list, secrets::create))
         .routes(routes!(secrets::show, secrets::replace, secrets::delete))
         .routes(routes!(secrets::put_value, secrets::delete_value))
+        .routes(routes!(api_keys::list, api_keys::create))
+        .routes(routes!(api_keys::show, api_keys::replace))
+        .routes(routes!(api_keys::limit))
+        .routes(routes!(api_keys::narrow))
+        .routes(routes!(api_keys::suspend))
+        .routes(routes!(api_keys::resume))
+        .routes(routes!(api_keys::revoke))
+        .routes(routes!(api_keys::rotate))
         .routes(routes!(audit::list))
         .routes(routes!(audit::export))
         .routes(routes!(audit::verify))

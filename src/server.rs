@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Control, Guard};
+use crate::admin::{Begun, Control, Guard};
 use crate::config::{Config, Environment, Report};
 use crate::credentials::Credentials;
 use crate::directory::Directory;
@@ -198,6 +198,7 @@ impl Server {
             vault: vault.clone(),
             metrics: Arc::clone(&metrics),
             guard: Guard { host_names: config.admin.host_names.iter().map(ToString::to_string).collect() },
+            begun: Begun::default(),
         });
         let certificates = listening.certificates();
         let Listening { doors, admin } = listening;

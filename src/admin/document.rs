@@ -110,7 +110,11 @@ impl<S: Sync> FromRequest<S> for SecretFields {
 
 async fn collect(request: Request) -> Result<Zeroizing<Vec<u8>>, AdminError> {
     check_media(request.headers())?;
-    let mut body = request.into_body();
+    collect_body(request.into_body()).await
+}
+
+/// The bytes of a body, whatever they are.
+pub(super) async fn collect_body(mut body: axum::body::Body) -> Result<Zeroizing<Vec<u8>>, AdminError> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > LARGEST {
         return Err(AdminError::TooLarge);

@@ -21,6 +21,9 @@ pub enum AdminError {
     /// Whoever asks may not do this.
     #[error("your roles do not allow this; GET /api/v1/roles tells which do")]
     RoleInsufficient,
+    /// They want to give what they do not have themselves.
+    #[error("nobody gives a role, scope, limit or lifetime that they do not have themselves")]
+    AboveOwn,
     /// A web page of somebody else's asks.
     #[error("requests of other origins are not served")]
     OriginNotAllowed,
@@ -33,6 +36,12 @@ pub enum AdminError {
     /// It is there already, still in use, or declared.
     #[error("{0}")]
     Conflict(String),
+    /// It is not as the request expects it to be.
+    #[error("it is not in the version that If-Match or If-None-Match asks for; read it again and decide anew")]
+    Overtaken,
+    /// The Idempotency-Key belongs to a request that said something else.
+    #[error("another request was sent with this Idempotency-Key before; give each its own")]
+    KeyReused,
     /// The body is not what it should be.
     #[error("the document has mistakes; each is listed in errors")]
     Invalid(Vec<Problem>),
@@ -61,6 +70,7 @@ impl From<VaultError> for AdminError {
         match error {
             VaultError::Database(DatabaseError::NotFound(what)) => AdminError::NotFound(what),
             VaultError::Database(DatabaseError::Conflict(why) | DatabaseError::InUse(why)) => AdminError::Conflict(why),
+            VaultError::Database(DatabaseError::Overtaken(_)) => AdminError::Overtaken,
             VaultError::Declared(_) | VaultError::Off => AdminError::Conflict(error.to_string()),
             other => AdminError::Vault(other),
         }
@@ -118,6 +128,12 @@ pub(super) const PROBLEMS: &[Refusal] = &[
         "it is there already, in use or declared; or there is no vault",
     ),
     refusal("corrupt", StatusCode::CONFLICT, When::Asked, "what is stored is damaged"),
+    refusal(
+        "precondition_failed",
+        StatusCode::PRECONDITION_FAILED,
+        When::Named,
+        "it is not in the version that `If-Match` or `If-None-Match` asks for",
+    ),
     refusal("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, When::Read, "the body is larger than 1 MiB"),
     refusal(
         "media_type_unsupported",
@@ -137,6 +153,12 @@ pub(super) const PROBLEMS: &[Refusal] = &[
         When::Asked,
         "document or query have mistakes, which `errors` lists",
     ),
+    refusal(
+        "idempotency_key_reused",
+        StatusCode::UNPROCESSABLE_ENTITY,
+        When::Asked,
+        "another request was sent with this `Idempotency-Key` before",
+    ),
     refusal("vault_unavailable", StatusCode::SERVICE_UNAVAILABLE, When::Asked, "the vault cannot be read or written"),
 ];
 
@@ -144,11 +166,13 @@ impl AdminError {
     fn code(&self) -> &'static str {
         match self {
             AdminError::Unauthenticated => "unauthenticated",
-            AdminError::RoleInsufficient => "role_insufficient",
+            AdminError::RoleInsufficient | AdminError::AboveOwn => "role_insufficient",
             AdminError::OriginNotAllowed => "origin_not_allowed",
             AdminError::HostUnknown => "host_unknown",
             AdminError::NotFound(_) => "not_found",
             AdminError::Conflict(_) => "conflict",
+            AdminError::Overtaken => "precondition_failed",
+            AdminError::KeyReused => "idempotency_key_reused",
             AdminError::Invalid(_) => "invalid",
             AdminError::MediaType => "media_type_unsupported",
             AdminError::Syntax(_) => "syntax",

@@ -257,6 +257,11 @@ impl DataKey {
         seal::mac(&self.bytes, &Zeroizing::new([b"request\0", request].concat()))
     }
 
+    /// The digest of the bytes of an API key under this key.
+    pub(super) fn digest_bytes(&self, presented: &[u8]) -> [u8; 32] {
+        seal::mac(&self.bytes, presented)
+    }
+
     /// The digest of an API key under this key.
     pub(super) fn digest(&self, presented: &SecretString) -> [u8; 32] {
         seal::digest(&self.bytes, presented)
