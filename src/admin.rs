@@ -34,6 +34,7 @@ pub mod permission;
 mod request;
 pub mod roles;
 pub mod secrets;
+mod standing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -322,9 +322,8 @@ impl Vault {
             }
             Change::PutConnection { connection, .. } => {
                 let reference = ConnectionRef::Key(connection.key.clone());
-                declared
-                    .connection(connection.organization, connection.customer.as_ref(), &reference)
-                    .map(|_| format!("the connection {}", connection.key))
+                let named = declared.connection(connection.organization, connection.customer.as_ref(), &reference);
+                (named.is_some() || declared.declares(connection.id)).then(|| format!("the connection {}", connection.key))
             }
             Change::DeleteConnection { connection, .. }
             | Change::Resource(resource::Change::DeleteConnection { connection, .. })
