@@ -18,9 +18,9 @@ pub mod actor;
 pub mod api_keys;
 pub mod audit;
 pub mod ceilings;
+pub mod condition;
 pub mod connections;
 pub mod credentials;
-mod condition;
 mod document;
 pub mod environments;
 pub mod error;
@@ -34,7 +34,7 @@ pub mod permission;
 mod request;
 pub mod roles;
 pub mod secrets;
-mod standing;
+pub mod standing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -111,12 +111,15 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
     OpenApiRouter::default()
         .routes(routes!(roles::list))
         .routes(routes!(organizations::list, organizations::create))
-        .routes(routes!(organizations::show, organizations::delete))
+        .routes(routes!(organizations::show, organizations::replace, organizations::delete))
         .routes(routes!(ceilings::show, ceilings::replace))
         .routes(routes!(environments::list, environments::create))
-        .routes(routes!(environments::show, environments::delete))
+        .routes(routes!(environments::show, environments::replace, environments::delete))
         .routes(routes!(integrations::list, integrations::create))
         .routes(routes!(integrations::show, integrations::replace, integrations::delete))
+        .routes(routes!(integrations::versions::list))
+        .routes(routes!(integrations::versions::show))
+        .routes(routes!(integrations::values::show, integrations::values::replace))
         .routes(routes!(connections::list, connections::create))
         .routes(routes!(connections::show, connections::replace, connections::delete))
         .routes(routes!(credentials::show, credentials::replace, credentials::delete))

@@ -323,7 +323,8 @@ impl Vault {
             Change::PutConnection { connection, .. } => {
                 let reference = ConnectionRef::Key(connection.key.clone());
                 let named = declared.connection(connection.organization, connection.customer.as_ref(), &reference);
-                (named.is_some() || declared.declares(connection.id)).then(|| format!("the connection {}", connection.key))
+                (named.is_some() || declared.declares(connection.id))
+                    .then(|| format!("the connection {}", connection.key))
             }
             Change::DeleteConnection { connection, .. }
             | Change::Resource(resource::Change::DeleteConnection { connection, .. })

@@ -21,8 +21,8 @@ use super::{Control, Peer};
 use crate::model::api_key::ApiKey;
 use crate::model::id::{ApiKeyId, EventId, OrganizationId, UserId};
 use crate::model::role::{Grant, Permission, Role, Roles};
-use crate::vault::api_key::KnownKey;
 use crate::vault::answer::Once;
+use crate::vault::api_key::KnownKey;
 use crate::vault::audit::Author;
 
 /// Somebody we know.

@@ -2,7 +2,7 @@
 
 mod draft;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -371,7 +371,10 @@ pub(super) async fn find(
     let reference = parse_reference(named)?;
     let found = control.vault.connection(actor.organization, query.customer.as_ref(), &reference).await?;
     let of_customer = |connection: &Arc<Connection>| query.customer.is_none() || connection.customer == query.customer;
-    found.filter(of_customer).filter(|connection| viewer(actor).sees(connection)).ok_or(AdminError::NotFound("connection"))
+    found
+        .filter(of_customer)
+        .filter(|connection| viewer(actor).sees(connection))
+        .ok_or(AdminError::NotFound("connection"))
 }
 
 /// The connection together with its integration, or why they do not hold together.
@@ -385,14 +388,4 @@ pub(super) async fn route(
         Err(error) if error.is_corrupt() => Ok(Err(error.to_string())),
         Err(error) => Err(error.into()),
     }
-}
-
-/// The environments in which a connection may have a credential. Files may declare credentials for others too.
-pub(super) async fn environments_of(
-    control: &Control,
-    connection: &Connection,
-) -> Result<BTreeSet<EnvironmentName>, AdminError> {
-    let stored = control.vault.database()?.environments(connection.organization).await?;
-    let declared = control.vault.declared();
-    Ok(stored.into_iter().chain(declared.environments(connection.id).cloned()).collect())
 }

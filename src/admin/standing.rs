@@ -129,7 +129,8 @@ impl Board {
     /// How a connection stands in each environment: those of the organization, and those that a file declares.
     pub(super) fn standings(&self, connection: &Arc<Connection>) -> BTreeMap<EnvironmentName, Standing> {
         let route = self.route(connection);
-        let declared = self.credentials.keys().filter(|(id, _)| *id == connection.id).map(|(_, environment)| environment);
+        let declared =
+            self.credentials.keys().filter(|(id, _)| *id == connection.id).map(|(_, environment)| environment);
         let names = self.environments.iter().chain(declared);
         names.map(|name| (name.clone(), self.standing(connection, &route, name))).collect()
     }
