@@ -8,6 +8,7 @@ pub mod apply;
 pub mod body;
 mod held;
 pub mod injection;
+mod mask;
 
 use std::sync::Arc;
 

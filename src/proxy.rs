@@ -13,6 +13,7 @@ pub mod http2;
 pub mod record;
 pub mod tag;
 pub mod target;
+pub mod trial;
 mod tunnel;
 pub mod usage;
 

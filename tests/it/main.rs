@@ -12,6 +12,7 @@ mod attack;
 mod audit;
 mod browser_guard;
 mod cached;
+mod connection_test;
 mod counted;
 mod deadlines;
 mod drain;
