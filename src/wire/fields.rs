@@ -28,6 +28,14 @@ impl Span {
         Span { start: start as u32, end: end as u32 }
     }
 
+    pub(super) fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    pub(super) fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+
     pub(super) fn of(self, bytes: &[u8]) -> &[u8] {
         &bytes[self.start as usize..self.end as usize]
     }
@@ -80,11 +88,20 @@ impl Line<'_> {
 }
 
 impl Fields {
-    /// Fields whose spans lie in `bytes`, none yet.
-    pub(super) fn over(bytes: &[u8]) -> Self {
-        let mut own = scratch::buffer();
-        own.extend_from_slice(bytes);
-        Fields { bytes: own, list: scratch::take_list(), meanings: 0 }
+    /// No fields yet, and nothing for them to lie in: see [`Fields::lie_in`].
+    pub(super) fn begin() -> Self {
+        Fields { bytes: Vec::new(), list: scratch::take_list(), meanings: 0 }
+    }
+
+    /// Copies the bytes in which the spans of all fields so far lie.
+    pub(super) fn lie_in(&mut self, bytes: &[u8]) {
+        self.bytes = scratch::buffer();
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// How many there are, dropped ones too.
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
     }
 
     fn may_have(&self, known: Known) -> bool {
@@ -95,15 +112,10 @@ impl Fields {
         &self.bytes
     }
 
-    pub(super) fn note(&mut self, name: Span, value: Span) {
-        let (known, spelling) = known(name.of(&self.bytes));
-        self.keep(name, value, known, spelling);
-    }
-
-    /// The same for a name that has no `_` in it.
-    pub(super) fn note_plain(&mut self, name: Span, value: Span) {
-        let known = meaning(name.of(&self.bytes));
-        self.keep(name, value, known, Spelling::Plain);
+    /// Appends a field of this name. `is_plain` says that there is no `_` in it.
+    pub(super) fn note(&mut self, name: &[u8], name_at: Span, is_plain: bool, value_at: Span) {
+        let (known, spelling) = if is_plain { (meaning(name), Spelling::Plain) } else { known(name) };
+        self.keep(name_at, value_at, known, spelling);
     }
 
     fn keep(&mut self, name: Span, value: Span, known: Known, spelling: Spelling) {
@@ -120,7 +132,8 @@ impl Fields {
 
     /// The fields of a header map.
     pub fn from_map(headers: &HeaderMap) -> Self {
-        let mut fields = Fields::over(&[]);
+        let mut fields = Fields::begin();
+        fields.lie_in(&[]);
         for (name, value) in headers {
             fields.push(name.as_str().as_bytes(), value.as_bytes());
         }
@@ -229,9 +242,9 @@ impl Fields {
 
     /// Appends a field.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
-        let name = self.keep_text(name);
-        let value = self.keep_text(value);
-        self.note(name, value);
+        let (known, spelling) = known(name);
+        let (name, value) = (self.keep_text(name), self.keep_text(value));
+        self.keep(name, value, known, spelling);
     }
 
     /// Appends a field that holds a credential.
@@ -315,12 +328,14 @@ mod tests {
         let mut out = Vec::new();
         fields.render(&mut out);
         assert_eq!(out, b"X-One: 1\r\nX-One: \xff2\r\n");
-        let mut plain = Fields::over(b"A: 1\r\nB: 2\r\nC:3\r\nD: 4 \r\nE:\r\n");
+        let bytes = b"A: 1\r\nB: 2\r\nC:3\r\nD: 4 \r\nE:\r\n";
+        let mut plain = Fields::begin();
         for (name, value) in
-            [((0, 1), (3, 4)), ((6, 7), (9, 10)), ((12, 13), (14, 15)), ((17, 18), (20, 21)), ((24, 25), (0, 0))]
+            [((0, 1), (3, 4)), ((6, 7), (9, 10)), ((12, 13), (14, 15)), ((17, 18), (20, 21)), ((24, 25), (26, 26))]
         {
-            plain.note(Span::new(name.0, name.1), Span::new(value.0, value.1));
+            plain.note(&bytes[name.0..name.1], Span::new(name.0, name.1), true, Span::new(value.0, value.1));
         }
+        plain.lie_in(bytes);
         out.clear();
         plain.render(&mut out);
         assert_eq!(out, b"A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: \r\n");
