@@ -49,7 +49,7 @@ const DOORS: [(&str, &[&str]); 22] = [
     ("axum", &["admin", "server::admin_port"]),
     ("tower", &["admin", "server::admin_port"]),
     ("moka", &["directory::cache"]),
-    ("hashbrown", &["directory::table", "vault::declared"]),
+    ("hashbrown", &["directory::table", "vault::declared", "upstream::pool"]),
     ("clap", &["cli"]),
     ("prometheus_client", &["telemetry"]),
     ("tracing_subscriber", &["telemetry"]),
