@@ -164,10 +164,10 @@ impl Proxy {
         let Destination { origin, path } = injection.apply(permit, &mut head.fields);
         let RequestHead { method, fields, .. } = head;
         let injected = Arc::clone(&injection) as Arc<dyn Injected>;
-        let outgoing = Outgoing { method: method.clone(), path, fields, injected, body };
+        let mut outgoing = Outgoing { method: method.clone(), path, fields, injected, body };
         record.sent();
         let mut exchange = Exchange::default();
-        let sent = self.send(&origin, outgoing, &deadlines, &mut exchange, switches).await;
+        let sent = self.send(&origin, &mut outgoing, &deadlines, &mut exchange, switches).await;
         record.returned(&exchange);
         Ok(Relayed { answer: sent?, injection, method })
     }
@@ -293,7 +293,7 @@ impl Proxy {
     async fn send(
         &self,
         origin: &Origin,
-        mut outgoing: Outgoing,
+        outgoing: &mut Outgoing,
         deadlines: &Deadlines,
         exchange: &mut Exchange,
         switches: bool,
