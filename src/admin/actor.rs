@@ -18,8 +18,10 @@ use super::openapi;
 use super::permission::{self, Needs};
 use super::request::Query;
 use super::{Control, Peer};
+use crate::model::api_key::ApiKey;
 use crate::model::id::{ApiKeyId, EventId, OrganizationId, UserId};
 use crate::model::role::{Grant, Permission, Role, Roles};
+use crate::vault::api_key::KnownKey;
 use crate::vault::audit::Author;
 
 /// Somebody we know.
@@ -51,6 +53,8 @@ pub struct Identity {
     pub organization: OrganizationId,
     /// The user behind it: a signed-in one, or the owner of a key.
     pub owner: Option<UserId>,
+    /// The key that was shown, where one was.
+    pub key: Option<Arc<ApiKey>>,
 }
 
 /// Somebody who may do what they ask, and the organization they ask about.
@@ -66,6 +70,8 @@ pub struct Actor {
     pub own_organization: OrganizationId,
     /// The user behind it: a signed-in one, or the owner of a key. What they own is this user's.
     pub owner: Option<UserId>,
+    /// The key that was shown, where one was: nobody makes a key with it that may do more.
+    pub key: Option<Arc<ApiKey>>,
     /// Where the request came from.
     pub address: IpAddr,
     /// The request's own id, as it stands in the audit log.
@@ -143,6 +149,7 @@ async fn judge(control: &Control, parts: &Parts) -> Result<Judged, AdminError> {
         roles: identity.roles,
         own_organization: identity.organization,
         owner: identity.owner,
+        key: identity.key,
         address,
         request_id: EventId::generate(),
         grant,
@@ -160,9 +167,14 @@ async fn organization(control: &Control, identity: &Identity, uri: &Uri) -> Resu
 /// Who asks: by an API key.
 async fn identify(control: &Control, headers: &HeaderMap) -> Result<Identity, AdminError> {
     let presented = presented(headers)?.ok_or(AdminError::Unauthenticated)?;
-    let known = control.vault.database()?.authenticate(&presented).await?;
-    let key = known.ok_or(AdminError::Unauthenticated)?;
-    Ok(Identity { who: Who::Key(key.id), roles: key.roles, organization: key.organization, owner: None })
+    let KnownKey { key, .. } = control.vault.authenticate(&presented).await?.ok_or(AdminError::Unauthenticated)?;
+    Ok(Identity {
+        who: Who::Key(key.id),
+        roles: key.terms.roles,
+        organization: key.organization,
+        owner: key.terms.owner,
+        key: Some(key),
+    })
 }
 
 /// The API key of a request. What does not begin as one is somebody else's business, such as a front proxy's; two

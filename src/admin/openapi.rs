@@ -33,7 +33,7 @@ use super::request::wrong;
 const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The cookie of somebody who signed in.
-const SESSION_COOKIE: &str = "sidekey_session";
+const SESSION_COOKIE: &str = "sidekey-session";
 
 /// Which part of a list is asked for.
 #[derive(IntoParams)]
@@ -231,6 +231,7 @@ fn in_path(name: &str) -> Parameter {
         "key" => "The key of a secret.",
         "slug" => "The slug of an integration.",
         "environment" => "The name of an environment.",
+        "api_key" => "The id of an API key.",
         _ => "An id or key.",
     };
     ParameterBuilder::new()

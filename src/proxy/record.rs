@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 
 use super::body::BrokenOff;
-use super::usage::{Used, Uses};
+use super::usage::{Used, Uses, Verdict};
 use crate::directory::Admission;
 use crate::model::id::{ConnectionRef, Reference};
 use crate::telemetry::access_log::{AccessBuffer, Entry, Named};
@@ -241,7 +241,16 @@ impl Drop for Record {
         if let (Asked::Admitted(admission), false) = (&self.connection, matches!(self.upstream, Upstream::Unsent)) {
             let connection = &admission.route.connection;
             let (organization, connection) = (connection.organization, connection.id);
-            let used = Used { organization, connection, environment: &admission.environment, caller: None };
+            // A reason stands beside a status of our own, and beside an answer that broke off.
+            let status = self.status.filter(|_| self.reason.is_none());
+            let used = Used {
+                organization,
+                connection,
+                environment: &admission.environment,
+                caller: None,
+                verdict: status.and_then(Verdict::of),
+                workflow: self.workflow.as_deref(),
+            };
             self.reporter.uses.count(used, now);
         }
         let asked;

@@ -252,6 +252,11 @@ impl DataKey {
         SealingKey { id: &self.id, bytes: &self.bytes, counters }
     }
 
+    /// The digest of the bytes of an API key under this key.
+    pub(super) fn digest_bytes(&self, presented: &[u8]) -> [u8; 32] {
+        seal::mac(&self.bytes, presented)
+    }
+
     /// The digest of an API key under this key.
     pub(super) fn digest(&self, presented: &SecretString) -> [u8; 32] {
         seal::digest(&self.bytes, presented)
