@@ -135,8 +135,8 @@ impl Proxy {
         let mut record = Record::begin(Rc::clone(&self.reporter), method.clone());
         let request_id = record.request_id().to_owned();
         let began = Instant::now();
-        let request = request(method, &path, &fields, body);
-        let relayed = tokio::time::timeout(PATIENCE, self.relay(&gate, request, &mut record)).await;
+        let mut request = request(method, &path, &fields, body);
+        let relayed = tokio::time::timeout(PATIENCE, self.relay(&gate, &mut request, &mut record)).await;
         let latency = began.elapsed();
         let outcome = match relayed {
             Ok(Ok(relayed)) => look(relayed, &mut record).await,
