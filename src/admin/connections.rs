@@ -2,7 +2,7 @@
 
 mod draft;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
@@ -388,4 +388,14 @@ pub(super) async fn route(
         Err(error) if error.is_corrupt() => Ok(Err(error.to_string())),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The environments in which a connection may have a credential. Files may declare credentials for others too.
+pub(super) async fn environments_of(
+    control: &Control,
+    connection: &Connection,
+) -> Result<BTreeSet<EnvironmentName>, AdminError> {
+    let stored = control.vault.database()?.environments(connection.organization).await?;
+    let declared = control.vault.declared();
+    Ok(stored.into_iter().chain(declared.environments(connection.id).cloned()).collect())
 }

@@ -51,7 +51,7 @@ impl Begun {
     fn begin(&self, once: &Once) -> Option<Doing<'_>> {
         let named = (once.actor.clone(), once.key.clone());
         let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        begun.insert(named.clone()).then_some(Doing { begun: self, named })
+        begun.insert(named.clone()).then(|| Doing { begun: self, named })
     }
 }
 

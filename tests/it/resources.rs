@@ -279,9 +279,9 @@ async fn a_renamed_connection_is_the_same_under_another_key_tn_08() {
     assert_eq!((ask(&server, &old).await.status, ask(&server, &new).await.status), (404, 200));
     assert_eq!(admin.get("connections/crm").await.status, 404);
     admin.must("POST", "connections", json!({ "key": "crm", "integration": "crm" })).await;
-    let taken = admin
-        .put(&format!("connections/{}", id.as_str().expect("an id")), json!({ "key": "crm", "integration": "crm" }));
-    assert_eq!(told(&taken.await), (409, "conflict".to_owned()));
+    let by_id = format!("connections/{}", id.as_str().expect("an id"));
+    let taken = admin.put(&by_id, json!({ "key": "crm", "integration": "crm" })).await;
+    assert_eq!(told(&taken), (409, "conflict".to_owned()));
     let nothing = admin.put("connections/nope", json!({ "key": "other", "integration": "crm" })).await;
     assert_eq!(pointers(&nothing), ["/key"]);
     // Labels and what is exposed narrow lists.
