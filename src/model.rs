@@ -12,5 +12,7 @@ pub mod id;
 pub mod integration;
 pub mod name;
 pub mod origin;
+pub mod role;
 pub mod site;
 pub mod template;
+pub mod user;

@@ -9,7 +9,7 @@ use ulid::Ulid;
 use super::name::{Key, NameError};
 
 /// Every prefix an id or API key can have. No key begins with one, so that a reference can be told apart by its text.
-const PREFIXES: [&str; 7] = ["org_", "intg_", "conn_", "sec_", "usr_", "evt_", "apk_"];
+const PREFIXES: [&str; 9] = ["org_", "intg_", "conn_", "sec_", "usr_", "evt_", "apk_", "ses_", "lnk_"];
 
 /// Whether a text begins as an id does.
 pub fn has_id_prefix(text: &str) -> bool {
@@ -148,6 +148,14 @@ id!(
 id!(
     /// The public part of an API key.
     ApiKeyId, "apk_"
+);
+id!(
+    /// The public part of a session's token.
+    SessionId, "ses_"
+);
+id!(
+    /// The public part of a one-time link's token.
+    LinkId, "lnk_"
 );
 
 /// A connection as callers name it: by id or by key.
