@@ -47,7 +47,7 @@ impl Control {
     /// Makes a change in somebody's name. When this returns it is durable, audited, and holds for the very next
     /// request.
     async fn commit(&self, actor: &Actor, change: Change) -> Result<Outcome, AdminError> {
-        Ok(self.vault.commit(&actor.key.to_string(), change).await?)
+        Ok(self.vault.commit(&actor.author(), change).await?)
     }
 }
 

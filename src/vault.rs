@@ -4,6 +4,7 @@
 //! changes for the control plane ([`Vault::commit`]); a change moves the [`revision`]s of what it touched before it is
 //! acknowledged. Declared things stand above stored ones and are read-only.
 
+pub mod audit;
 pub mod change;
 mod create;
 pub mod database;
@@ -33,6 +34,7 @@ use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::Integration;
 use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
+use audit::Author;
 use change::{Change, Outcome};
 use database::{Database, Opened, Options};
 use declared::{Declared, DeclaredCredential};
@@ -223,7 +225,7 @@ impl Vault {
 
     /// Makes a change. When this returns it is durable and holds for the very next request; on an error nothing was
     /// changed.
-    pub async fn commit(&self, actor: &str, change: Change) -> Result<Outcome, VaultError> {
+    pub async fn commit(&self, author: &Author, change: Change) -> Result<Outcome, VaultError> {
         self.check_not_declared(&change)?;
         let inner = Arc::clone(&self.0);
         let advance = move |outcome: &Outcome| {
@@ -231,7 +233,7 @@ impl Vault {
                 inner.revisions.advance(subject);
             }
         };
-        Ok(self.database()?.commit_then(actor, change, advance).await?)
+        Ok(self.database()?.commit_then(author, change, advance).await?)
     }
 
     /// What is declared is changed in its file, and what is stored does not take its place.

@@ -13,6 +13,7 @@ use super::Control;
 use super::error::AdminError;
 use super::request::Query;
 use crate::model::id::{ApiKeyId, OrganizationId};
+use crate::vault::audit::Author;
 
 /// The role that may do everything in every organization: the bootstrap key's.
 const SUPER_ADMIN: &str = "super_admin";
@@ -24,6 +25,13 @@ pub struct Actor {
     pub key: ApiKeyId,
     /// The one that `?organization=` names, else their own.
     pub organization: OrganizationId,
+}
+
+impl Actor {
+    /// As the audit log names them.
+    pub(super) fn author(&self) -> Author {
+        Author { actor: self.key.to_string(), address: None, request_id: String::new() }
+    }
 }
 
 /// Lets a request in with its [`Actor`], or answers why not.

@@ -11,6 +11,7 @@ use sqlx::{Connection as _, Row, SqliteConnection};
 
 pub(super) use organization::{DEFAULT_ENVIRONMENTS, insert_organization};
 
+use super::audit::Author;
 use super::database::{Database, Inner};
 use super::error::{Cause, DatabaseError};
 use super::key::{DataKey, MasterKey};
@@ -170,19 +171,19 @@ pub struct Outcome {
 impl Database {
     /// Makes a change. When this returns, the change and its audit event are durable; on an error nothing was changed.
     /// Dropping the returned future does not stop what was begun.
-    pub async fn commit(&self, actor: &str, change: Change) -> Result<Outcome, DatabaseError> {
-        self.commit_then(actor, change, |_| ()).await
+    pub async fn commit(&self, author: &Author, change: Change) -> Result<Outcome, DatabaseError> {
+        self.commit_then(author, change, |_| ()).await
     }
 
     /// As [`commit`](Self::commit), and calls `then` after the change is durable and before it is acknowledged, even
     /// when nobody waits for the acknowledgement any more.
-    pub async fn commit_then<F>(&self, actor: &str, change: Change, then: F) -> Result<Outcome, DatabaseError>
+    pub async fn commit_then<F>(&self, author: &Author, change: Change, then: F) -> Result<Outcome, DatabaseError>
     where
         F: FnOnce(&Outcome) + Send + 'static,
     {
-        let (inner, actor) = (self.inner.clone(), actor.to_owned());
+        let (inner, author) = (self.inner.clone(), author.clone());
         let task = self.inner.runtime.spawn(async move {
-            let outcome = apply(&inner, &actor, change).await.map_err(|error| inner.note(error))?;
+            let outcome = apply(&inner, &author, change).await.map_err(|error| inner.note(error))?;
             then(&outcome);
             Ok(outcome)
         });
@@ -190,10 +191,10 @@ impl Database {
     }
 }
 
-async fn apply(inner: &Inner, actor: &str, change: Change) -> Result<Outcome, DatabaseError> {
+async fn apply(inner: &Inner, author: &Author, change: Change) -> Result<Outcome, DatabaseError> {
     inner.check_writable()?;
     let mut writer = inner.writer.acquire().await?;
-    let applied = transact(inner, &mut writer, actor, change).await;
+    let applied = transact(inner, &mut writer, author, change).await;
     if applied.is_err() {
         schema::settle(&mut writer).await;
     }
@@ -203,14 +204,14 @@ async fn apply(inner: &Inner, actor: &str, change: Change) -> Result<Outcome, Da
 async fn transact(
     inner: &Inner,
     writer: &mut SqliteConnection,
-    actor: &str,
+    author: &Author,
     change: Change,
 ) -> Result<Outcome, DatabaseError> {
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
     let mut writing = Writing { inner, connection: &mut transaction, outcome: Outcome::default() };
     let Event { organization, action, object, detail } = writing.write(change).await?;
     let outcome = writing.outcome;
-    record(&mut transaction, Some(organization), actor, action, &object, &detail.to_string()).await?;
+    record(&mut transaction, Some(organization), author, action, &object, &detail.to_string()).await?;
     transaction.commit().await?;
     Ok(outcome)
 }
@@ -359,7 +360,7 @@ pub(super) async fn insert_data_key(
 pub(super) async fn record(
     connection: &mut SqliteConnection,
     organization: Option<OrganizationId>,
-    actor: &str,
+    author: &Author,
     action: &str,
     object: &str,
     detail: &str,
@@ -370,7 +371,7 @@ pub(super) async fn record(
     .bind(EventId::generate().to_string())
     .bind(organization.map(|id| id.to_string()).unwrap_or_default())
     .bind(schema::now())
-    .bind(actor)
+    .bind(&author.actor)
     .bind(action)
     .bind(object)
     .bind(detail)

@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use sqlx::{Connection, SqliteConnection};
 use zeroize::Zeroizing;
 
+use super::audit::Author;
 use super::change::{self, DEFAULT_ENVIRONMENTS};
 use super::database::Options;
 use super::durable;
@@ -188,8 +189,8 @@ impl<'a> Creation<'a> {
         .bind(schema::now())
         .execute(&mut *transaction)
         .await?;
-        change::record(&mut transaction, Some(organization), "sidekey", "vault.create", &admin.to_string(), "{}")
-            .await?;
+        let author = Author::system("sidekey");
+        change::record(&mut transaction, Some(organization), &author, "vault.create", &admin.to_string(), "{}").await?;
         Ok(transaction.commit().await?)
     }
 }

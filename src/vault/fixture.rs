@@ -8,6 +8,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 
+use super::audit::Author;
 use super::change::{Change, Outcome, PutMode};
 use super::database::{Database, Opened, Options};
 use super::error::DatabaseError;
@@ -84,6 +85,11 @@ impl Home {
     }
 }
 
+/// Whoever changes something in a test.
+pub(super) fn author() -> Author {
+    Author::system("test")
+}
+
 pub(super) fn environment(name: &str) -> EnvironmentName {
     name.parse().unwrap()
 }
@@ -122,7 +128,7 @@ impl Database {
     }
 
     pub(super) async fn put(&self, change: Change) -> Outcome {
-        self.commit("test", change).await.unwrap()
+        self.commit(&author(), change).await.unwrap()
     }
 
     pub(super) async fn put_connection(&self, organization: OrganizationId, key: &str) -> ConnectionId {

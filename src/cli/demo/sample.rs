@@ -28,6 +28,7 @@ use crate::model::document::{Problems, Reader};
 use crate::model::id::{ConnectionId, IntegrationId};
 use crate::model::integration::Integration;
 use crate::tls::server_config;
+use crate::vault::audit::Author;
 use crate::vault::change::{Change, PutMode};
 use crate::vault::{Vault, VaultError};
 
@@ -143,7 +144,7 @@ impl Connection {
             Change::PutConnection { connection: Box::new(connection), mode: PutMode::Create },
             Change::PutCredential { organization: owner, connection: id, environment, credential, origins },
         ] {
-            vault.commit("demo", change).await.map_err(failed)?;
+            vault.commit(&Author::system("demo"), change).await.map_err(failed)?;
         }
         Ok(())
     }

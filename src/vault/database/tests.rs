@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use secrecy::SecretString;
 
 use super::*;
-use crate::vault::fixture::{Home, environment, plain};
+use crate::vault::fixture::{Home, author, environment, plain};
 use crate::vault::inspect::inspect;
 use crate::vault::key::keygen;
 
@@ -309,9 +309,9 @@ async fn an_unconfirmed_write_ends_writing_and_not_reading() {
     let error = database.inner.note(DatabaseError::Unavailable(Cause::NotDurable));
     assert!(matches!(error, DatabaseError::Unavailable(Cause::NotDurable)));
     let change = crate::vault::change::Change::DeleteOrganization { organization };
-    let refused = database.commit("test", change).await.unwrap_err();
+    let refused = database.commit(&author(), change).await.unwrap_err();
     assert!(matches!(refused, DatabaseError::Unavailable(Cause::NotDurable)), "{refused}");
-    assert!(database.rekey("test", crate::vault::rekey::NewKey::Replace).await.is_err());
+    assert!(database.rekey(&author(), crate::vault::rekey::NewKey::Replace).await.is_err());
     assert!(database.ready().await.is_ok());
     database.close().await;
     home.open().await.close().await;
