@@ -4,6 +4,8 @@ mod connection;
 mod credential;
 mod organization;
 mod secret;
+pub mod session;
+pub mod user;
 
 use secrecy::SecretString;
 use serde_json::Value;
@@ -21,7 +23,7 @@ use super::schema;
 use super::seal::{Counters, Purpose};
 use crate::model::connection::Connection;
 use crate::model::credential::Credential;
-use crate::model::id::{ConnectionId, EventId, OrganizationId};
+use crate::model::id::{ConnectionId, EventId, OrganizationId, UserId};
 use crate::model::integration::Integration;
 use crate::model::name::{EnvironmentName, Key, SecretKey};
 
@@ -146,6 +148,10 @@ pub enum Change {
         /// In which environment.
         environment: EnvironmentName,
     },
+    /// Something with users and their links.
+    User(user::UserChange),
+    /// Something with sessions.
+    Session(session::SessionChange),
 }
 
 /// Whether something may be there already.
@@ -166,6 +172,8 @@ pub struct Outcome {
     pub created: bool,
     /// The connection that was stored. It is another id than the one given where a connection was replaced.
     pub connection: Option<ConnectionId>,
+    /// The user who followed a link.
+    pub user: Option<UserId>,
 }
 
 impl Database {
@@ -262,6 +270,8 @@ impl Writing<'_> {
             Change::DeleteSecretValue { organization, key, environment } => {
                 self.delete_secret_value(organization, &key, &environment).await
             }
+            Change::User(change) => self.change_user(change).await,
+            Change::Session(change) => self.change_session(change).await,
         }
     }
 

@@ -59,16 +59,16 @@ pub struct SecretSummary {
 }
 
 impl Page<'_> {
-    fn cursor(&self) -> &str {
+    pub(super) fn cursor(&self) -> &str {
         self.cursor.unwrap_or_default()
     }
 
     /// One more than asked for tells whether there is a next page.
-    fn fetch(&self) -> i64 {
+    pub(super) fn fetch(&self) -> i64 {
         i64::from(self.limit) + 1
     }
 
-    fn list<T>(
+    pub(super) fn list<T>(
         &self,
         rows: &[SqliteRow],
         read: impl Fn(&SqliteRow) -> Result<T, DatabaseError>,

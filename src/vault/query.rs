@@ -3,6 +3,8 @@
 //! A row that cannot be read back into the type it was written from is a [`DatabaseError::Corrupt`] that names it; no
 //! other row is affected.
 
+pub mod user;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::str::FromStr;
