@@ -14,7 +14,9 @@ mod guard;
 pub mod health;
 pub mod integrations;
 pub mod organizations;
+pub mod permission;
 mod request;
+pub mod roles;
 pub mod secrets;
 
 use std::net::SocketAddr;
@@ -61,16 +63,17 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .nest("/api/v1", api(&control))
+        .nest(permission::PREFIX, api(&control))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(from_fn_with_state(Arc::clone(&control), guard::check))
         .with_state(control)
 }
 
-/// Every endpoint that asks who is there. The layer stands around all of them, and around what no route answers.
+/// Every endpoint that asks who is there; what each needs stands in [`permission::CALLS`]. The layer stands around all of them, and around what no route answers.
 fn api(control: &Arc<Control>) -> Router<Arc<Control>> {
     Router::new()
+        .route("/roles", get(roles::list))
         .route("/organizations", get(organizations::list).post(organizations::create))
         .route("/organizations/{organization}", get(organizations::show).delete(organizations::delete))
         .route("/environments", get(environments::list).post(environments::create))

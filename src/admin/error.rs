@@ -19,8 +19,8 @@ pub enum AdminError {
     #[error("show one API key: X-API-Key: apk_… or Authorization: Bearer apk_…")]
     Unauthenticated,
     /// Whoever asks may not do this.
-    #[error("this needs one of the roles: {0}")]
-    RoleInsufficient(&'static str),
+    #[error("your roles do not allow this; GET /api/v1/roles tells which do")]
+    RoleInsufficient,
     /// A web page of somebody else's asks.
     #[error("requests of other origins are not served")]
     OriginNotAllowed,
@@ -77,7 +77,7 @@ impl AdminError {
     fn told(&self) -> (StatusCode, &'static str) {
         match self {
             AdminError::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
-            AdminError::RoleInsufficient(_) => (StatusCode::FORBIDDEN, "role_insufficient"),
+            AdminError::RoleInsufficient => (StatusCode::FORBIDDEN, "role_insufficient"),
             AdminError::OriginNotAllowed => (StatusCode::FORBIDDEN, "origin_not_allowed"),
             AdminError::HostUnknown => (StatusCode::MISDIRECTED_REQUEST, "host_unknown"),
             AdminError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),

@@ -15,6 +15,7 @@ use super::error::AdminError;
 use super::request::{At, Items, Query, stored};
 use crate::model::id::OrganizationId;
 use crate::model::name::Key;
+use crate::model::role::Role;
 use crate::vault::change::Change;
 use crate::vault::query::Organization;
 
@@ -32,8 +33,17 @@ impl From<Organization> for View {
     }
 }
 
-/// `GET /organizations`
-pub(super) async fn list(State(control): State<Arc<Control>>, query: Query) -> Result<Json<Items<View>>, AdminError> {
+/// `GET /organizations`: all of them to a super admin, to anybody else their own.
+pub(super) async fn list(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    query: Query,
+) -> Result<Json<Items<View>>, AdminError> {
+    if !actor.roles.has(Role::SuperAdmin) {
+        let own = find(&control, &actor, &actor.own_organization.to_string()).await?;
+        let items = if own.key.as_str() > query.cursor() { vec![own.into()] } else { Vec::new() };
+        return Ok(Json(Items { items, next: None }));
+    }
     let list = control.vault.database()?.organizations(query.page()).await?;
     Ok(Json(Items::from(list).map(View::from)))
 }
@@ -55,8 +65,12 @@ pub(super) async fn create(
 }
 
 /// `GET /organizations/{organization}`
-pub(super) async fn show(State(control): State<Arc<Control>>, At(named): At<String>) -> Result<Json<View>, AdminError> {
-    Ok(Json(find(&control, &named).await?.into()))
+pub(super) async fn show(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+) -> Result<Json<View>, AdminError> {
+    Ok(Json(find(&control, &actor, &named).await?.into()))
 }
 
 /// `DELETE /organizations/{organization}`, when nothing is in it.
@@ -65,11 +79,14 @@ pub(super) async fn delete(
     actor: Actor,
     At(named): At<String>,
 ) -> Result<StatusCode, AdminError> {
-    let organization = find(&control, &named).await?.id;
+    let organization = find(&control, &actor, &named).await?.id;
     control.commit(&actor, Change::DeleteOrganization { organization }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn find(control: &Control, named: &str) -> Result<Organization, AdminError> {
-    control.vault.organization(named).await?.ok_or(AdminError::NotFound("organization"))
+/// An organization that the actor may see: their own, or any for a super admin.
+async fn find(control: &Control, actor: &Actor, named: &str) -> Result<Organization, AdminError> {
+    let reaches = |found: &Organization| found.id == actor.own_organization || actor.roles.has(Role::SuperAdmin);
+    let found = control.vault.organization(named).await?;
+    found.filter(reaches).ok_or(AdminError::NotFound("organization"))
 }

@@ -149,8 +149,7 @@ impl FromStr for Role {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        const WRONG: NameError =
-            NameError("a role is super_admin, org_admin, editor, member, viewer or caller");
+        const WRONG: NameError = NameError("a role is super_admin, org_admin, editor, member, viewer or caller");
         Role::ALL.into_iter().find(|role| role.as_str() == text).ok_or(WRONG)
     }
 }
@@ -185,7 +184,10 @@ impl Roles {
     /// proxy, or manages everything, lets others use it.
     pub fn cover(self, others: Roles) -> bool {
         Permission::ALL.iter().all(|permission| others.grant(*permission) <= self.grant(*permission))
-            && (!others.has(Role::Caller) || self.has(Role::Caller) || self.has(Role::OrgAdmin) || self.has(Role::SuperAdmin))
+            && (!others.has(Role::Caller)
+                || self.has(Role::Caller)
+                || self.has(Role::OrgAdmin)
+                || self.has(Role::SuperAdmin))
     }
 }
 

@@ -26,6 +26,7 @@ use crate::model::document::{Problems, Reader};
 use crate::model::id::{ApiKeyId, ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::{Integration, Limit, Values};
 use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, SecretKey};
+use crate::model::role::Roles;
 
 /// The field under which a credential's binding is stored. No [`FieldName`] is written like it.
 pub(super) const BINDING: &str = "@binding";
@@ -60,7 +61,7 @@ pub struct ApiKeyRecord {
     /// As a person reads it.
     pub name: String,
     /// What its holder may do.
-    pub roles: Vec<String>,
+    pub roles: Roles,
 }
 
 /// The fields of one credential. The `+` keeps the planner from looking up all credentials of an organization in an
@@ -368,6 +369,11 @@ fn read_limit(text: &str) -> Option<Limit> {
     limit.filter(|_| problems.is_empty())
 }
 
+fn read_roles(text: &str) -> Option<Roles> {
+    let names: Vec<String> = serde_json::from_str(text).ok()?;
+    names.iter().map(|name| name.parse().ok()).collect()
+}
+
 fn api_key(row: &SqliteRow, id: ApiKeyId) -> Result<ApiKeyRecord, DatabaseError> {
     let organization: String = row.try_get("api_key_organization_id")?;
     let roles: String = row.try_get("roles_json")?;
@@ -375,7 +381,7 @@ fn api_key(row: &SqliteRow, id: ApiKeyId) -> Result<ApiKeyRecord, DatabaseError>
         id,
         organization: parse(&organization, "API key", id)?,
         name: row.try_get("name")?,
-        roles: serde_json::from_str(&roles).map_err(|_| corrupt("API key", id))?,
+        roles: read_roles(&roles).ok_or_else(|| corrupt("API key", id))?,
     })
 }
 

@@ -40,6 +40,7 @@ mod packaging;
 mod refusals;
 mod reload;
 mod replaced;
+mod roles;
 mod scopes;
 mod secrets;
 mod streaming;

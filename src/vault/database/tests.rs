@@ -39,7 +39,10 @@ async fn the_admin_key_and_nothing_like_it_authenticates() {
     let database = home.open().await;
     let admin = home.admin_key();
     let record = database.authenticate(&admin).await.unwrap().unwrap();
-    assert_eq!((record.roles, record.name.as_str()), (vec!["super_admin".to_owned()], "admin"));
+    assert_eq!(
+        (record.roles, record.name.as_str()),
+        ([crate::model::role::Role::SuperAdmin].into_iter().collect(), "admin")
+    );
     let text = plain(&admin);
     assert_eq!(text.len(), "apk_".len() + 26 + 1 + 43);
     let last = if text.ends_with('a') { "b" } else { "a" };

@@ -1,0 +1,26 @@
+//! Roles: which there are, and what each may do.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use serde::Serialize;
+
+use super::request::Items;
+use crate::model::role::{Grant, Permission, Role};
+
+/// A role as it is shown: its row of the table.
+#[derive(Serialize)]
+pub struct View {
+    role: Role,
+    /// `all` for everything in the organization, `own` for what the actor owns.
+    permissions: BTreeMap<&'static str, Grant>,
+}
+
+/// `GET /roles`: the table that calls are judged by, the mightiest role first.
+pub(super) async fn list() -> Json<Items<View>> {
+    let view = |role: Role| {
+        let grants = Permission::ALL.iter().map(|permission| (permission.as_str(), role.grant(*permission)));
+        View { role, permissions: grants.collect() }
+    };
+    Json(Items { items: Role::ALL.map(view).into(), next: None })
+}
