@@ -36,7 +36,7 @@ use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::Integration;
 use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
-use audit::Author;
+use audit::{Author, Notice};
 use change::{Change, Outcome};
 use database::{Database, Opened, Options};
 use declared::{Declared, DeclaredCredential};
@@ -236,6 +236,11 @@ impl Vault {
             }
         };
         Ok(self.database()?.commit_then(author, change, advance).await?)
+    }
+
+    /// Records an event that is no change, such as somebody signing in: see [`Database::record_event`].
+    pub async fn record_event(&self, author: &Author, notice: Notice) -> Result<(), VaultError> {
+        Ok(self.database()?.record_event(author, notice).await?)
     }
 
     /// What is declared is changed in its file, and what is stored does not take its place.

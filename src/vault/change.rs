@@ -2,6 +2,7 @@
 
 mod connection;
 mod credential;
+pub mod link;
 mod organization;
 mod secret;
 pub mod session;
@@ -13,7 +14,8 @@ use sqlx::{Connection as _, Row, SqliteConnection};
 
 pub(super) use organization::{DEFAULT_ENVIRONMENTS, insert_organization};
 
-use super::audit::Author;
+use super::audit::chain::Told;
+use super::audit::{Author, Chain};
 use super::database::{Database, Inner};
 use super::error::{Cause, DatabaseError};
 use super::key::{DataKey, MasterKey};
@@ -23,7 +25,7 @@ use super::schema;
 use super::seal::{Counters, Purpose};
 use crate::model::connection::Connection;
 use crate::model::credential::Credential;
-use crate::model::id::{ConnectionId, EventId, OrganizationId, UserId};
+use crate::model::id::{ConnectionId, OrganizationId, UserId};
 use crate::model::integration::Integration;
 use crate::model::name::{EnvironmentName, Key, SecretKey};
 
@@ -217,9 +219,10 @@ async fn transact(
 ) -> Result<Outcome, DatabaseError> {
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
     let mut writing = Writing { inner, connection: &mut transaction, outcome: Outcome::default() };
-    let Event { organization, action, object, detail } = writing.write(change).await?;
+    let event = writing.write(change).await?;
     let outcome = writing.outcome;
-    record(&mut transaction, Some(organization), author, action, &object, &detail.to_string()).await?;
+    let told = Told { action: event.action, object: &event.object, detail: &event.detail };
+    inner.record(&mut transaction, event.chain(), author, told).await?;
     transaction.commit().await?;
     Ok(outcome)
 }
@@ -236,7 +239,18 @@ struct Event {
     organization: OrganizationId,
     action: &'static str,
     object: String,
+    /// Without a secret. The members `before` and `after` are the two states of the thing: `audit::difference` of them.
     detail: Value,
+}
+
+impl Event {
+    /// Where it is recorded. Nobody can ask for the events of an organization that is gone.
+    fn chain(&self) -> Chain {
+        match self.action {
+            "organization.delete" => Chain::Vault,
+            _ => Chain::Organization(self.organization),
+        }
+    }
 }
 
 impl Writing<'_> {
@@ -361,30 +375,6 @@ pub(super) async fn insert_data_key(
     .bind(wrapped.nonce)
     .bind(wrapped.ciphertext)
     .bind(schema::now())
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Appends an audit event, of the whole vault where no organization is given. The detail is a JSON text without a secret in it.
-pub(super) async fn record(
-    connection: &mut SqliteConnection,
-    organization: Option<OrganizationId>,
-    author: &Author,
-    action: &str,
-    object: &str,
-    detail: &str,
-) -> Result<(), DatabaseError> {
-    sqlx::query(
-        "INSERT INTO audit (id, organization_id, at, actor, action, object, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    )
-    .bind(EventId::generate().to_string())
-    .bind(organization.map(|id| id.to_string()).unwrap_or_default())
-    .bind(schema::now())
-    .bind(&author.actor)
-    .bind(action)
-    .bind(object)
-    .bind(detail)
     .execute(connection)
     .await?;
     Ok(())

@@ -10,7 +10,8 @@ use secrecy::SecretString;
 use sqlx::{Connection, SqliteConnection};
 use zeroize::Zeroizing;
 
-use super::audit::Author;
+use super::audit::chain::{Keys, Told, record};
+use super::audit::{Author, Chain};
 use super::change::{self, DEFAULT_ENVIRONMENTS};
 use super::database::Options;
 use super::durable;
@@ -190,7 +191,9 @@ impl<'a> Creation<'a> {
         .execute(&mut *transaction)
         .await?;
         let author = Author::system("sidekey");
-        change::record(&mut transaction, Some(organization), &author, "vault.create", &admin.to_string(), "{}").await?;
+        let keys = Keys { current: master, masters: &[], counters: &counters };
+        let told = Told { action: "vault.create", object: &admin.to_string(), detail: &serde_json::json!({}) };
+        record(&mut transaction, &keys, Chain::Organization(organization), &author, told).await?;
         Ok(transaction.commit().await?)
     }
 }

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 
 use sqlx::{Connection, SqliteConnection};
 
-use super::audit::Author;
-use super::change;
+use super::audit::chain::{Keys, Told, record};
+use super::audit::{Author, Chain};
 use super::database::{self, Database, Inner, Options};
 use super::durable;
 use super::error::{Cause, DatabaseError};
@@ -208,8 +208,11 @@ impl<'a> Rekey<'a> {
             .bind(new.id().as_str())
             .execute(&mut *transaction)
             .await?;
-        let detail = serde_json::json!({ "from": self.old.id().as_str(), "to": new.id().as_str() }).to_string();
-        change::record(&mut transaction, None, &self.author, "vault.rekey", new.id().as_str(), &detail).await?;
+        let detail = serde_json::json!({ "from": self.old.id().as_str(), "to": new.id().as_str() });
+        // A key that is made now must open with the new master key.
+        let keys = Keys { current: new, masters: &[], counters };
+        let told = Told { action: "vault.rekey", object: new.id().as_str(), detail: &detail };
+        record(&mut transaction, &keys, Chain::Vault, &self.author, told).await?;
         Ok(transaction.commit().await?)
     }
 }

@@ -79,6 +79,8 @@ pub(super) enum Purpose {
     Values,
     /// Digests of the vault's API keys.
     Digest,
+    /// The chains of audit events.
+    Audit,
 }
 
 impl Purpose {
@@ -86,11 +88,12 @@ impl Purpose {
         match self {
             Purpose::Values => "values",
             Purpose::Digest => "digest",
+            Purpose::Audit => "audit",
         }
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
-        [Purpose::Values, Purpose::Digest].into_iter().find(|purpose| purpose.as_str() == text)
+        [Purpose::Values, Purpose::Digest, Purpose::Audit].into_iter().find(|purpose| purpose.as_str() == text)
     }
 }
 
@@ -124,11 +127,17 @@ impl Place<'_> {
     }
 }
 
+/// Texts behind each other, each behind its length, so that no two lists are written alike.
 fn join(parts: &[&str]) -> Vec<u8> {
-    let mut joined = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
+    join_bytes(parts.iter().map(|part| part.as_bytes()))
+}
+
+/// As [`join`], of bytes.
+pub(super) fn join_bytes<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone) -> Vec<u8> {
+    let mut joined = Vec::with_capacity(parts.clone().map(|part| part.len() + 8).sum());
     for part in parts {
         joined.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        joined.extend_from_slice(part.as_bytes());
+        joined.extend_from_slice(part);
     }
     joined
 }

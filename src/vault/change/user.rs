@@ -1,4 +1,4 @@
-//! Users and the one-time links that let them in.
+//! Users: who they are and what they may do.
 //!
 //! Whoever changes a user brings the roles they have themselves: nobody gives what they do not have, and nobody changes
 //! somebody who has more. One active super admin always stays.
@@ -7,16 +7,17 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::Row;
 
+use super::link::{NewLink, NewProof, Person};
 use super::session::NewSession;
 use super::{Event, Writing};
-use crate::model::id::{LinkId, OrganizationId, UserId};
+use crate::model::id::{OrganizationId, SessionId, UserId};
 use crate::model::role::{Role, Roles};
-use crate::model::user::{Email, SignInMethod, User, UserStatus};
+use crate::model::user::{User, UserStatus};
+use crate::vault::audit;
 use crate::vault::error::DatabaseError;
 use crate::vault::password::PasswordHash;
 use crate::vault::query;
 use crate::vault::schema;
-use crate::vault::token::{self, NewToken};
 
 /// What may be done with users.
 #[derive(Debug)]
@@ -91,6 +92,13 @@ pub enum UserChange {
         /// The session that begins.
         session: NewSession,
     },
+    /// Signs a user out everywhere.
+    EndSessions {
+        /// Which.
+        user: UserKey,
+        /// The roles of whoever does it.
+        by: Roles,
+    },
     /// A user's own new password. Their other sessions end.
     SetPassword {
         /// Which.
@@ -100,7 +108,7 @@ pub enum UserChange {
         /// The new one's.
         new: PasswordHash,
         /// The session that goes on.
-        keep: Option<crate::model::id::SessionId>,
+        keep: Option<SessionId>,
     },
 }
 
@@ -111,47 +119,6 @@ pub struct UserKey {
     pub organization: OrganizationId,
     /// Which.
     pub id: UserId,
-}
-
-/// A one-time link that was made just now.
-#[derive(Debug)]
-pub struct NewLink {
-    /// What it carries.
-    pub token: NewToken<LinkId>,
-    /// When it is of no use any more, in milliseconds since 1970.
-    pub expires_at: i64,
-}
-
-/// How a user will prove who they are.
-#[derive(Debug)]
-pub enum NewProof {
-    /// By a password.
-    Password(PasswordHash),
-    /// As an identity provider knows them.
-    Subject {
-        /// The provider.
-        issuer: String,
-        /// Its name for the user.
-        subject: String,
-    },
-}
-
-/// Who a user is, where a link leaves it open.
-#[derive(Clone, Debug, Default)]
-pub struct Person {
-    /// Needed for a link that makes a super admin.
-    pub email: Option<Email>,
-    /// As a person reads it.
-    pub first_name: Option<String>,
-    /// As a person reads it.
-    pub last_name: Option<String>,
-}
-
-/// A link as it is stored.
-struct Link {
-    id: String,
-    organization: OrganizationId,
-    user: Option<UserId>,
 }
 
 const OUTRANKED: DatabaseError = DatabaseError::NotPermitted("nobody gives or changes roles above their own");
@@ -172,6 +139,11 @@ impl Writing<'_> {
             UserChange::Disable { user, by } => self.set_enabled(user, by, false).await,
             UserChange::Enable { user, by } => self.set_enabled(user, by, true).await,
             UserChange::Delete { user, by } => self.delete_user(user, by).await,
+            UserChange::EndSessions { user, by } => {
+                let known = self.user_below(user, by).await?;
+                self.end_sessions(user.id, None).await?;
+                Ok(event(&known, "user.end_sessions", json!({})))
+            }
             UserChange::AdminLink { organization, link } => {
                 self.require_organization(organization).await?;
                 self.insert_link(organization, None, &link).await?;
@@ -199,10 +171,10 @@ impl Writing<'_> {
         self.insert_user(user).await?;
         self.insert_link(user.organization, Some(user.id), link).await?;
         self.outcome.created = true;
-        Ok(event(user, "user.invite", shown(user)))
+        Ok(event(user, "user.invite", audit::difference(&Value::Null, &shown(user))))
     }
 
-    async fn insert_user(&mut self, user: &User) -> Result<(), DatabaseError> {
+    pub(super) async fn insert_user(&mut self, user: &User) -> Result<(), DatabaseError> {
         sqlx::query(
             "INSERT INTO users (id, organization_id, email, first_name, last_name, method, roles_json, status, \
              created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)",
@@ -222,7 +194,7 @@ impl Writing<'_> {
     }
 
     /// Stores everything of a user but what proves who they are.
-    async fn update_user(&mut self, user: &User) -> Result<(), DatabaseError> {
+    pub(super) async fn update_user(&mut self, user: &User) -> Result<(), DatabaseError> {
         sqlx::query(
             "UPDATE users SET first_name = $2, last_name = $3, method = $4, roles_json = $5, status = $6, \
              updated_at = $7 WHERE id = $1",
@@ -260,7 +232,7 @@ impl Writing<'_> {
         if after.roles != before.roles {
             self.end_sessions(key.id, None).await?;
         }
-        Ok(event(&after, "user.edit", json!({ "before": shown(&before), "after": shown(&after) })))
+        Ok(event(&after, "user.edit", audit::difference(&shown(&before), &shown(&after))))
     }
 
     async fn set_enabled(&mut self, key: UserKey, by: Roles, enabled: bool) -> Result<Event, DatabaseError> {
@@ -277,7 +249,8 @@ impl Writing<'_> {
         if !enabled {
             self.end_sessions(key.id, None).await?;
         }
-        Ok(event(&after, if enabled { "user.enable" } else { "user.disable" }, json!({})))
+        let action = if enabled { "user.enable" } else { "user.disable" };
+        Ok(event(&after, action, audit::difference(&shown(&before), &shown(&after))))
     }
 
     async fn delete_user(&mut self, key: UserKey, by: Roles) -> Result<Event, DatabaseError> {
@@ -287,7 +260,7 @@ impl Writing<'_> {
             .bind(key.id.to_string())
             .execute(&mut *self.connection)
             .await?;
-        Ok(event(&before, "user.delete", shown(&before)))
+        Ok(event(&before, "user.delete", audit::difference(&shown(&before), &Value::Null)))
     }
 
     /// A user that whoever asks may change: one who has no more roles than they.
@@ -332,177 +305,12 @@ impl Writing<'_> {
         }
     }
 
-    async fn insert_link(
-        &mut self,
-        organization: OrganizationId,
-        user: Option<UserId>,
-        link: &NewLink,
-    ) -> Result<(), DatabaseError> {
-        // Links that nobody can follow any more are kept for as long as somebody may still try.
-        const REMEMBERED: i64 = 30 * 86_400_000;
-        sqlx::query("DELETE FROM links WHERE expires_at < $1")
-            .bind(schema::now() - REMEMBERED)
-            .execute(&mut *self.connection)
-            .await?;
-        let digest = token::digest_key(self.inner, self.connection).await?.digest(&link.token.text);
-        sqlx::query(
-            "INSERT INTO links (id, organization_id, user_id, digest, created_at, expires_at) \
-             VALUES ($1, $2, $3, $4, $5, $6)",
-        )
-        .bind(link.token.id.to_string())
-        .bind(organization.to_string())
-        .bind(user.map(|user| user.to_string()))
-        .bind(digest.as_slice())
-        .bind(schema::now())
-        .bind(link.expires_at)
-        .execute(&mut *self.connection)
-        .await?;
-        Ok(())
-    }
-
-    async fn drop_links(&mut self, user: UserId) -> Result<(), DatabaseError> {
-        sqlx::query("DELETE FROM links WHERE user_id = $1")
-            .bind(user.to_string())
-            .execute(&mut *self.connection)
-            .await?;
-        Ok(())
-    }
-
-    async fn accept(
-        &mut self,
-        presented: &SecretString,
-        proof: NewProof,
-        person: Person,
-        session: &NewSession,
-    ) -> Result<Event, DatabaseError> {
-        let link = self.spend(presented).await?;
-        let (mut user, action) = match link.user {
-            Some(id) => (self.user(UserKey { organization: link.organization, id }).await?, "user.accept_invite"),
-            None => (self.super_admin(link.organization, &person).await?, "admin_link.accept"),
-        };
-        if user.status == UserStatus::Disabled {
-            return Err(DatabaseError::Gone("this user is disabled; ask an administrator"));
-        }
-        user.status = UserStatus::Active;
-        user.first_name = person.first_name.unwrap_or(user.first_name);
-        user.last_name = person.last_name.unwrap_or(user.last_name);
-        self.update_user(&user).await?;
-        self.prove(&user, proof).await?;
-        self.end_sessions(user.id, None).await?;
-        self.open_session(&user, session).await?;
-        self.outcome.user = Some(user.id);
-        let detail = json!({ "link": link.id, "session": session.token.id, "user": shown(&user) });
-        Ok(event(&user, action, detail))
-    }
-
-    /// Takes a link out of use. Of two who follow it at once, one gets here first.
-    async fn spend(&mut self, presented: &SecretString) -> Result<Link, DatabaseError> {
-        let digest = token::digest_key(self.inner, self.connection).await?.digest(presented);
-        let id: LinkId = token::public_part(presented).ok_or(DatabaseError::NotFound("link"))?;
-        let row = sqlx::query("SELECT organization_id, user_id, digest, expires_at, used_at FROM links WHERE id = $1")
-            .bind(id.to_string())
-            .fetch_optional(&mut *self.connection)
-            .await?;
-        let row = row.ok_or(DatabaseError::NotFound("link"))?;
-        if !token::matches(row.try_get("digest")?, &digest) {
-            return Err(DatabaseError::NotFound("link"));
-        }
-        if row.try_get::<i64, _>("expires_at")? <= schema::now() {
-            return Err(DatabaseError::Gone("this link has expired; ask for a new one"));
-        }
-        if row.try_get::<Option<i64>, _>("used_at")?.is_some() {
-            return Err(DatabaseError::Conflict("somebody has just used this link; ask for a new one".to_owned()));
-        }
-        sqlx::query("UPDATE links SET used_at = $2 WHERE id = $1")
-            .bind(id.to_string())
-            .bind(schema::now())
-            .execute(&mut *self.connection)
-            .await?;
-        let (organization, user): (String, Option<String>) =
-            (row.try_get("organization_id")?, row.try_get("user_id")?);
-        Ok(Link {
-            organization: query::parse(&organization, "link", id)?,
-            user: user.map(|user| query::parse(&user, "link", id)).transpose()?,
-            id: id.to_string(),
-        })
-    }
-
-    /// The user of that address as a super admin, made where there is none.
-    async fn super_admin(&mut self, organization: OrganizationId, person: &Person) -> Result<User, DatabaseError> {
-        let email = person.email.clone().ok_or(DatabaseError::NotFound("e-mail address for the super admin"))?;
-        let row = query::user::select("WHERE organization_id = $1 AND email = $2")
-            .bind(organization.to_string())
-            .bind(email.as_str())
-            .fetch_optional(&mut *self.connection)
-            .await?;
-        if let Some(row) = row {
-            let mut user = query::user::read(&row)?;
-            user.roles = user.roles.iter().chain([Role::SuperAdmin]).collect();
-            user.method = SignInMethod::Password;
-            user.status = UserStatus::Active;
-            return Ok(user);
-        }
-        let user = User {
-            id: UserId::generate(),
-            organization,
-            email,
-            first_name: String::new(),
-            last_name: String::new(),
-            method: SignInMethod::Password,
-            roles: [Role::SuperAdmin].into_iter().collect(),
-            status: UserStatus::Active,
-        };
-        self.insert_user(&user).await?;
-        self.outcome.created = true;
-        Ok(user)
-    }
-
-    /// Stores what proves who a user is, in the place of what did before.
-    async fn prove(&mut self, user: &User, proof: NewProof) -> Result<(), DatabaseError> {
-        let (hash, issuer, subject) = match (proof, user.method) {
-            (NewProof::Password(hash), SignInMethod::Password) => (Some(hash.0), None, None),
-            (NewProof::Subject { issuer, subject }, SignInMethod::Oidc) => {
-                self.check_subject_is_free(user, &issuer, &subject).await?;
-                (None, Some(issuer), Some(subject))
-            }
-            (_, SignInMethod::Password) => {
-                return Err(DatabaseError::Conflict("this user signs in by a password".to_owned()));
-            }
-            (_, SignInMethod::Oidc) => {
-                return Err(DatabaseError::Conflict("this user signs in at the identity provider".to_owned()));
-            }
-        };
-        sqlx::query("UPDATE users SET password_hash = $2, issuer = $3, subject = $4, last_sign_in_at = $5 WHERE id = $1")
-            .bind(user.id.to_string())
-            .bind(hash)
-            .bind(issuer)
-            .bind(subject)
-            .bind(schema::now())
-            .execute(&mut *self.connection)
-            .await?;
-        Ok(())
-    }
-
-    async fn check_subject_is_free(&mut self, user: &User, issuer: &str, subject: &str) -> Result<(), DatabaseError> {
-        let taken = sqlx::query(
-            "SELECT 1 FROM users WHERE organization_id = $1 AND issuer = $2 AND subject = $3 AND id <> $4",
-        )
-        .bind(user.organization.to_string())
-        .bind(issuer)
-        .bind(subject)
-        .bind(user.id.to_string())
-        .fetch_optional(&mut *self.connection)
-        .await?;
-        let told = "another user of the organization signs in with that account already";
-        taken.map_or(Ok(()), |_| Err(DatabaseError::Conflict(told.to_owned())))
-    }
-
     async fn set_password(
         &mut self,
         key: UserKey,
         old: &PasswordHash,
         new: &PasswordHash,
-        keep: Option<crate::model::id::SessionId>,
+        keep: Option<SessionId>,
     ) -> Result<Event, DatabaseError> {
         let user = self.user(key).await?;
         let changed = sqlx::query(
@@ -529,12 +337,12 @@ fn roles_column(roles: Roles) -> String {
     serde_json::to_string(&roles).unwrap_or_default()
 }
 
-fn event(user: &User, action: &'static str, detail: Value) -> Event {
+pub(super) fn event(user: &User, action: &'static str, detail: Value) -> Event {
     Event { organization: user.organization, action, object: user.id.to_string(), detail }
 }
 
 /// What an event tells of a user.
-fn shown(user: &User) -> Value {
+pub(super) fn shown(user: &User) -> Value {
     json!({
         "email": user.email,
         "first_name": user.first_name,

@@ -27,7 +27,7 @@ async fn a_kill_after_any_step_leaves_a_vault_that_opens() {
         assert!(database.authenticate(&killed.admin_key()).await.unwrap().is_some());
         // And it can be done again, over whatever was left.
         let rekeyed = database.rekey(&author(), NewKey::Replace).await.unwrap();
-        assert_eq!((rekeyed.data_keys, rekeyed.damaged), (2, 0));
+        assert_eq!((rekeyed.data_keys, rekeyed.damaged), (3, 0));
         database.close().await;
         let database = killed.open().await;
         assert_eq!(database.master_key_id(), rekeyed.to);
@@ -144,7 +144,7 @@ async fn a_damaged_data_key_does_not_keep_the_others_under_the_old_key() {
         .await
         .unwrap();
     let rekeyed = database.rekey(&author(), NewKey::Replace).await.unwrap();
-    assert_eq!((rekeyed.data_keys, rekeyed.damaged), (1, 1));
+    assert_eq!((rekeyed.data_keys, rekeyed.damaged), (2, 1));
     assert!(database.authenticate(&home.admin_key()).await.unwrap().is_some());
     // What is entered again is sealed with a new data key.
     let organization = database.default_organization().await;
