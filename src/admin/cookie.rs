@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::http::header::{self, HeaderMap, HeaderValue};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 /// What a cookie is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,24 @@ pub(super) fn read(headers: &HeaderMap, kind: Kind, transport: Transport) -> Opt
     let mut values = pairs.filter(|(name, _)| *name == kind.name(transport)).map(|(_, value)| value);
     let value = values.next()?;
     values.all(|other| other == value).then(|| SecretString::from(value))
+}
+
+/// As [`read`], of a cookie that lets nobody in.
+#[expect(clippy::disallowed_methods, reason = "a cookie that lets nobody in is no secret")]
+pub(super) fn read_text(headers: &HeaderMap, kind: Kind, transport: Transport) -> Option<String> {
+    read(headers, kind, transport).map(|value| value.expose_secret().to_owned())
+}
+
+/// Sets a cookie that lets somebody in.
+#[expect(clippy::disallowed_methods, reason = "the token of a session goes to its browser, once")]
+pub(super) fn set_secret(
+    headers: &mut HeaderMap,
+    kind: Kind,
+    transport: Transport,
+    value: &SecretString,
+    lifetime: Duration,
+) {
+    set(headers, kind, transport, value.expose_secret(), lifetime);
 }
 
 /// Sets a cookie. `value` has no byte that means something in a cookie.

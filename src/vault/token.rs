@@ -48,6 +48,11 @@ impl<I: Display> NewToken<I> {
     }
 }
 
+/// A text that nobody can guess: 43 characters of 62.
+pub fn random_text() -> Result<String, DatabaseError> {
+    Ok(base62()?.to_string())
+}
+
 /// The public part of a token, where the text has the form of one.
 pub(super) fn public_part<I: FromStr>(presented: &SecretString) -> Option<I> {
     seal::public_part(presented)

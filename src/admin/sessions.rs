@@ -1,0 +1,182 @@
+//! Sessions: seeing and ending them; one's own account.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+
+use super::Control;
+use super::actor::Actor;
+use super::error::AdminError;
+use super::form::Form;
+use super::request::{At, Items, Query};
+use super::throttle::Attempt;
+use super::users::{self, View};
+use crate::model::document::Problem;
+use crate::model::id::{OrganizationId, SessionId, UserId};
+use crate::model::role::{Permission, Roles};
+use crate::model::user::{Email, UserRef};
+use crate::telemetry::timestamp;
+use crate::vault::change::Change;
+use crate::vault::change::session::SessionChange;
+use crate::vault::change::user::{UserChange, UserKey};
+use crate::vault::password;
+use crate::vault::query::user::SessionRecord;
+
+/// A session as it is shown.
+#[derive(Serialize)]
+pub struct SessionView {
+    id: SessionId,
+    user: UserId,
+    email: Email,
+    address: String,
+    agent: String,
+    created_at: String,
+    used_at: String,
+    expires_at: String,
+    /// Whether it is the one that asks.
+    current: bool,
+}
+
+/// Who asks.
+#[derive(Serialize)]
+pub struct Me {
+    /// The id of the key or user.
+    id: String,
+    organization: OrganizationId,
+    roles: Roles,
+    /// Where somebody is signed in.
+    user: Option<View>,
+    session: Option<SessionId>,
+}
+
+/// `GET /me`: who asks, and what they may do.
+pub(super) async fn me(State(control): State<Arc<Control>>, actor: Actor) -> Result<Json<Me>, AdminError> {
+    let user = match actor.owner {
+        Some(user) => control.vault.database()?.user(actor.own_organization, &UserRef::Id(user)).await?,
+        None => None,
+    };
+    Ok(Json(Me {
+        id: actor.who.to_string(),
+        organization: actor.own_organization,
+        roles: actor.roles,
+        user: user.map(View::from),
+        session: actor.session,
+    }))
+}
+
+/// `PUT /me/password` with `{"old", "new"}`: one's own new password. It ends one's other sessions.
+pub(super) async fn set_password(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    mut form: Form,
+) -> Result<StatusCode, AdminError> {
+    let (old, new) = (form.secret("old"), form.secret("new"));
+    let (old, new) = (form.required("old", old), form.required("new", new));
+    form.finish()?;
+    let (Some(old), Some(new)) = (old, new) else { return Err(AdminError::SignInRefused) };
+    // A key is not a person: only who is signed in has a password to change.
+    let (Some(_), Some(id)) = (actor.session, actor.owner) else { return Err(AdminError::RoleInsufficient) };
+    let (people, database) = (&control.people, control.vault.database()?);
+    let record = database.user(actor.own_organization, &UserRef::Id(id)).await?.ok_or(AdminError::NotFound("user"))?;
+    let found = database.user_with_password(actor.own_organization, &record.user.email).await?;
+    let (_, hash) = found.ok_or(AdminError::NotFound("user"))?;
+    let Some(hash) = hash else {
+        return Err(AdminError::Conflict("you sign in at the identity provider and have no password here".to_owned()));
+    };
+    password::judge(&new, &record.user.email)
+        .map_err(|weak| AdminError::Invalid(vec![Problem { pointer: "/new".to_owned(), detail: weak.to_string() }]))?;
+    let mark = format!("session {id}");
+    let attempt = Attempt { account: "", address: actor.address, known_browser: Some(&mark) };
+    people.throttle.take(attempt).map_err(AdminError::SignInThrottled)?;
+    if !people.passwords.verify(database, Some(hash.clone()), old).await? {
+        return Err(AdminError::SignInRefused);
+    }
+    people.throttle.give_back(attempt);
+    let new = people.passwords.hash(database, new).await?;
+    let user = UserKey { organization: actor.own_organization, id };
+    let change = UserChange::SetPassword { user, old: hash, new, keep: actor.session };
+    control.commit(&actor, Change::User(change)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /sessions`: one's own. A key that belongs to nobody sees all of the organization, if it may see users.
+pub(super) async fn list(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    query: Query,
+) -> Result<Json<Items<SessionView>>, AdminError> {
+    match actor.owner {
+        Some(user) => page(&control, actor.own_organization, &actor, Some(user), &query).await,
+        None => {
+            actor.require(Permission::ReadUsers)?;
+            page(&control, actor.organization, &actor, None, &query).await
+        }
+    }
+}
+
+/// `GET /users/{user}/sessions`
+pub(super) async fn list_of_user(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+    query: Query,
+) -> Result<Json<Items<SessionView>>, AdminError> {
+    let user = users::find(&control, &actor, &named).await?.user.id;
+    page(&control, actor.organization, &actor, Some(user), &query).await
+}
+
+async fn page(
+    control: &Control,
+    organization: OrganizationId,
+    actor: &Actor,
+    of: Option<UserId>,
+    query: &Query,
+) -> Result<Json<Items<SessionView>>, AdminError> {
+    let idle = control.people.settings.session_idle;
+    let list = control.vault.database()?.sessions(organization, of, idle, query.page()).await?;
+    Ok(Json(Items::from(list).map(|session| view(session, actor.session))))
+}
+
+fn view(session: SessionRecord, current: Option<SessionId>) -> SessionView {
+    SessionView {
+        id: session.id,
+        user: session.user,
+        email: session.email,
+        address: session.address,
+        agent: session.agent,
+        created_at: timestamp(session.created_at),
+        used_at: timestamp(session.used_at),
+        expires_at: timestamp(session.expires_at),
+        current: current == Some(session.id),
+    }
+}
+
+/// `DELETE /sessions/{session}`: one's own; whoever manages users ends anybody's.
+pub(super) async fn end(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+) -> Result<StatusCode, AdminError> {
+    let session = named.parse().map_err(|_| AdminError::NotFound("session"))?;
+    let (organization, of) = match actor.may(Permission::ManageUsers) {
+        true => (actor.organization, None),
+        false => (actor.own_organization, Some(actor.owner.ok_or(AdminError::NotFound("session"))?)),
+    };
+    control.commit(&actor, Change::Session(SessionChange::End { organization, of, session })).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `DELETE /users/{user}/sessions`: signs them out everywhere.
+pub(super) async fn end_of_user(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+) -> Result<StatusCode, AdminError> {
+    let record = users::find(&control, &actor, &named).await?;
+    let change = UserChange::EndSessions { user: users::key(&actor, &record), by: actor.roles };
+    control.commit(&actor, Change::User(change)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,285 @@
+//! Users: inviting them, giving them roles, disabling and deleting them.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+
+use super::Control;
+use super::actor::Actor;
+use super::document::Document;
+use super::error::AdminError;
+use super::request::{At, Items, Query, stored};
+use crate::model::document::Reader;
+use crate::model::id::{OrganizationId, UserId};
+use crate::model::role::{Role, Roles};
+use crate::model::user::{Email, SignInMethod, User, UserRef, UserStatus};
+use crate::telemetry::timestamp;
+use crate::vault::change::Change;
+use crate::vault::change::user::{UserChange, UserKey};
+use crate::vault::query::user::UserRecord;
+
+/// A user as it is shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct View {
+    id: UserId,
+    organization: OrganizationId,
+    email: Email,
+    first_name: String,
+    last_name: String,
+    method: SignInMethod,
+    roles: Roles,
+    status: UserStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at: Option<String>,
+    last_sign_in_at: Option<String>,
+}
+
+/// What a view shows and nobody sets.
+const SHOWN_ONLY: [&str; 8] =
+    ["id", "organization", "email", "method", "status", "created_at", "last_sign_in_at", "sessions"];
+
+impl View {
+    /// A user who has just signed in.
+    pub(super) fn of(user: User) -> Self {
+        let User { id, organization, email, first_name, last_name, method, roles, status } = user;
+        View {
+            id,
+            organization,
+            email,
+            first_name,
+            last_name,
+            method,
+            roles,
+            status,
+            created_at: None,
+            last_sign_in_at: None,
+        }
+    }
+}
+
+impl From<UserRecord> for View {
+    fn from(record: UserRecord) -> Self {
+        View {
+            created_at: Some(timestamp(record.created_at)),
+            last_sign_in_at: record.last_sign_in_at.map(timestamp),
+            ..View::of(record.user)
+        }
+    }
+}
+
+/// A user who was given a link.
+#[derive(Serialize)]
+pub struct Invited {
+    #[serde(flatten)]
+    user: View,
+    /// To be opened once, by the user; whoever opens it is the user from then on.
+    link: String,
+    link_expires_at: String,
+    mail: Mailed,
+}
+
+/// What became of the mail with the link.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mailed {
+    /// The mail server has taken it.
+    Sent,
+    /// It has not; the log says why.
+    Failed,
+    /// No mail server is configured.
+    Off,
+}
+
+/// `GET /users`
+pub(super) async fn list(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    query: Query,
+) -> Result<Json<Items<View>>, AdminError> {
+    let list = control.vault.database()?.users(actor.organization, query.page()).await?;
+    Ok(Json(Items::from(list).map(View::from)))
+}
+
+/// `POST /users` with `{"email", "first_name", "last_name", "method", "roles"}`: invites somebody.
+pub(super) async fn invite(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    document: Document,
+) -> Result<Response, AdminError> {
+    let has_provider = control.people.oidc.is_some();
+    let user = document.read(|reader| {
+        let (email, names) = (reader.required("email"), names(reader));
+        let method = reader.parsed("method");
+        if method == Some(SignInMethod::Oidc) && !has_provider {
+            reader.problem("method", "no identity provider is configured ([admin.oidc])");
+        }
+        let roles = roles(reader);
+        Some(User {
+            id: UserId::generate(),
+            organization: actor.organization,
+            email: email?,
+            first_name: names.0.unwrap_or_default(),
+            last_name: names.1.unwrap_or_default(),
+            method: method.unwrap_or(SignInMethod::Password),
+            roles: roles?,
+            status: UserStatus::Invited,
+        })
+    })?;
+    let (email, change) = (user.email.clone(), |link| UserChange::Invite { user: Box::new(user), link, by: actor.roles });
+    let invited = give_link(&control, &actor, &email, change).await?;
+    let place = format!("users/{}", invited.user.id);
+    Ok(stored(true, &place, invited))
+}
+
+/// `POST /users/{user}/invite`: a new link, by mail too; earlier ones are of no use any more.
+pub(super) async fn renew(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+) -> Result<Json<Invited>, AdminError> {
+    let record = find(&control, &actor, &named).await?;
+    let (user, email) = (key(&actor, &record), record.user.email);
+    let change = |link| UserChange::Renew { user, link, by: actor.roles };
+    Ok(Json(give_link(&control, &actor, &email, change).await?))
+}
+
+async fn give_link(
+    control: &Control,
+    actor: &Actor,
+    email: &Email,
+    change: impl FnOnce(crate::vault::change::link::NewLink) -> UserChange,
+) -> Result<Invited, AdminError> {
+    let people = &control.people;
+    let link = people.link(people.settings.invite_lifetime)?;
+    let (url, expires_at) = (people.url_of(&link.token.text), timestamp(link.expires_at));
+    control.commit(actor, Change::User(change(link))).await?;
+    let record = find(control, actor, email.as_str()).await?;
+    let mail = match &people.mail {
+        None => Mailed::Off,
+        Some(mailer) => match mailer.invite(&record.user, &url, &expires_at).await {
+            Ok(()) => Mailed::Sent,
+            Err(error) => {
+                tracing::warn!(user = %record.user.id, %error, "the mail with an invitation was not sent");
+                Mailed::Failed
+            }
+        },
+    };
+    Ok(Invited { user: record.into(), link: url, link_expires_at: expires_at, mail })
+}
+
+/// `GET /users/{user}`
+pub(super) async fn show(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+) -> Result<Json<View>, AdminError> {
+    Ok(Json(find(&control, &actor, &named).await?.into()))
+}
+
+/// `PUT /users/{user}` with `{"first_name", "last_name", "roles"}`; what is not there stays as it is. Other roles end
+/// the user's sessions.
+pub(super) async fn edit(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+    document: Document,
+) -> Result<Json<View>, AdminError> {
+    let (names, roles) = document.without(&SHOWN_ONLY).read(|reader| {
+        let names = names(reader);
+        let roles = if reader.has("roles") { Some(roles(reader)?) } else { None };
+        Some((names, roles))
+    })?;
+    let record = find(&control, &actor, &named).await?;
+    let user = key(&actor, &record);
+    let (first_name, last_name) = names;
+    let change = UserChange::Edit { user, first_name, last_name, roles, by: actor.roles };
+    change_and_show(&control, &actor, record, change).await
+}
+
+/// `PUT /users/{user}/roles` with `{"roles"}`: all of them from now on. It ends the user's sessions.
+pub(super) async fn set_roles(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+    document: Document,
+) -> Result<Json<View>, AdminError> {
+    let roles = document.read(roles)?;
+    let record = find(&control, &actor, &named).await?;
+    let user = key(&actor, &record);
+    let change = UserChange::Edit { user, first_name: None, last_name: None, roles: Some(roles), by: actor.roles };
+    change_and_show(&control, &actor, record, change).await
+}
+
+/// `POST /users/{user}/disable`: ends their sessions and lets them in no more.
+pub(super) async fn disable(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+) -> Result<Json<View>, AdminError> {
+    let record = find(&control, &actor, &named).await?;
+    let change = UserChange::Disable { user: key(&actor, &record), by: actor.roles };
+    change_and_show(&control, &actor, record, change).await
+}
+
+/// `POST /users/{user}/enable`
+pub(super) async fn enable(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+) -> Result<Json<View>, AdminError> {
+    let record = find(&control, &actor, &named).await?;
+    let change = UserChange::Enable { user: key(&actor, &record), by: actor.roles };
+    change_and_show(&control, &actor, record, change).await
+}
+
+/// `DELETE /users/{user}`, with their sessions.
+pub(super) async fn delete(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+) -> Result<StatusCode, AdminError> {
+    let record = find(&control, &actor, &named).await?;
+    let change = UserChange::Delete { user: key(&actor, &record), by: actor.roles };
+    control.commit(&actor, Change::User(change)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn change_and_show(
+    control: &Control,
+    actor: &Actor,
+    record: UserRecord,
+    change: UserChange,
+) -> Result<Json<View>, AdminError> {
+    control.commit(actor, Change::User(change)).await?;
+    Ok(Json(find(control, actor, &record.user.id.to_string()).await?.into()))
+}
+
+/// A user of the organization that is asked about, by id or address.
+pub(super) async fn find(control: &Control, actor: &Actor, named: &str) -> Result<UserRecord, AdminError> {
+    let reference = UserRef::from_str(named).map_err(|_| AdminError::NotFound("user"))?;
+    let record = control.vault.database()?.user(actor.organization, &reference).await?;
+    record.ok_or(AdminError::NotFound("user"))
+}
+
+pub(super) fn key(actor: &Actor, record: &UserRecord) -> UserKey {
+    UserKey { organization: actor.organization, id: record.user.id }
+}
+
+fn names(reader: &Reader<'_>) -> (Option<String>, Option<String>) {
+    let name = |key| reader.label(key, 100).map(str::to_owned);
+    (name("first_name"), name("last_name"))
+}
+
+/// One role at least: without one a user could do nothing.
+fn roles(reader: &Reader<'_>) -> Option<Roles> {
+    let roles: Vec<Role> = reader.parsed_list("roles");
+    if reader.list("roles").is_empty() {
+        reader.problem("roles", "expected a list of roles; GET /api/v1/roles tells which there are");
+    }
+    (!roles.is_empty()).then(|| roles.into_iter().collect())
+}
