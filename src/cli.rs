@@ -1,5 +1,6 @@
 //! The command line: one file for each verb.
 
+pub mod admin_link;
 pub mod check;
 pub mod demo;
 pub mod healthcheck;
@@ -38,6 +39,8 @@ enum Verb {
     Keygen(key::Keygen),
     /// Give the vault a new master key; the stored values stay as they are
     Rekey(key::Rekey),
+    /// Print a one-time link that makes a super admin, or lets one back in; for who owns the vault's files
+    AdminLink(admin_link::Options),
     /// Show it at work: a sample upstream, one connection for each kind of injection, curls that work
     Demo(demo::Options),
 }
@@ -68,7 +71,8 @@ impl Failure {
                 StartError::Declared(_)
                 | StartError::Organization(_)
                 | StartError::Tls(_)
-                | StartError::MasterKey { .. },
+                | StartError::MasterKey { .. }
+                | StartError::People { .. },
             ) => 3,
             Failure::Unreachable(_) => 4,
             Failure::Start(_) | Failure::Failed(_) => 1,
@@ -91,6 +95,7 @@ pub fn run() -> ExitCode {
         Verb::Healthcheck(options) => healthcheck::run(cli.config, &options),
         Verb::Keygen(options) => key::generate(&options),
         Verb::Rekey(options) => key::renew(cli.config, options),
+        Verb::AdminLink(options) => admin_link::run(cli.config, options),
         Verb::Demo(options) => demo::run(&options),
     };
     match outcome {

@@ -120,7 +120,7 @@
 //! `upstream`, `server` and `cli`.
 //!
 //! Foreign crates of note have **one door** each: only `vault` knows the database and the cipher, only `tls` knows rustls,
-//! only `admin` knows axum (and the port that serves its router), only `directory::cache` knows moka, only `cli` clap,
+//! only `admin` knows axum (and the port that serves its router) and utoipa, only `directory::cache` knows moka, only `cli` clap,
 //! only `config` TOML, only `telemetry` the formats of logs and metrics. A secret leaves its wrapper in `vault::seal` and
 //! `credentials::injection`, and where a declared value is checked or compared. `tests/it/architecture.rs` reads the
 //! sources and enforces all of this.

@@ -9,7 +9,9 @@ pub mod assemble;
 pub mod bind;
 pub mod connection;
 pub mod control_socket;
+pub mod people;
 pub mod reload;
+mod usage;
 pub mod worker;
 
 use std::collections::HashMap;
@@ -21,6 +23,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Control, Guard};
@@ -29,6 +32,7 @@ use crate::credentials::Credentials;
 use crate::directory::Directory;
 use crate::model::id::OrganizationId;
 use crate::model::name::Key;
+use crate::proxy::usage::Use;
 use crate::proxy::{Shared, error};
 use crate::telemetry::access_log::{AccessLog, LogWriter};
 use crate::telemetry::metrics::Metrics;
@@ -60,6 +64,14 @@ pub enum StartError {
     /// A listener belongs to an organization that does not exist.
     #[error("the organization `{0}` of a listener does not exist; create it first, or use `default`")]
     Organization(Key),
+    /// A part of how people come in: a secret that cannot be had, or a mail server that cannot be used.
+    #[error("{key} cannot be used: {problem}")]
+    People {
+        /// The setting.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The vault.
     #[error("the vault does not open")]
     Vault(#[from] VaultError),
@@ -133,7 +145,7 @@ async fn open_vault(config: &Config, environment: &Environment) -> Result<Vault,
     let path = options.path.display().to_string();
     let (vault, opened) = Vault::open(options).await?;
     if opened.created {
-        tracing::info!(path, "a new vault was made");
+        tracing::info!(path, "a new vault was made; `sidekey admin-link` prints a link that makes the first super admin");
     }
     if let Some(key) = &opened.master_key_path {
         tracing::info!(path = %key.display(), "a new master key was made; keep a copy of it apart from the vault's backups");
@@ -157,6 +169,7 @@ pub struct Server {
     vault: Vault,
     workers: Vec<JoinHandle<io::Result<()>>>,
     access: LogWriter,
+    recording: tokio::task::JoinHandle<()>,
     sockets: Vec<PathBuf>,
     tokens: Tokens,
     drain_timeout: Duration,
@@ -189,21 +202,25 @@ impl Server {
         let upstream = assemble::upstream_settings(&config.upstream, listening.own_addresses(), client_tls);
         let tokens = Tokens { drain: CancellationToken::new(), stop: CancellationToken::new() };
         let (proxy, mut sockets) = (listening.names(), listening.socket_files());
-        sockets.extend(control_socket::listen_beside(&vault));
         let control = Arc::new(Control {
             vault: vault.clone(),
             metrics: Arc::clone(&metrics),
-            guard: Guard { host_names: config.admin.host_names.iter().map(ToString::to_string).collect() },
+            people: people::assemble(config, &environment, listening.admin_address(config), &upstream)?,
+            guard: Guard { host_names: assemble::admin_names(&config.admin) },
         });
+        sockets.extend(control_socket::listen_beside(&control));
         let certificates = listening.certificates();
         let Listening { doors, admin } = listening;
         let admin =
             admin.map(|admin| admin.serve(control, config.proxy.head_timeout, tokens.drain.clone())).transpose()?;
         let (log, access) = open_access_log(config, lines, &metrics)?;
-        let workers = start_workers(config, &vault, upstream, doors, log, &metrics, &tokens)?;
+        let (uses, taken) = tokio::sync::mpsc::unbounded_channel();
+        let recording = usage::record(vault.clone(), taken);
+        let told = Told { log, metrics: Arc::clone(&metrics), uses };
+        let workers = start_workers(config, &vault, upstream, doors, told, &tokens)?;
         let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
         let drain_timeout = config.proxy.drain_timeout;
-        Ok(Server { proxy, admin, follower, vault, workers, access, sockets, tokens, drain_timeout })
+        Ok(Server { proxy, admin, follower, vault, workers, access, recording, sockets, tokens, drain_timeout })
     }
 
     /// What it serves from.
@@ -245,6 +262,8 @@ impl Server {
         for socket in &self.sockets {
             let _already_gone = std::fs::remove_file(socket);
         }
+        // It ends when the workers have, and has then written all that they counted.
+        let _panicked = self.recording.await;
         self.vault.close().await;
         drop(self.follower);
         self.access.join();
@@ -269,6 +288,11 @@ impl Listening {
             doors.push(BoundDoor { bound, gate: Arc::new(assemble::gate(listener, id)), tls });
         }
         Ok(Listening { doors, admin: AdminPort::bind(&config.admin)? })
+    }
+
+    /// Where the admin port is, or would be.
+    fn admin_address(&self, config: &Config) -> SocketAddr {
+        self.admin.as_ref().map_or(config.admin.address, |admin| admin.address)
     }
 
     fn own_addresses(&self) -> Vec<SocketAddr> {
@@ -305,13 +329,19 @@ fn open_access_log(
     Ok((log, writer))
 }
 
+/// Where workers tell what happens.
+struct Told {
+    log: AccessLog,
+    metrics: Arc<Metrics>,
+    uses: UnboundedSender<Vec<Use>>,
+}
+
 fn start_workers(
     config: &Config,
     vault: &Vault,
     upstream: upstream::Settings,
     doors: Vec<BoundDoor>,
-    log: AccessLog,
-    metrics: &Arc<Metrics>,
+    told: Told,
     tokens: &Tokens,
 ) -> Result<Vec<JoinHandle<io::Result<()>>>, StartError> {
     let workers = worker_count(config);
@@ -330,8 +360,10 @@ fn start_workers(
             doors,
             shared: Arc::clone(&shared),
             upstream: Arc::clone(&upstream),
-            access: log.clone(),
-            metrics: Arc::clone(metrics),
+            access: told.log.clone(),
+            metrics: Arc::clone(&told.metrics),
+            uses: told.uses.clone(),
+            usage_interval: config.proxy.usage_interval,
             places: Arc::clone(&places),
             head_timeout: config.proxy.head_timeout,
             write_timeout: config.proxy.body_idle_timeout,

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::response::Response;
 use secrecy::SecretString;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Control;
 use super::error::AdminError;
@@ -26,8 +27,35 @@ use crate::vault::change::user::UserChange;
 use crate::vault::password;
 use crate::vault::query::user::OpenLink;
 
+/// The token of a link.
+#[derive(ToSchema)]
+#[schema(as = LinkToken)]
+pub struct Token {
+    /// What stands behind the `#` of the link.
+    pub token: String,
+}
+
+/// What somebody follows a link with.
+#[derive(ToSchema)]
+pub struct Acceptance {
+    /// What stands behind the `#` of the link.
+    pub token: String,
+    /// At least 12 characters.
+    #[schema(min_length = 12, max_length = 512, write_only)]
+    pub password: String,
+    /// Needed for a link that makes a super admin.
+    pub email: Option<Email>,
+    /// As a person reads it.
+    #[schema(max_length = 100)]
+    pub first_name: Option<String>,
+    /// As a person reads it.
+    #[schema(max_length = 100)]
+    pub last_name: Option<String>,
+}
+
 /// What a link is for.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = LinkPurpose)]
 pub struct Purpose {
     /// `invite`, or `admin` for one that makes a super admin.
     purpose: &'static str,
@@ -38,7 +66,11 @@ pub struct Purpose {
     method: SignInMethod,
 }
 
-/// `POST /invite` with `{"token"}`: what the link is for. It can still be followed afterwards.
+/// Tells what a link is for. It can still be followed afterwards.
+#[utoipa::path(post, path = "/api/v1/invite", security(()), request_body = Token, responses(
+    (status = 200, description = "What it is for.", body = Purpose),
+    (status = 404), (status = 409), (status = 410), (status = 422), (status = 429), (status = 503)
+))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     visitor: Visitor,
@@ -58,8 +90,13 @@ pub(super) async fn show(
     Ok(Json(Purpose { purpose, organization, email, first_name: names.0, last_name: names.1, method }))
 }
 
-/// `POST /invite/accept` with `{"token", "password", "first_name", "last_name"}`, and `"email"` for a link that makes a
-/// super admin: uses the link up and signs its holder in.
+/// Follows a link: uses it up, sets the password of whoever holds it, and signs them in.
+///
+/// Of two who follow it at once one is let in; the other is told 409, and whoever comes later 410.
+#[utoipa::path(post, path = "/api/v1/invite/accept", security(()), request_body = Acceptance, responses(
+    (status = 200, description = "They are signed in.", body = View, headers(("Set-Cookie" = String))),
+    (status = 404), (status = 409), (status = 410), (status = 422), (status = 429), (status = 503)
+))]
 pub(super) async fn accept(
     State(control): State<Arc<Control>>,
     visitor: Visitor,

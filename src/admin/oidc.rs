@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
+use utoipa::ToSchema;
 
 use super::Control;
 use super::cookie::{self, Kind};
@@ -97,13 +98,30 @@ impl Oidc {
     }
 }
 
+/// Whom to sign in at the identity provider.
+#[derive(ToSchema)]
+#[schema(as = ProviderSignIn)]
+pub struct BeginBody {
+    /// By id or key; the one called `default` where it is not said.
+    pub organization: Option<String>,
+    /// What stands behind the `#` of an invitation.
+    pub token: Option<String>,
+}
+
 /// Where to go to be signed in.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProviderAddress)]
 pub struct Begin {
     authorize_url: String,
 }
 
-/// `POST /sign-in/oidc` with `{"organization"}`, or with the `{"token"}` of an invitation that is followed by it.
+/// Begins to sign somebody in at the identity provider; or, with the token of an invitation, to follow that.
+///
+/// The browser that asked goes to the address in the answer. It is brought back to `/oidc/callback`, and only it.
+#[utoipa::path(post, path = "/api/v1/sign-in/oidc", security(()), request_body = BeginBody, responses(
+    (status = 200, description = "Where to go.", body = Begin, headers(("Set-Cookie" = String))),
+    (status = 404), (status = 409), (status = 410), (status = 422), (status = 429), (status = 502), (status = 503)
+))]
 pub(super) async fn begin(
     State(control): State<Arc<Control>>,
     visitor: Visitor,
@@ -184,7 +202,7 @@ pub(super) async fn end(
 ) -> Response {
     let transport = control.people.settings.transport;
     let ended = match back {
-        Ok(Pairs(back)) => finish(&control, &visitor, back).await,
+        Ok(Pairs(back)) => finish(Arc::clone(&control), visitor, back).await,
         Err(_) => Err(Failed::Unknown),
     };
     let mut response = match ended {
@@ -207,7 +225,8 @@ pub(super) async fn end(
     response
 }
 
-async fn finish(control: &Control, visitor: &Visitor, back: Back) -> Result<Response, Failed> {
+async fn finish(control: Arc<Control>, visitor: Visitor, back: Back) -> Result<Response, Failed> {
+    let (control, visitor) = (&*control, &visitor);
     let oidc = control.people.oidc.as_ref().ok_or(Failed::Unknown)?;
     let begun = under_way(control, oidc, &visitor.headers, back.state.as_deref()).ok_or(Failed::Unknown)?;
     let Begun { challenge, organization, link, .. } = begun;

@@ -7,11 +7,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
 use super::document::Document;
 use super::error::AdminError;
+use super::openapi::Paging;
 use super::request::{At, Items, Query, stored};
 use crate::model::id::OrganizationId;
 use crate::model::name::Key;
@@ -20,11 +22,23 @@ use crate::vault::change::Change;
 use crate::vault::query::Organization;
 
 /// An organization as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Organization)]
 pub struct View {
     id: OrganizationId,
     key: Key,
     name: String,
+}
+
+/// An organization as it is written.
+#[derive(ToSchema)]
+#[schema(as = NewOrganization)]
+pub struct Body {
+    /// Its key, for ever.
+    pub key: Key,
+    /// As a person reads it; the key where it is not said.
+    #[schema(max_length = 200)]
+    pub name: Option<String>,
 }
 
 impl From<Organization> for View {
@@ -33,7 +47,10 @@ impl From<Organization> for View {
     }
 }
 
-/// `GET /organizations`: all of them to a super admin, to anybody else their own.
+/// Lists the organizations: all of them to a super admin, to anybody else their own.
+#[utoipa::path(get, path = "/organizations", params(Paging), responses(
+    (status = 200, description = "A page of them.", body = Items<View>)
+))]
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -48,7 +65,12 @@ pub(super) async fn list(
     Ok(Json(Items::from(list).map(View::from)))
 }
 
-/// `POST /organizations` with `{"key", "name"}`. It begins with the three default environments.
+/// Creates an organization.
+///
+/// It begins with the three default environments.
+#[utoipa::path(post, path = "/organizations", request_body = Body, responses(
+    (status = 201, description = "It is there.", body = View, headers(("Location" = String)))
+))]
 pub(super) async fn create(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -64,7 +86,10 @@ pub(super) async fn create(
     Ok(stored(true, &format!("organizations/{key}"), View { id, key, name }))
 }
 
-/// `GET /organizations/{organization}`
+/// Shows an organization.
+#[utoipa::path(get, path = "/organizations/{organization}", responses(
+    (status = 200, description = "The organization.", body = View)
+))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -73,7 +98,8 @@ pub(super) async fn show(
     Ok(Json(find(&control, &actor, &named).await?.into()))
 }
 
-/// `DELETE /organizations/{organization}`, when nothing is in it.
+/// Deletes an organization in which there is nothing.
+#[utoipa::path(delete, path = "/organizations/{organization}", responses((status = 204, description = "It is gone.")))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,

@@ -25,6 +25,8 @@ use crate::model::user::User;
 use crate::vault::audit::{Author, Chain, Notice};
 use crate::vault::change::link::NewLink;
 use crate::vault::change::Change;
+use crate::vault::change::user::UserChange;
+use crate::vault::Vault;
 use crate::vault::change::session::{NewSession, SessionChange};
 use crate::vault::database::Database;
 use crate::vault::password::Passwords;
@@ -106,6 +108,16 @@ impl People {
     #[expect(clippy::disallowed_methods, reason = "a one-time link is shown to whoever asked for it, once")]
     pub fn url_of(&self, link: &SecretString) -> String {
         format!("{}/invite#{}", self.settings.url, link.expose_secret())
+    }
+
+    /// Makes a link that makes a super admin, or lets one back in. For who owns the vault's files; nobody else is asked.
+    pub async fn admin_link(&self, vault: &Vault, organization: &str, author: &Author) -> Result<String, AdminError> {
+        let organization = vault.database()?.organization(organization).await?;
+        let organization = organization.ok_or(AdminError::NotFound("organization"))?.id;
+        let link = self.link(self.settings.admin_link_lifetime)?;
+        let url = self.url_of(&link.token.text);
+        vault.commit(author, Change::User(UserChange::AdminLink { organization, link })).await?;
+        Ok(url)
     }
 
     /// The mark of this browser, where this user was signed in there before.
@@ -245,7 +257,11 @@ fn check_own_page(headers: &HeaderMap) -> Result<(), AdminError> {
     if headers.get_all(header::CONTENT_TYPE).iter().all(is_json) { Ok(()) } else { Err(AdminError::MediaType) }
 }
 
-/// `POST /sign-out`: ends the session, where there is one, and makes the browser forget it.
+/// Ends the session, where there is one, and makes the browser forget it.
+#[utoipa::path(post, path = "/api/v1/sign-out", security(()), responses(
+    (status = 204, description = "Nobody is signed in.", headers(("Set-Cookie" = String))),
+    (status = 409), (status = 415), (status = 503)
+))]
 pub(super) async fn sign_out(
     State(control): State<Arc<Control>>,
     visitor: Visitor,

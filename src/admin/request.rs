@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::error::AdminError;
 use crate::model::document::Problem;
@@ -108,7 +109,8 @@ impl<S: Sync> FromRequestParts<S> for Query {
 }
 
 /// A page of a list as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Page)]
 pub(super) struct Items<T> {
     /// In the order of their names.
     pub items: Vec<T>,

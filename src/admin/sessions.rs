@@ -6,17 +6,19 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
 use super::error::AdminError;
 use super::form::Form;
+use super::openapi::Paging;
 use super::request::{At, Items, Query};
 use super::throttle::Attempt;
 use super::users::{self, View};
 use crate::model::document::Problem;
 use crate::model::id::{OrganizationId, SessionId, UserId};
-use crate::model::role::{Permission, Roles};
+use crate::model::role::{Permission, Role, Roles};
 use crate::model::user::{Email, UserRef};
 use crate::telemetry::timestamp;
 use crate::vault::change::Change;
@@ -26,7 +28,8 @@ use crate::vault::password;
 use crate::vault::query::user::SessionRecord;
 
 /// A session as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Session)]
 pub struct SessionView {
     id: SessionId,
     user: UserId,
@@ -40,19 +43,32 @@ pub struct SessionView {
     current: bool,
 }
 
+/// A password and the one that takes its place.
+#[derive(ToSchema)]
+pub struct NewPassword {
+    /// The one that holds.
+    #[schema(write_only)]
+    pub old: String,
+    /// At least 12 characters.
+    #[schema(min_length = 12, max_length = 512, write_only)]
+    pub new: String,
+}
+
 /// Who asks.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Me {
     /// The id of the key or user.
     id: String,
     organization: OrganizationId,
+    #[schema(value_type = Vec<Role>)]
     roles: Roles,
     /// Where somebody is signed in.
     user: Option<View>,
     session: Option<SessionId>,
 }
 
-/// `GET /me`: who asks, and what they may do.
+/// Shows who asks, and what they may do.
+#[utoipa::path(get, path = "/me", responses((status = 200, description = "Who asks.", body = Me)))]
 pub(super) async fn me(State(control): State<Arc<Control>>, actor: Actor) -> Result<Json<Me>, AdminError> {
     let user = match actor.owner {
         Some(user) => control.vault.database()?.user(actor.own_organization, &UserRef::Id(user)).await?,
@@ -67,7 +83,12 @@ pub(super) async fn me(State(control): State<Arc<Control>>, actor: Actor) -> Res
     }))
 }
 
-/// `PUT /me/password` with `{"old", "new"}`: one's own new password. It ends one's other sessions.
+/// Changes one's own password. It ends one's other sessions.
+///
+/// Only who is signed in has one: a key is refused.
+#[utoipa::path(put, path = "/me/password", request_body = NewPassword, responses(
+    (status = 204, description = "It is changed."), (status = 401), (status = 429)
+))]
 pub(super) async fn set_password(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -102,7 +123,12 @@ pub(super) async fn set_password(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `GET /sessions`: one's own. A key that belongs to nobody sees all of the organization, if it may see users.
+/// Lists one's own sessions.
+///
+/// A key that belongs to nobody sees those of the organization, if it may see users.
+#[utoipa::path(get, path = "/sessions", params(Paging), responses(
+    (status = 200, description = "A page of them, the oldest first.", body = Items<SessionView>)
+))]
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -117,7 +143,10 @@ pub(super) async fn list(
     }
 }
 
-/// `GET /users/{user}/sessions`
+/// Lists the sessions of a user.
+#[utoipa::path(get, path = "/users/{user}/sessions", params(Paging), responses(
+    (status = 200, description = "A page of them, the oldest first.", body = Items<SessionView>)
+))]
 pub(super) async fn list_of_user(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -154,7 +183,8 @@ fn view(session: SessionRecord, current: Option<SessionId>) -> SessionView {
     }
 }
 
-/// `DELETE /sessions/{session}`: one's own; whoever manages users ends anybody's.
+/// Ends a session: one's own, or anybody's for whoever manages users.
+#[utoipa::path(delete, path = "/sessions/{session}", responses((status = 204, description = "It has ended.")))]
 pub(super) async fn end(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -169,7 +199,8 @@ pub(super) async fn end(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `DELETE /users/{user}/sessions`: signs them out everywhere.
+/// Signs a user out everywhere.
+#[utoipa::path(delete, path = "/users/{user}/sessions", responses((status = 204, description = "They have ended.")))]
 pub(super) async fn end_of_user(
     State(control): State<Arc<Control>>,
     actor: Actor,

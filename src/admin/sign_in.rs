@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::response::Response;
 use secrecy::SecretString;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Control;
 use super::error::AdminError;
@@ -25,20 +26,42 @@ use crate::vault::change::user::UserKey;
 use crate::vault::error::DatabaseError;
 use crate::vault::password::PasswordHash;
 
+/// What somebody signs in with.
+#[derive(ToSchema)]
+pub struct Credentials {
+    /// By id or key; the one called `default` where it is not said.
+    pub organization: Option<String>,
+    /// Their address.
+    pub email: Email,
+    /// Their password.
+    #[schema(write_only)]
+    pub password: String,
+}
+
 /// The ways to sign in.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = WaysToSignIn)]
 pub struct Ways {
     password: bool,
     /// Whether there is an identity provider.
     oidc: bool,
 }
 
-/// `GET /sign-in`: which ways there are.
+/// Tells which ways to sign in there are.
+#[utoipa::path(get, path = "/api/v1/sign-in", security(()), responses(
+    (status = 200, description = "The ways.", body = Ways)
+))]
 pub(super) async fn ways(State(control): State<Arc<Control>>) -> Json<Ways> {
     Json(Ways { password: true, oidc: control.people.oidc.is_some() })
 }
 
-/// `POST /sign-in` with `{"organization", "email", "password"}`; without an organization the one called `default`.
+/// Signs somebody in by a password: the answer sets the cookie of a session.
+///
+/// What is wrong is not told: no such account, another password and a disabled account are one answer.
+#[utoipa::path(post, path = "/api/v1/sign-in", security(()), request_body = Credentials, responses(
+    (status = 200, description = "They are signed in.", body = View, headers(("Set-Cookie" = String))),
+    (status = 401), (status = 409), (status = 422), (status = 429), (status = 503)
+))]
 pub(super) async fn by_password(
     State(control): State<Arc<Control>>,
     visitor: Visitor,

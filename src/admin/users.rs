@@ -8,11 +8,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
 use super::document::Document;
 use super::error::AdminError;
+use super::openapi::Paging;
 use super::request::{At, Items, Query, stored};
 use crate::model::document::Reader;
 use crate::model::id::{OrganizationId, UserId};
@@ -24,7 +26,8 @@ use crate::vault::change::user::{UserChange, UserKey};
 use crate::vault::query::user::UserRecord;
 
 /// A user as it is shown.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = User)]
 pub struct View {
     id: UserId,
     organization: OrganizationId,
@@ -32,11 +35,55 @@ pub struct View {
     first_name: String,
     last_name: String,
     method: SignInMethod,
+    #[schema(value_type = Vec<Role>)]
     roles: Roles,
     status: UserStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     created_at: Option<String>,
     last_sign_in_at: Option<String>,
+}
+
+/// Somebody who is to be invited.
+#[derive(ToSchema)]
+#[schema(as = NewUser)]
+pub struct Body {
+    /// Unique in the organization.
+    pub email: Email,
+    /// As a person reads it.
+    #[schema(max_length = 100)]
+    pub first_name: Option<String>,
+    /// As a person reads it.
+    #[schema(max_length = 100)]
+    pub last_name: Option<String>,
+    /// `password` where it is not said.
+    pub method: Option<SignInMethod>,
+    /// At least one.
+    #[schema(min_items = 1)]
+    pub roles: Vec<Role>,
+}
+
+/// What may be changed of a user.
+#[derive(ToSchema)]
+#[schema(as = UserEdit)]
+pub struct Edit {
+    /// As a person reads it.
+    #[schema(max_length = 100)]
+    pub first_name: Option<String>,
+    /// As a person reads it.
+    #[schema(max_length = 100)]
+    pub last_name: Option<String>,
+    /// All of them from now on.
+    #[schema(min_items = 1)]
+    pub roles: Option<Vec<Role>>,
+}
+
+/// The roles of a user.
+#[derive(ToSchema)]
+#[schema(as = UserRoles)]
+pub struct RolesBody {
+    /// All of them from now on.
+    #[schema(min_items = 1)]
+    pub roles: Vec<Role>,
 }
 
 /// What a view shows and nobody sets.
@@ -73,7 +120,7 @@ impl From<UserRecord> for View {
 }
 
 /// A user who was given a link.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Invited {
     #[serde(flatten)]
     user: View,
@@ -84,7 +131,7 @@ pub struct Invited {
 }
 
 /// What became of the mail with the link.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mailed {
     /// The mail server has taken it.
@@ -95,7 +142,10 @@ pub enum Mailed {
     Off,
 }
 
-/// `GET /users`
+/// Lists the users of the organization.
+#[utoipa::path(get, path = "/users", params(Paging), responses(
+    (status = 200, description = "A page of them, by address.", body = Items<View>)
+))]
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -105,7 +155,13 @@ pub(super) async fn list(
     Ok(Json(Items::from(list).map(View::from)))
 }
 
-/// `POST /users` with `{"email", "first_name", "last_name", "method", "roles"}`: invites somebody.
+/// Invites somebody: makes the user and a link that lets them in once.
+///
+/// The link is sent to them where a mail server is configured, and shown here, once. Nobody gives a role that they do
+/// not have themselves.
+#[utoipa::path(post, path = "/users", request_body = Body, responses(
+    (status = 201, description = "They are invited.", body = Invited, headers(("Location" = String)))
+))]
 pub(super) async fn invite(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -136,7 +192,12 @@ pub(super) async fn invite(
     Ok(stored(true, &place, invited))
 }
 
-/// `POST /users/{user}/invite`: a new link, by mail too; earlier ones are of no use any more.
+/// Makes a new link for a user, and sends it; earlier ones are of no use any more.
+///
+/// Whoever follows it sets a new password, or names their account at the identity provider anew.
+#[utoipa::path(post, path = "/users/{user}/invite", responses(
+    (status = 200, description = "The new link.", body = Invited)
+))]
 pub(super) async fn renew(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -172,7 +233,8 @@ async fn give_link(
     Ok(Invited { user: record.into(), link: url, link_expires_at: expires_at, mail })
 }
 
-/// `GET /users/{user}`
+/// Shows a user.
+#[utoipa::path(get, path = "/users/{user}", responses((status = 200, description = "The user.", body = View)))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -181,8 +243,13 @@ pub(super) async fn show(
     Ok(Json(find(&control, &actor, &named).await?.into()))
 }
 
-/// `PUT /users/{user}` with `{"first_name", "last_name", "roles"}`; what is not there stays as it is. Other roles end
-/// the user's sessions.
+/// Changes the names and roles of a user; what is not there stays as it is.
+///
+/// Other roles end the user's sessions. Nobody gives or changes roles above their own, and one active super admin
+/// always stays.
+#[utoipa::path(put, path = "/users/{user}", request_body = Edit, responses(
+    (status = 200, description = "As they are now.", body = View)
+))]
 pub(super) async fn edit(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -201,7 +268,10 @@ pub(super) async fn edit(
     change_and_show(&control, &actor, record, change).await
 }
 
-/// `PUT /users/{user}/roles` with `{"roles"}`: all of them from now on. It ends the user's sessions.
+/// Gives a user other roles: these are all of them from now on. It ends the user's sessions.
+#[utoipa::path(put, path = "/users/{user}/roles", request_body = RolesBody, responses(
+    (status = 200, description = "As they are now.", body = View)
+))]
 pub(super) async fn set_roles(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -215,7 +285,10 @@ pub(super) async fn set_roles(
     change_and_show(&control, &actor, record, change).await
 }
 
-/// `POST /users/{user}/disable`: ends their sessions and lets them in no more.
+/// Disables a user: their sessions end, and they sign in no more.
+#[utoipa::path(post, path = "/users/{user}/disable", responses(
+    (status = 200, description = "As they are now.", body = View)
+))]
 pub(super) async fn disable(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -226,7 +299,10 @@ pub(super) async fn disable(
     change_and_show(&control, &actor, record, change).await
 }
 
-/// `POST /users/{user}/enable`
+/// Lets a disabled user sign in again.
+#[utoipa::path(post, path = "/users/{user}/enable", responses(
+    (status = 200, description = "As they are now.", body = View)
+))]
 pub(super) async fn enable(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -237,7 +313,8 @@ pub(super) async fn enable(
     change_and_show(&control, &actor, record, change).await
 }
 
-/// `DELETE /users/{user}`, with their sessions.
+/// Deletes a user with their sessions.
+#[utoipa::path(delete, path = "/users/{user}", responses((status = 204, description = "They are gone.")))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,

@@ -86,6 +86,7 @@ const SHOWN: &[&str] = &[
     "resolve_timeout",
     "response",
     "response_timeout",
+    "revoke_within",
     "secret",
     "slug",
     "status",
@@ -95,6 +96,7 @@ const SHOWN: &[&str] = &[
     "trust",
     "tunnel_idle_timeout",
     "type",
+    "usage_interval",
 ];
 
 /// Whether the value of a setting may be shown, by the names on the way to it.

@@ -3,9 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use secrecy::SecretString;
+
+use super::environment::Environment;
+use super::resolve::read_file;
 use super::settings::{path, variable_name};
 use crate::model::document::Reader;
-use crate::model::origin::{Origin, Scheme};
+use crate::model::origin::{Host, Origin, Scheme, split_port};
 use crate::model::user::Email;
 
 /// The parts of `[admin]` that are about people.
@@ -175,8 +179,8 @@ impl SmtpSettings {
         };
         // Read as an authority: a host, and a port where it is another one than usual.
         let server = server.and_then(|text| {
-            let read = crate::model::origin::split_port(&text).ok().and_then(|(host, given)| {
-                let host = host.parse::<crate::model::origin::Host>().ok()?;
+            let read = split_port(&text).ok().and_then(|(host, given)| {
+                let host = host.parse::<Host>().ok()?;
                 let host = host.to_string().trim_matches(['[', ']']).to_owned();
                 Some((host, given.unwrap_or(port)))
             });
@@ -221,5 +225,17 @@ impl Sourced {
         }
         reader.finish();
         file.map(Sourced::File).or(env.map(Sourced::Env))
+    }
+
+    /// Reads it, or says why it cannot be had.
+    pub fn value(&self, environment: &Environment) -> Result<SecretString, String> {
+        let text = match self {
+            Sourced::File(path) => read_file(path)?,
+            Sourced::Env(name) => {
+                let value = environment.value(name).map_err(|error| format!("the variable {name}: {error}"))?;
+                value.filter(|value| !value.is_empty()).ok_or_else(|| format!("the variable {name} is not set"))?
+            }
+        };
+        Ok(SecretString::from(text.as_str()))
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
-use super::listener::{Address, Listener, ListenerTls};
+use super::listener::Listener;
 use crate::model::document::Reader;
 use crate::model::header;
 use crate::model::origin::Host;
@@ -35,21 +35,12 @@ pub struct ProxySettings {
     pub tunnel_idle_timeout: Duration,
     /// How long requests may finish after SIGTERM.
     pub drain_timeout: Duration,
+    /// How long what is open may go on after its connection or key was revoked; zero lets it end by itself.
+    pub revoke_within: Duration,
+    /// How long the use of credentials is counted in memory before it is written to the vault.
+    pub usage_interval: Duration,
     /// Connections held open at once, over all listeners.
     pub max_connections: usize,
-}
-
-/// `[admin]`: the port of the control plane.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdminSettings {
-    /// Whether it is there at all.
-    pub enabled: bool,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// `Host` values beside IP literals and `localhost`.
-    pub host_names: Vec<Host>,
-    /// TLS, where it has a certificate.
-    pub tls: Option<ListenerTls>,
 }
 
 /// `[vault]`: the encrypted store.
@@ -154,6 +145,8 @@ impl Default for ProxySettings {
             head_timeout: 30 * SECOND,
             body_idle_timeout: 60 * SECOND,
             tunnel_idle_timeout: 600 * SECOND,
+            revoke_within: SECOND,
+            usage_interval: 10 * SECOND,
             drain_timeout: 30 * SECOND,
             max_connections: 10_000,
         }
@@ -185,6 +178,8 @@ impl ProxySettings {
             body_idle_timeout: reader.duration("body_idle_timeout").unwrap_or(absent.body_idle_timeout),
             tunnel_idle_timeout: reader.duration("tunnel_idle_timeout").unwrap_or(absent.tunnel_idle_timeout),
             drain_timeout: reader.duration("drain_timeout").unwrap_or(absent.drain_timeout),
+            revoke_within: reader.duration("revoke_within").unwrap_or(absent.revoke_within),
+            usage_interval: reader.duration("usage_interval").unwrap_or(absent.usage_interval),
             max_connections: count(&reader, "max_connections", 1, 10_000_000).unwrap_or(absent.max_connections),
         };
         if settings.body_buffer > BODY_BUFFER_LIMIT {
@@ -215,33 +210,8 @@ impl FromStr for TagHeader {
     }
 }
 
-impl Default for AdminSettings {
-    fn default() -> Self {
-        let address = SocketAddr::from(([127, 0, 0, 1], 7879));
-        AdminSettings { enabled: true, address, host_names: Vec::new(), tls: None }
-    }
-}
-
-impl AdminSettings {
-    pub(super) fn read(reader: Reader<'_>, folder: &Path) -> Self {
-        let absent = AdminSettings::default();
-        let settings = AdminSettings {
-            enabled: reader.flag("enabled").unwrap_or(absent.enabled),
-            address: socket_address(&reader, "address").unwrap_or(absent.address),
-            host_names: reader.parsed_list("host_names"),
-            tls: reader.table("tls").and_then(|tls| ListenerTls::read(tls, folder)),
-        };
-        reader.finish();
-        settings
-    }
-
-    /// Its address as a listener's, to compare the two.
-    pub(super) fn listener_address(&self) -> Address {
-        Address::Tcp(self.address)
-    }
-}
-
-fn socket_address(reader: &Reader<'_>, key: &'static str) -> Option<SocketAddr> {
+/// An address with a port.
+pub(super) fn socket_address(reader: &Reader<'_>, key: &'static str) -> Option<SocketAddr> {
     let address = reader.text(key)?.parse().ok();
     if address.is_none() {
         reader.problem(key, "expected an IP address with a port, such as 127.0.0.1:7879");

@@ -9,7 +9,7 @@ use ulid::Ulid;
 use super::name::{Key, NameError};
 
 /// Every prefix an id or API key can have. No key begins with one, so that a reference can be told apart by its text.
-const PREFIXES: [&str; 9] = ["org_", "intg_", "conn_", "sec_", "usr_", "evt_", "apk_", "ses_", "lnk_"];
+const PREFIXES: [&str; 7] = ["org_", "intg_", "conn_", "sec_", "usr_", "evt_", "apk_"];
 
 /// Whether a text begins as an id does.
 pub fn has_id_prefix(text: &str) -> bool {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 
 use super::body::BrokenOff;
+use super::usage::{Used, Uses};
 use crate::directory::Permit;
 use crate::directory::route::Route;
 use crate::model::id::ConnectionRef;
@@ -28,14 +29,16 @@ pub struct Reporter {
     pub metrics: Arc<Metrics>,
     /// This worker's part of those that every request touches.
     counters: RequestCounters,
+    /// What requests used.
+    pub uses: Uses,
     ids: RequestIds,
 }
 
 impl Reporter {
     /// For one worker.
-    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>) -> Self {
+    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>, uses: Uses) -> Self {
         let counters = metrics.request_counters();
-        Reporter { access, metrics, counters, ids: RequestIds::default() }
+        Reporter { access, metrics, counters, uses, ids: RequestIds::default() }
     }
 }
 
@@ -186,6 +189,12 @@ impl Drop for Record {
         // Of a request that was refused, or whose client had gone before the answer, this is not what relaying costs.
         if self.answered.is_some() && self.head_passed.is_some() {
             counters.added(added);
+        }
+        if let Some(admitted) = self.admitted.as_ref().filter(|_| self.sent.is_some()) {
+            let connection = &admitted.route.connection;
+            let (organization, connection) = (connection.organization, connection.id);
+            let used = Used { organization, connection, environment: &admitted.environment, caller: None };
+            self.reporter.uses.count(used, now);
         }
         let asked = self.asked.as_ref().filter(|_| self.admitted.is_none()).map(ToString::to_string);
         let connection = match (&self.admitted, &asked) {

@@ -8,6 +8,7 @@
 
 pub(super) mod chain;
 mod read;
+pub mod usage;
 
 use std::net::IpAddr;
 

@@ -36,6 +36,7 @@ mod leaks;
 mod limits;
 mod listeners;
 mod measured;
+mod openapi;
 mod packaging;
 mod refusals;
 mod reload;

@@ -13,7 +13,7 @@ use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use oauth2::basic::{BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType};
 use oauth2::{
-    AuthType, AuthUrl, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken, ExtraTokenFields, HttpRequest,
+    AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, Client, ClientId, ClientSecret, CsrfToken, ExtraTokenFields, HttpRequest, HttpResponse,
     PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope, StandardRevocableToken, StandardTokenResponse, TokenUrl,
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -127,7 +127,18 @@ type OidcClient = Client<
     BasicRevocationErrorResponse,
 >;
 
-type Sent = Result<http::Response<Vec<u8>>, OutboundError>;
+/// How the protocol's crate sends a request.
+struct Sender(Outbound);
+
+impl AsyncHttpClient<'_> for Sender {
+    type Error = OutboundError;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, OutboundError>> + Send>>;
+
+    fn call(&self, request: HttpRequest) -> Self::Future {
+        let outbound = self.0.clone();
+        Box::pin(async move { outbound.send(request).await })
+    }
+}
 
 /// What is read from a token.
 #[derive(Deserialize)]
@@ -208,14 +219,11 @@ impl Provider {
         // RFC 8414 §2: Basic where nothing is said.
         let in_body = !methods.is_empty() && !knows("client_secret_basic") && knows("client_secret_post");
         let client = client.set_auth_type(if in_body { AuthType::RequestBody } else { AuthType::BasicAuth });
-        let send = |request: HttpRequest| -> Pin<Box<dyn Future<Output = Sent> + Send>> {
-            let outbound = self.outbound.clone();
-            Box::pin(async move { outbound.send(request).await })
-        };
+        let sender = Sender(self.outbound.clone());
         let answer = client
             .exchange_code(AuthorizationCode::new(code))
             .set_pkce_verifier(PkceCodeVerifier::new(challenge.verifier.clone()))
-            .request_async(&send);
+            .request_async(&sender);
         let answer = answer.await.map_err(|error| match error {
             oauth2::RequestTokenError::Request(error) => ProviderError::Unreachable(error),
             // What a provider writes about an error may quote what it was sent; its code may not.

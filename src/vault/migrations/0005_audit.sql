@@ -33,4 +33,5 @@ CREATE TABLE audit_usage (
     PRIMARY KEY (organization_id, hour, connection_id, caller, environment)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX audit_usage_by_age ON audit_usage (hour);
 CREATE INDEX audit_usage_by_connection ON audit_usage (organization_id, connection_id, hour);
