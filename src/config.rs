@@ -38,8 +38,7 @@ pub use environment::{Environment, VariableError};
 pub use listener::{Address, Listener, ListenerTls, Trust};
 pub use people::{OidcSettings, PeopleSettings, SmtpSettings, SmtpTls, Sourced as SourcedSecret};
 pub use settings::{
-    CacheSettings, LogFormat, LogSettings, MasterKeySetting, ProxySettings, UpstreamSettings,
-    VaultSettings,
+    CacheSettings, LogFormat, LogSettings, MasterKeySetting, ProxySettings, UpstreamSettings, VaultSettings,
 };
 
 /// Everything a server is told before it starts.

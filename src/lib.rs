@@ -39,6 +39,7 @@
 //! upstream        `send`: pooled HTTP/1.1 and HTTP/2 over TLS, each step with a deadline
 //!   http1, http2    one exchange, driven by whoever waits for its answer; a stream of a connection that hyper drives
 //!   guard           which addresses may be dialled, asked about the very address that is dialled
+//!   resolve         the addresses of a name; one question about it at a time
 //! wire            HTTP/1.1 for both ends: heads parsed once and strictly, bodies framed anew, streams and scratch areas
 //!   source          a body, whichever protocol it comes in on
 //! vault           the encrypted store: open, read, `commit`; hides database and cipher

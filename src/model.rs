@@ -16,3 +16,4 @@ pub mod role;
 pub mod site;
 pub mod template;
 pub mod user;
+pub mod version;

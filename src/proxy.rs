@@ -150,6 +150,9 @@ impl Proxy {
             return Err(fault);
         }
         head::check(&head)?;
+        if !record.take_place() {
+            return Err(ProxyError::Overloaded);
+        }
         let mut requested = Requested::parse(&head)?;
         let tag = Tag::take(&mut head.fields, &mut requested, &self.shared.settings.connection_headers)?;
         gate.check_browser(&head, &requested.form)?;

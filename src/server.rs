@@ -145,7 +145,10 @@ async fn open_vault(config: &Config, environment: &Environment) -> Result<Vault,
     let path = options.path.display().to_string();
     let (vault, opened) = Vault::open(options).await?;
     if opened.created {
-        tracing::info!(path, "a new vault was made; `sidekey admin-link` prints a link that makes the first super admin");
+        tracing::info!(
+            path,
+            "a new vault was made; `sidekey admin-link` prints a link that makes the first super admin"
+        );
     }
     if let Some(key) = &opened.master_key_path {
         tracing::info!(path = %key.display(), "a new master key was made; keep a copy of it apart from the vault's backups");
@@ -365,6 +368,7 @@ fn start_workers(
             uses: told.uses.clone(),
             usage_interval: config.proxy.usage_interval,
             places: Arc::clone(&places),
+            most_requests: config.proxy.max_requests.div_ceil(workers),
             head_timeout: config.proxy.head_timeout,
             write_timeout: config.proxy.body_idle_timeout,
             sweep_interval: assemble::sweep_interval(&config.cache),

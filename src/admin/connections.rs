@@ -17,7 +17,7 @@ use super::credentials::{Standing, standing};
 use super::document::Document;
 use super::error::AdminError;
 use super::integrations::Source;
-use super::openapi::{Limit, OfCustomer, Paging};
+use super::openapi::{Forced, Limit, OfCustomer, Paging};
 use super::request::{At, Items, Query, stored};
 use crate::directory::route::Route;
 use crate::model::connection::{Connection, ConnectionDraft};
@@ -25,7 +25,7 @@ use crate::model::document::Problem;
 use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::{Integration, Values};
 use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key};
-use crate::vault::change::{Change, PutMode};
+use crate::vault::change::{Change, PutMode, resource};
 use crate::vault::list::{List, Owner};
 
 /// A connection as it is shown. Of its credentials it tells which fields are set.
@@ -191,7 +191,7 @@ pub(super) async fn replace(
 }
 
 /// Deletes a connection with its credentials.
-#[utoipa::path(delete, path = "/connections/{connection}", params(OfCustomer), responses(
+#[utoipa::path(delete, path = "/connections/{connection}", params(OfCustomer, Forced), responses(
     (status = 204, description = "It is gone.")
 ))]
 pub(super) async fn delete(
@@ -201,7 +201,9 @@ pub(super) async fn delete(
     At(named): At<String>,
 ) -> Result<StatusCode, AdminError> {
     let connection = find(&control, &actor, &query, &named).await?.id;
-    control.commit(&actor, Change::DeleteConnection { organization: actor.organization, connection }).await?;
+    let (organization, force) = (actor.organization, query.force);
+    let change = resource::Change::DeleteConnection { organization, connection, force };
+    control.commit(&actor, Change::Resource(change)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -133,6 +133,7 @@ pub(super) async fn replace(
         environment,
         credential,
         origins: origins(&route),
+        expires_at: None,
     };
     control.commit(&actor, change).await?;
     Ok(StatusCode::NO_CONTENT)

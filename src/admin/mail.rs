@@ -79,10 +79,8 @@ impl Mailer {
             Protection::Tls => Tls::Wrapper(trust(&host, &authorities)?),
             Protection::StartTls => Tls::Required(trust(&host, &authorities)?),
         };
-        let mut transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
-            .port(port)
-            .tls(tls)
-            .timeout(Some(DEADLINE));
+        let mut transport =
+            AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host).port(port).tls(tls).timeout(Some(DEADLINE));
         if let Some((user, password)) = login {
             transport = transport.credentials(Credentials::new(user, password.expose_secret().to_owned()));
         }

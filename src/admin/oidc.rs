@@ -287,7 +287,8 @@ async fn bind(
     let Some(user) = opened.user else { return Err(Failed::Unknown) };
     let verified: Option<Email> = subject.verified_email.and_then(|email| email.parse().ok());
     if verified.as_ref() != Some(&user.email) {
-        let refused = Refused { organization: Some(user.organization), user: Some(user.id), reason: "oidc_other_email" };
+        let refused =
+            Refused { organization: Some(user.organization), user: Some(user.id), reason: "oidc_other_email" };
         control.people.note_refusal(database, visitor, refused).await;
         return Err(Failed::Stranger);
     }

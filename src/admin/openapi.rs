@@ -54,6 +54,15 @@ pub struct OfCustomer {
     pub customer: Option<String>,
 }
 
+/// Whether something is deleted that others rely on.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Forced {
+    /// Also where it is in use; without it that is a conflict which says by whom.
+    #[param(nullable = false)]
+    pub force: Option<bool>,
+}
+
 /// What a refusal says (RFC 9457).
 #[derive(ToSchema)]
 pub struct Problem {

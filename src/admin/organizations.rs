@@ -42,7 +42,7 @@ pub struct Body {
 }
 
 impl From<Organization> for View {
-    fn from(Organization { id, key, name }: Organization) -> Self {
+    fn from(Organization { id, key, name, .. }: Organization) -> Self {
         View { id, key, name }
     }
 }

@@ -46,7 +46,9 @@ pub(super) fn told(status: StatusCode, told: Told) -> Response {
     let text = match told {
         Told::Unknown => "This sign-in has ended, or began in another browser. Please begin again.",
         Told::Refused => "The identity provider did not sign you in. Please begin again.",
-        Told::Stranger => "You are signed in there, but that account is not a user here. Ask an administrator to invite you.",
+        Told::Stranger => {
+            "You are signed in there, but that account is not a user here. Ask an administrator to invite you."
+        }
         Told::Failed => "This did not work. Please begin again, or ask an administrator.",
     };
     (status, Html(include_str!("pages/told.html").replace("{{ text }}", text))).into_response()

@@ -22,12 +22,12 @@ use super::users::View;
 use super::{Control, Peer};
 use crate::model::id::{EventId, OrganizationId, UserId};
 use crate::model::user::User;
-use crate::vault::audit::{Author, Chain, Notice};
-use crate::vault::change::link::NewLink;
-use crate::vault::change::Change;
-use crate::vault::change::user::UserChange;
 use crate::vault::Vault;
+use crate::vault::audit::{Author, Chain, Notice};
+use crate::vault::change::Change;
+use crate::vault::change::link::NewLink;
 use crate::vault::change::session::{NewSession, SessionChange};
+use crate::vault::change::user::UserChange;
 use crate::vault::database::Database;
 use crate::vault::password::Passwords;
 use crate::vault::query::user::SessionRecord;
@@ -205,11 +205,7 @@ pub(super) struct Visitor {
 impl Visitor {
     /// As the audit log names whoever turned out to ask.
     pub(super) fn author(&self, actor: &str) -> Author {
-        Author {
-            actor: actor.to_owned(),
-            address: Some(self.address),
-            request_id: self.request_id.to_string(),
-        }
+        Author { actor: actor.to_owned(), address: Some(self.address), request_id: self.request_id.to_string() }
     }
 }
 
@@ -262,10 +258,7 @@ fn check_own_page(headers: &HeaderMap) -> Result<(), AdminError> {
     (status = 204, description = "Nobody is signed in.", headers(("Set-Cookie" = String))),
     (status = 409), (status = 415), (status = 503)
 ))]
-pub(super) async fn sign_out(
-    State(control): State<Arc<Control>>,
-    visitor: Visitor,
-) -> Result<Response, AdminError> {
+pub(super) async fn sign_out(State(control): State<Arc<Control>>, visitor: Visitor) -> Result<Response, AdminError> {
     if let Some((session, user)) = signed_in(&control, &Method::POST, &visitor.headers).await? {
         let end = SessionChange::End { organization: user.organization, of: Some(user.id), session: session.id };
         control.vault.commit(&visitor.author(&user.id.to_string()), Change::Session(end)).await?;

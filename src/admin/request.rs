@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use super::error::AdminError;
 use crate::model::document::Problem;
 use crate::model::name::CustomerName;
+use crate::vault::change::resource::Force;
 use crate::vault::list::{List, Page};
 
 const DEFAULT_LIMIT: u32 = 50;
@@ -38,6 +39,8 @@ pub(super) struct Query {
     pub organization: Option<String>,
     /// Whose connection a key means.
     pub customer: Option<CustomerName>,
+    /// Whether something is done although others rely on what it does away with.
+    pub force: Force,
     limit: u32,
     cursor: Option<String>,
 }
@@ -47,6 +50,7 @@ pub(super) struct Query {
 struct Written {
     organization: Option<String>,
     customer: Option<String>,
+    force: Option<bool>,
     limit: Option<u32>,
     cursor: Option<String>,
 }
@@ -61,7 +65,8 @@ impl Query {
         }
         let customer = written.customer.map(|text| text.parse()).transpose();
         let customer = customer.map_err(|error: crate::model::name::NameError| wrong(error.to_string()))?;
-        Ok(Query { organization: written.organization, customer, limit, cursor: written.cursor })
+        let force = if written.force.unwrap_or(false) { Force::Yes } else { Force::No };
+        Ok(Query { organization: written.organization, customer, force, limit, cursor: written.cursor })
     }
 
     /// The part of a list that is asked for.

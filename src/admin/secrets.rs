@@ -16,12 +16,12 @@ use super::document::{Document, Given, SecretFields};
 use super::environments;
 use super::error::AdminError;
 use super::integrations::Source;
-use super::openapi::Paging;
+use super::openapi::{Forced, Paging};
 use super::request::{At, Items, Query, stored};
 use crate::model::document::Problem;
 use crate::model::id::{OrganizationId, SecretId};
 use crate::model::name::{EnvironmentName, SecretKey};
-use crate::vault::change::{Change, PutMode};
+use crate::vault::change::{Change, PutMode, resource};
 use crate::vault::declared::Declared;
 use crate::vault::list::{List, SecretSummary};
 
@@ -64,7 +64,7 @@ pub struct ValueBody {
 const SHOWN_ONLY: [&str; 3] = ["id", "environments", "source"];
 
 impl From<SecretSummary> for View {
-    fn from(SecretSummary { id, key, description, environments }: SecretSummary) -> Self {
+    fn from(SecretSummary { id, key, description, environments, .. }: SecretSummary) -> Self {
         View { id: Some(id), key, description, environments, source: Source::Stored }
     }
 }
@@ -137,16 +137,18 @@ pub(super) async fn replace(
 
 /// Deletes a secret with its values.
 ///
-/// Which connections refer to it stands in sealed values, so it is not asked: their next request is refused and names
-/// what is missing.
-#[utoipa::path(delete, path = "/secrets/{key}", responses((status = 204, description = "It is gone.")))]
+/// A secret that credentials refer to is not deleted unless that is forced: their next request is refused then, and
+/// names what is missing.
+#[utoipa::path(delete, path = "/secrets/{key}", params(Forced), responses((status = 204, description = "It is gone.")))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,
+    query: Query,
     At(key): At<String>,
 ) -> Result<StatusCode, AdminError> {
     let key = parse_key(&key)?;
-    control.commit(&actor, Change::DeleteSecret { organization: actor.organization, key }).await?;
+    let change = resource::Change::DeleteSecret { organization: actor.organization, key, force: query.force };
+    control.commit(&actor, Change::Resource(change)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

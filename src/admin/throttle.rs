@@ -151,7 +151,9 @@ mod tests {
     #[test]
     fn an_address_has_so_many_attempts_over_all_accounts() {
         let throttle = throttle();
-        for (at, host) in ["2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::1"].into_iter().cycle().take(12).enumerate() {
+        for (at, host) in
+            ["2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::1"].into_iter().cycle().take(12).enumerate()
+        {
             assert_eq!(throttle.take_at(attempt(&format!("user-{at}"), host), SECOND), Ok(()));
         }
         assert_eq!(throttle.take_at(attempt("another", "2001:db8::3"), SECOND), Err(5 * SECOND));

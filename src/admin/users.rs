@@ -186,7 +186,8 @@ pub(super) async fn invite(
             status: UserStatus::Invited,
         })
     })?;
-    let (email, change) = (user.email.clone(), |link| UserChange::Invite { user: Box::new(user), link, by: actor.roles });
+    let (email, change) =
+        (user.email.clone(), |link| UserChange::Invite { user: Box::new(user), link, by: actor.roles });
     let invited = give_link(&control, &actor, &email, change).await?;
     let place = format!("users/{}", invited.user.id);
     Ok(stored(true, &place, invited))

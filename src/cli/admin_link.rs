@@ -51,7 +51,8 @@ async fn under_lock(config: &Config, environment: &Environment, organization: &s
     if !config.vault.path.exists() {
         return Err(Failure::Failed("there is no vault yet; `sidekey serve` makes it".to_owned()));
     }
-    let (vault, _) = Vault::open(vault_options(&config.vault, environment)?).await.map_err(crate::server::StartError::from)?;
+    let (vault, _) =
+        Vault::open(vault_options(&config.vault, environment)?).await.map_err(crate::server::StartError::from)?;
     let link = people.admin_link(&vault, organization, &Author::system("command line")).await;
     vault.close().await;
     eprintln!("no server runs with this vault; start it before you open the link");

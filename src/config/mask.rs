@@ -72,6 +72,7 @@ const SHOWN: &[&str] = &[
     "kind",
     "level",
     "max_connections",
+    "max_requests",
     "method",
     "mode",
     "name",

@@ -41,6 +41,8 @@ pub struct ProxySettings {
     pub usage_interval: Duration,
     /// Connections held open at once, over all listeners.
     pub max_connections: usize,
+    /// Requests under way at once, shared evenly by the threads.
+    pub max_requests: usize,
 }
 
 /// `[vault]`: the encrypted store.
@@ -149,6 +151,7 @@ impl Default for ProxySettings {
             usage_interval: 10 * SECOND,
             drain_timeout: 30 * SECOND,
             max_connections: 10_000,
+            max_requests: 10_000,
         }
     }
 }
@@ -181,6 +184,7 @@ impl ProxySettings {
             revoke_within: reader.duration("revoke_within").unwrap_or(absent.revoke_within),
             usage_interval: reader.duration("usage_interval").unwrap_or(absent.usage_interval),
             max_connections: count(&reader, "max_connections", 1, 10_000_000).unwrap_or(absent.max_connections),
+            max_requests: count(&reader, "max_requests", 1, 10_000_000).unwrap_or(absent.max_requests),
         };
         if settings.body_buffer > BODY_BUFFER_LIMIT {
             reader.problem("body_buffer", "at most 16MiB: a body that is held stands in memory as a whole");

@@ -38,9 +38,7 @@ impl FromStr for Email {
         };
         let is_label = |part: &str| {
             let hyphens = part.starts_with('-') || part.ends_with('-');
-            (1..=63).contains(&part.len())
-                && !hyphens
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            (1..=63).contains(&part.len()) && !hyphens && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         };
         let fits = text.len() <= 254 && local.len() <= 64;
         if fits && local.split('.').all(is_atom) && domain.split('.').all(is_label) {

@@ -32,13 +32,21 @@ pub struct Reporter {
     /// What requests used.
     pub uses: Uses,
     ids: RequestIds,
+    places: Places,
+}
+
+/// How many requests one worker has under way, of those that it takes.
+struct Places {
+    taken: Cell<usize>,
+    most: usize,
 }
 
 impl Reporter {
-    /// For one worker.
-    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>, uses: Uses) -> Self {
+    /// For one worker, which takes this many requests at once.
+    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>, uses: Uses, most: usize) -> Self {
         let counters = metrics.request_counters();
-        Reporter { access, metrics, counters, uses, ids: RequestIds::default() }
+        let places = Places { taken: Cell::new(0), most };
+        Reporter { access, metrics, counters, uses, ids: RequestIds::default(), places }
     }
 }
 
@@ -61,6 +69,8 @@ pub struct Record {
     response_bytes: u64,
     reused: bool,
     complete: bool,
+    /// Whether it is one of those that the worker takes at once.
+    has_place: bool,
 }
 
 struct Admitted {
@@ -91,7 +101,17 @@ impl Record {
             response_bytes: 0,
             reused: false,
             complete: false,
+            has_place: false,
         }
+    }
+
+    /// Takes a place among the requests that are under way, until the record is dropped; false where all are taken.
+    #[must_use]
+    pub fn take_place(&mut self) -> bool {
+        let Places { taken, most } = &self.reporter.places;
+        self.has_place = taken.get() < *most;
+        taken.set(taken.get() + usize::from(self.has_place));
+        self.has_place
     }
 
     /// The request's id.
@@ -170,6 +190,8 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        let taken = &self.reporter.places.taken;
+        taken.set(taken.get() - usize::from(self.has_place));
         let now = Instant::now();
         if !self.complete && self.reason.is_none() {
             self.reason = Some(CLIENT_GONE);

@@ -9,7 +9,8 @@ use super::StartError;
 use super::bind::{Bound, Sockets};
 use super::worker::{Door, Socket};
 use crate::config::{
-    AdminSettings, CacheSettings, Config, Environment, Listener, ListenerTls, MasterKeySetting, Trust, UpstreamSettings, VaultSettings,
+    AdminSettings, CacheSettings, Config, Environment, Listener, ListenerTls, MasterKeySetting, Trust,
+    UpstreamSettings, VaultSettings,
 };
 use crate::directory::cache::Limits;
 use crate::directory::scope::Scope;
@@ -70,6 +71,7 @@ pub fn upstream_settings(
     upstream::Settings {
         connect_timeout: settings.connect_timeout,
         tls_timeout: settings.tls_timeout,
+        resolver: upstream::Resolver::default(),
         resolve_timeout: settings.resolve_timeout,
         response_timeout: settings.response_timeout,
         idle_timeout: settings.idle_timeout,

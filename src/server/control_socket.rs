@@ -11,8 +11,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::bind::{BindError, Sockets, take};
-use crate::config::Address;
 use crate::admin::Control;
+use crate::config::Address;
 use crate::vault::audit::Author;
 use crate::vault::rekey::NewKey;
 

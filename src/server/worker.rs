@@ -47,6 +47,8 @@ pub struct Setup {
     pub usage_interval: Duration,
     /// A place for each connection that may be open at once, over all workers.
     pub places: Arc<Semaphore>,
+    /// How many requests this worker takes at once.
+    pub most_requests: usize,
     /// See [`Terms`].
     pub head_timeout: Duration,
     /// See [`Terms`].
@@ -101,7 +103,8 @@ struct Worker {
 }
 
 async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
-    let reporter = Rc::new(Reporter::new(setup.access.buffer(), Arc::clone(&setup.metrics), Uses::new(setup.uses)));
+    let (access, metrics) = (setup.access.buffer(), Arc::clone(&setup.metrics));
+    let reporter = Rc::new(Reporter::new(access, metrics, Uses::new(setup.uses), setup.most_requests));
     let connections = TaskTracker::new();
     let upstream = Upstream::new(setup.upstream);
     let worker = Rc::new(Worker {

@@ -2,8 +2,12 @@
 
 mod connection;
 mod credential;
+mod environment;
+mod integration;
 pub mod link;
 mod organization;
+mod precondition;
+pub mod resource;
 mod secret;
 pub mod session;
 pub mod user;
@@ -12,7 +16,10 @@ use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::{Connection as _, Row, SqliteConnection};
 
-pub(super) use organization::{DEFAULT_ENVIRONMENTS, insert_organization};
+pub(super) use environment::DEFAULT_ENVIRONMENTS;
+pub(super) use organization::insert_organization;
+pub use precondition::{Attempt, Expected};
+use resource::{EnvironmentDraft, Force, Place, Reach};
 
 use super::audit::chain::Told;
 use super::audit::{Author, Chain};
@@ -28,6 +35,7 @@ use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, OrganizationId, UserId};
 use crate::model::integration::Integration;
 use crate::model::name::{EnvironmentName, Key, SecretKey};
+use crate::model::version::Version;
 
 /// Everything that may be done to the vault.
 #[derive(Debug)]
@@ -102,6 +110,8 @@ pub enum Change {
         credential: Credential,
         /// The origins it may go to, sealed with it.
         origins: Vec<String>,
+        /// When it ends to be of use, in milliseconds since 1970, where that is known.
+        expires_at: Option<i64>,
     },
     /// Removes a credential.
     DeleteCredential {
@@ -154,6 +164,15 @@ pub enum Change {
     User(user::UserChange),
     /// Something with sessions.
     Session(session::SessionChange),
+    /// What else people do to integrations, environments, organizations, connections and secrets.
+    Resource(resource::Change),
+    /// Another change, if what it changes is as expected.
+    Guarded {
+        /// How the thing must be.
+        expected: Expected,
+        /// What to do then.
+        change: Box<Change>,
+    },
 }
 
 /// Whether something may be there already.
@@ -163,6 +182,8 @@ pub enum PutMode {
     Create,
     /// It is replaced if it is, and created if it is not.
     Replace,
+    /// It is replaced, and must be there under its id. Of connections only: its key may be another one now.
+    Update,
 }
 
 /// What a change has done.
@@ -176,6 +197,8 @@ pub struct Outcome {
     pub connection: Option<ConnectionId>,
     /// The user who followed a link.
     pub user: Option<UserId>,
+    /// The version of what was stored.
+    pub version: Option<Version>,
 }
 
 impl Database {
@@ -193,7 +216,11 @@ impl Database {
     {
         let (inner, author) = (self.inner.clone(), author.clone());
         let task = self.inner.runtime.spawn(async move {
-            let outcome = apply(&inner, &author, change).await.map_err(|error| inner.note(error))?;
+            let applied = apply(&inner, &author, change).await;
+            if let Err(DatabaseError::Overtaken(attempt)) = &applied {
+                precondition::record_attempt(&inner, &author, attempt).await.map_err(|error| inner.note(error))?;
+            }
+            let outcome = applied.map_err(|error| inner.note(error))?;
             then(&outcome);
             Ok(outcome)
         });
@@ -218,8 +245,11 @@ async fn transact(
     change: Change,
 ) -> Result<Outcome, DatabaseError> {
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
-    let mut writing = Writing { inner, connection: &mut transaction, outcome: Outcome::default() };
+    let (expected, change) = change.unguarded();
+    let outcome = Outcome::default();
+    let mut writing = Writing { inner, author, connection: &mut transaction, outcome, expected };
     let event = writing.write(change).await?;
+    writing.check_expected(event.organization, &event.object)?;
     let outcome = writing.outcome;
     let told = Told { action: event.action, object: &event.object, detail: &event.detail };
     inner.record(&mut transaction, event.chain(), author, told).await?;
@@ -230,8 +260,11 @@ async fn transact(
 /// A change under way.
 struct Writing<'a> {
     inner: &'a Inner,
+    author: &'a Author,
     connection: &'a mut SqliteConnection,
     outcome: Outcome,
+    /// How the thing must be that is changed, until it was looked at.
+    expected: Option<Expected>,
 }
 
 /// What the audit log tells of a change.
@@ -258,18 +291,24 @@ impl Writing<'_> {
         match change {
             Change::CreateOrganization { id, key, name } => self.create_organization(id, &key, &name).await,
             Change::DeleteOrganization { organization } => self.delete_organization(organization).await,
-            Change::CreateEnvironment { organization, name } => self.create_environment(organization, &name).await,
+            Change::CreateEnvironment { organization, name } => {
+                self.create_environment(organization, &EnvironmentDraft { name, position: None, designer: false }).await
+            }
             Change::DeleteEnvironment { organization, name } => self.delete_environment(organization, &name).await,
             Change::PutIntegration { organization, integration, mode } => {
-                self.put_integration(organization, &integration, mode).await
+                let place = Place { organization, reach: Reach::Organization };
+                self.put_integration(place, &integration, mode).await
             }
-            Change::DeleteIntegration { organization, slug } => self.delete_integration(organization, &slug).await,
+            Change::DeleteIntegration { organization, slug } => {
+                self.delete_integration(Place { organization, reach: Reach::Organization }, &slug).await
+            }
             Change::PutConnection { connection, mode } => self.put_connection(&connection, mode).await,
             Change::DeleteConnection { organization, connection } => {
-                self.delete_connection(organization, connection).await
+                self.delete_connection(organization, connection, Force::Yes).await
             }
-            Change::PutCredential { organization, connection, environment, credential, origins } => {
-                self.put_credential(organization, connection, &environment, &credential, &origins).await
+            Change::PutCredential { organization, connection, environment, credential, origins, expires_at } => {
+                let place = (connection, &environment);
+                self.put_credential(organization, place, &credential, &origins, expires_at).await
             }
             Change::DeleteCredential { organization, connection, environment } => {
                 self.delete_credential(organization, connection, &environment).await
@@ -277,7 +316,7 @@ impl Writing<'_> {
             Change::PutSecret { organization, key, description, mode } => {
                 self.put_secret(organization, &key, description.as_deref(), mode).await
             }
-            Change::DeleteSecret { organization, key } => self.delete_secret(organization, &key).await,
+            Change::DeleteSecret { organization, key } => self.delete_secret(organization, &key, Force::No).await,
             Change::PutSecretValue { organization, key, environment, value } => {
                 self.put_secret_value(organization, &key, &environment, &value).await
             }
@@ -286,6 +325,9 @@ impl Writing<'_> {
             }
             Change::User(change) => self.change_user(change).await,
             Change::Session(change) => self.change_session(change).await,
+            Change::Resource(change) => self.write_resource(change).await,
+            // Taken apart before anything is written.
+            Change::Guarded { .. } => Err(DatabaseError::Conflict("a change was guarded twice".to_owned())),
         }
     }
 

@@ -14,7 +14,7 @@ use super::database::{Database, Opened, Options};
 use super::error::DatabaseError;
 use super::key::MasterKeySource;
 pub(super) use super::seal::plain;
-use crate::model::connection::Connection;
+use crate::model::connection::{Connection, Sharing};
 use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, IntegrationId, OrganizationId};
 use crate::model::integration::Integration;
@@ -118,6 +118,7 @@ pub(super) fn connection(organization: OrganizationId, key: &str) -> Connection 
         auth: None,
         values: [("region".parse().unwrap(), "eu".to_owned())].into(),
         limit: None,
+        sharing: Sharing::default(),
     }
 }
 
@@ -151,6 +152,7 @@ impl Database {
             environment: environment(env),
             credential: credential(&[("token", token)]),
             origins: vec!["https://api.example.test".to_owned()],
+            expires_at: None,
         };
         self.put(change).await;
     }

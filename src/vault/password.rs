@@ -38,8 +38,20 @@ const LONGEST: usize = 512;
 
 /// Words that make up too much of what people choose.
 const COMMON: [&str; 14] = [
-    "password", "passwort", "kennwort", "letmein", "welcome", "qwertyuiop", "asdfghjkl", "administrator", "sidekey",
-    "changeme", "123456789", "987654321", "iloveyou", "correcthorsebatterystaple",
+    "password",
+    "passwort",
+    "kennwort",
+    "letmein",
+    "welcome",
+    "qwertyuiop",
+    "asdfghjkl",
+    "administrator",
+    "sidekey",
+    "changeme",
+    "123456789",
+    "987654321",
+    "iloveyou",
+    "correcthorsebatterystaple",
 ];
 
 /// Why a password is not taken: a sentence for whoever chose it.

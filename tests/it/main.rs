@@ -37,6 +37,7 @@ mod limits;
 mod listeners;
 mod measured;
 mod openapi;
+mod overload;
 mod packaging;
 mod refusals;
 mod reload;

@@ -142,7 +142,14 @@ impl Connection {
         for change in [
             Change::PutIntegration { organization: owner, integration: Box::new(integration), mode: PutMode::Create },
             Change::PutConnection { connection: Box::new(connection), mode: PutMode::Create },
-            Change::PutCredential { organization: owner, connection: id, environment, credential, origins },
+            Change::PutCredential {
+                organization: owner,
+                connection: id,
+                environment,
+                credential,
+                origins,
+                expires_at: None,
+            },
         ] {
             vault.commit(&Author::system("demo"), change).await.map_err(failed)?;
         }

@@ -227,7 +227,11 @@ async fn adopt(connection: &mut SqliteConnection, chain: &str, key: &DataKey) ->
 }
 
 /// Records a notice in a transaction of its own.
-pub(super) async fn record_alone(inner: &Inner, author: &Author, notice: &Notice) -> Result<(), DatabaseError> {
+pub(in crate::vault) async fn record_alone(
+    inner: &Inner,
+    author: &Author,
+    notice: &Notice,
+) -> Result<(), DatabaseError> {
     inner.check_writable()?;
     let mut writer = inner.writer.acquire().await?;
     let recorded = async {

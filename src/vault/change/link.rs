@@ -151,8 +151,7 @@ impl Writing<'_> {
             .bind(schema::now())
             .execute(&mut *self.connection)
             .await?;
-        let (organization, user): (String, Option<String>) =
-            (row.try_get("organization_id")?, row.try_get("user_id")?);
+        let (organization, user): (String, Option<String>) = (row.try_get("organization_id")?, row.try_get("user_id")?);
         Ok(Link {
             organization: query::parse(&organization, "link", id)?,
             user: user.map(|user| query::parse(&user, "link", id)).transpose()?,
@@ -205,27 +204,28 @@ impl Writing<'_> {
                 return Err(DatabaseError::Conflict("this user signs in at the identity provider".to_owned()));
             }
         };
-        sqlx::query("UPDATE users SET password_hash = $2, issuer = $3, subject = $4, last_sign_in_at = $5 WHERE id = $1")
-            .bind(user.id.to_string())
-            .bind(hash)
-            .bind(issuer)
-            .bind(subject)
-            .bind(schema::now())
-            .execute(&mut *self.connection)
-            .await?;
+        sqlx::query(
+            "UPDATE users SET password_hash = $2, issuer = $3, subject = $4, last_sign_in_at = $5 WHERE id = $1",
+        )
+        .bind(user.id.to_string())
+        .bind(hash)
+        .bind(issuer)
+        .bind(subject)
+        .bind(schema::now())
+        .execute(&mut *self.connection)
+        .await?;
         Ok(())
     }
 
     async fn check_subject_is_free(&mut self, user: &User, issuer: &str, subject: &str) -> Result<(), DatabaseError> {
-        let taken = sqlx::query(
-            "SELECT 1 FROM users WHERE organization_id = $1 AND issuer = $2 AND subject = $3 AND id <> $4",
-        )
-        .bind(user.organization.to_string())
-        .bind(issuer)
-        .bind(subject)
-        .bind(user.id.to_string())
-        .fetch_optional(&mut *self.connection)
-        .await?;
+        let taken =
+            sqlx::query("SELECT 1 FROM users WHERE organization_id = $1 AND issuer = $2 AND subject = $3 AND id <> $4")
+                .bind(user.organization.to_string())
+                .bind(issuer)
+                .bind(subject)
+                .bind(user.id.to_string())
+                .fetch_optional(&mut *self.connection)
+                .await?;
         let told = "another user of the organization signs in with that account already";
         taken.map_or(Ok(()), |_| Err(DatabaseError::Conflict(told.to_owned())))
     }

@@ -68,6 +68,7 @@ async fn a_credential_is_replaced_as_a_whole_and_keeps_to_its_environment() {
         environment: environment("production"),
         credential: credential(fields),
         origins: vec!["https://api.example.test".to_owned()],
+        expires_at: None,
     };
     let outcome = database.put(put(&[("username", "u"), ("password", "p\u{e9}")])).await;
     assert_eq!(outcome.subjects, [Subject::Credential(connection, production.clone())]);
@@ -96,6 +97,7 @@ async fn a_credential_is_replaced_as_a_whole_and_keeps_to_its_environment() {
         environment: environment("nowhere"),
         credential: credential(&[]),
         origins: Vec::new(),
+        expires_at: None,
     };
     assert!(matches!(refused(&database, nowhere).await, DatabaseError::NotFound("environment")));
     database.close().await;
@@ -302,6 +304,7 @@ async fn a_full_disk_changes_nothing_and_reads_go_on() {
         environment: environment("production"),
         credential: credential(&[("token", value)]),
         origins: Vec::new(),
+        expires_at: None,
     };
     let full = refused(&database, large(&"x".repeat(100_000))).await;
     assert!(matches!(full, DatabaseError::Unavailable(Cause::DiskFull)), "{full}");

@@ -256,10 +256,7 @@ impl Writing<'_> {
     async fn delete_user(&mut self, key: UserKey, by: Roles) -> Result<Event, DatabaseError> {
         let before = self.user_below(key, by).await?;
         self.keep_a_super_admin(&before, None).await?;
-        sqlx::query("DELETE FROM users WHERE id = $1")
-            .bind(key.id.to_string())
-            .execute(&mut *self.connection)
-            .await?;
+        sqlx::query("DELETE FROM users WHERE id = $1").bind(key.id.to_string()).execute(&mut *self.connection).await?;
         Ok(event(&before, "user.delete", audit::difference(&shown(&before), &Value::Null)))
     }
 
@@ -280,10 +277,11 @@ impl Writing<'_> {
 
     /// Whether a user can prove who they are.
     async fn has_proof(&mut self, user: UserId) -> Result<bool, DatabaseError> {
-        let row = sqlx::query("SELECT password_hash IS NOT NULL OR subject IS NOT NULL AS proof FROM users WHERE id = $1")
-            .bind(user.to_string())
-            .fetch_one(&mut *self.connection)
-            .await?;
+        let row =
+            sqlx::query("SELECT password_hash IS NOT NULL OR subject IS NOT NULL AS proof FROM users WHERE id = $1")
+                .bind(user.to_string())
+                .fetch_one(&mut *self.connection)
+                .await?;
         Ok(row.try_get("proof")?)
     }
 

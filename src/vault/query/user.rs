@@ -183,8 +183,7 @@ impl Database {
         if row.try_get::<i64, _>("expires_at")? <= schema::now() {
             return Err(DatabaseError::Gone("this link has expired; ask for a new one"));
         }
-        let (organization, user): (String, Option<String>) =
-            (row.try_get("organization_id")?, row.try_get("user_id")?);
+        let (organization, user): (String, Option<String>) = (row.try_get("organization_id")?, row.try_get("user_id")?);
         let organization = parse(&organization, "link", id)?;
         let user = match user {
             Some(user) => self.user(organization, &UserRef::Id(parse(&user, "link", id)?)).await?,
