@@ -15,6 +15,9 @@
 //!    merge too.
 
 pub mod actor;
+pub mod api_keys;
+pub mod audit;
+pub mod ceilings;
 pub mod connections;
 mod cookie;
 pub mod credentials;
@@ -143,6 +146,7 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(sessions::end))
         .routes(routes!(sessions::me))
         .routes(routes!(sessions::set_password))
+        .routes(routes!(ceilings::show, ceilings::replace))
         .routes(routes!(environments::list, environments::create))
         .routes(routes!(environments::show, environments::delete))
         .routes(routes!(integrations::list, integrations::create))
@@ -153,6 +157,18 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(secrets::list, secrets::create))
         .routes(routes!(secrets::show, secrets::replace, secrets::delete))
         .routes(routes!(secrets::put_value, secrets::delete_value))
+        .routes(routes!(api_keys::list, api_keys::create))
+        .routes(routes!(api_keys::show, api_keys::replace))
+        .routes(routes!(api_keys::limit))
+        .routes(routes!(api_keys::narrow))
+        .routes(routes!(api_keys::suspend))
+        .routes(routes!(api_keys::resume))
+        .routes(routes!(api_keys::revoke))
+        .routes(routes!(api_keys::rotate))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::export))
+        .routes(routes!(audit::verify))
+        .routes(routes!(audit::usage))
 }
 
 #[cfg(test)]

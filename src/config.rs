@@ -14,6 +14,7 @@ mod listener;
 mod mask;
 mod overlay;
 mod people;
+mod profiles;
 mod resolve;
 mod settings;
 mod source;
@@ -37,6 +38,7 @@ pub use declared::{DeclaredConnection, DeclaredFile, DeclaredSecret, Sourced, Va
 pub use environment::{Environment, VariableError};
 pub use listener::{Address, Listener, ListenerTls, Trust};
 pub use people::{OidcSettings, PeopleSettings, SmtpSettings, SmtpTls, Sourced as SourcedSecret};
+pub use profiles::{KeySource, Profile, Profiles};
 pub use settings::{
     CacheSettings, LogFormat, LogSettings, MasterKeySetting, ProxySettings, UpstreamSettings, VaultSettings,
 };
@@ -139,6 +141,19 @@ impl Config {
         );
         let reading = Reading { path, problems, warnings: Problems::default() };
         reading.read(document, sources, mistakes)
+    }
+}
+
+/// Reads a document that somebody wrote in TOML into the values that JSON has. The error quotes nothing of it.
+pub fn parse_toml(text: &str) -> Result<Value, String> {
+    let problems = Problems::default();
+    let mut document = source::parse(text, &problems).map_err(|errors| {
+        let details: Vec<String> = errors.into_iter().map(|(detail, _)| detail).collect();
+        format!("it is not TOML: {}", details.join("; "))
+    })?;
+    match problems.into_list().first() {
+        Some(problem) => Err(format!("{}: {}", problem.pointer, problem.detail)),
+        None => Ok(document.value_mut().take()),
     }
 }
 

@@ -14,14 +14,6 @@ use std::panic::PanicHookInfo;
 
 use tracing_subscriber::EnvFilter;
 
-/// A moment in milliseconds since 1970 as in RFC 3339, UTC: `2026-11-21T12:45:38.250Z`.
-pub fn timestamp(milliseconds: i64) -> String {
-    let milliseconds = u64::try_from(milliseconds).unwrap_or_default();
-    let mut text = [0; clock::UNTIL_SECOND];
-    clock::write_second(&mut text, milliseconds / 1000);
-    format!("{}.{:03}Z", String::from_utf8_lossy(&text), milliseconds % 1000)
-}
-
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {

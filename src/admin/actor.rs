@@ -11,15 +11,19 @@ use axum::http::{HeaderMap, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
+use utoipa::openapi::OpenApi;
 
 use super::error::AdminError;
+use super::openapi;
 use super::people;
 use super::permission::{self, Needs};
 use super::request::Query;
 use super::{Control, Peer};
+use crate::model::api_key::ApiKey;
 use crate::model::id::{ApiKeyId, EventId, OrganizationId, SessionId, UserId};
 use crate::model::role::{Grant, Permission, Role, Roles};
 use crate::model::user::UserStatus;
+use crate::vault::api_key::KnownKey;
 use crate::vault::audit::Author;
 
 /// Somebody we know.
@@ -53,6 +57,8 @@ pub struct Identity {
     pub owner: Option<UserId>,
     /// The session that a signed-in user asks with.
     pub session: Option<SessionId>,
+    /// The key that was shown, where one was.
+    pub key: Option<Arc<ApiKey>>,
 }
 
 /// Somebody who may do what they ask, and the organization they ask about.
@@ -70,6 +76,8 @@ pub struct Actor {
     pub owner: Option<UserId>,
     /// The session that a signed-in user asks with.
     pub session: Option<SessionId>,
+    /// The key that was shown, where one was: nobody makes a key with it that may do more.
+    pub key: Option<Arc<ApiKey>>,
     /// Where the request came from.
     pub address: IpAddr,
     /// The request's own id, as it stands in the audit log.
@@ -137,6 +145,9 @@ async fn judge(control: &Control, parts: &Parts) -> Result<Judged, AdminError> {
     if grant == Grant::None {
         return Err(AdminError::RoleInsufficient);
     }
+    if let Some(api) = parts.extensions.get::<Arc<OpenApi>>() {
+        openapi::check_query(api, &parts.method, route.as_str(), &parts.uri)?;
+    }
     let address = parts.extensions.get::<Peer>().ok_or(AdminError::Unauthenticated)?.0.ip().to_canonical();
     Ok(Judged::Admitted(Actor {
         organization: organization(control, &identity, &parts.uri).await?,
@@ -145,6 +156,7 @@ async fn judge(control: &Control, parts: &Parts) -> Result<Judged, AdminError> {
         own_organization: identity.organization,
         owner: identity.owner,
         session: identity.session,
+        key: identity.key,
         address,
         request_id: EventId::generate(),
         grant,
@@ -161,23 +173,32 @@ async fn organization(control: &Control, identity: &Identity, uri: &Uri) -> Resu
 
 /// Who asks: by an API key, else by the cookie of a session.
 async fn identify(control: &Control, method: &Method, headers: &HeaderMap) -> Result<Identity, AdminError> {
-    let Some(presented) = presented(headers)? else {
-        let (session, user) = people::signed_in(control, method, headers).await?.ok_or(AdminError::Unauthenticated)?;
-        // An invited user has no session, and a disabled one lost theirs; looked at again, as it costs nothing.
-        if user.status != UserStatus::Active {
-            return Err(AdminError::Unauthenticated);
-        }
-        return Ok(Identity {
-            who: Who::User(user.id),
-            roles: user.roles,
-            organization: user.organization,
-            owner: Some(user.id),
-            session: Some(session.id),
-        });
-    };
-    let known = control.vault.database()?.authenticate(&presented).await?;
-    let key = known.ok_or(AdminError::Unauthenticated)?;
-    Ok(Identity { who: Who::Key(key.id), roles: key.roles, organization: key.organization, owner: None, session: None })
+    let Some(presented) = presented(headers)? else { return signed_in(control, method, headers).await };
+    let KnownKey { key, .. } = control.vault.authenticate(&presented).await?.ok_or(AdminError::Unauthenticated)?;
+    Ok(Identity {
+        who: Who::Key(key.id),
+        roles: key.terms.roles,
+        organization: key.organization,
+        owner: key.terms.owner,
+        session: None,
+        key: Some(key),
+    })
+}
+
+async fn signed_in(control: &Control, method: &Method, headers: &HeaderMap) -> Result<Identity, AdminError> {
+    let (session, user) = people::signed_in(control, method, headers).await?.ok_or(AdminError::Unauthenticated)?;
+    // An invited user has no session, and a disabled one lost theirs; looked at again, as it costs nothing.
+    if user.status != UserStatus::Active {
+        return Err(AdminError::Unauthenticated);
+    }
+    Ok(Identity {
+        who: Who::User(user.id),
+        roles: user.roles,
+        organization: user.organization,
+        owner: Some(user.id),
+        session: Some(session.id),
+        key: None,
+    })
 }
 
 /// The API key of a request. What does not begin as one is somebody else's business, such as a front proxy's; two

@@ -23,6 +23,9 @@ pub enum AdminError {
     /// Whoever asks may not do this.
     #[error("your roles do not allow this; GET /api/v1/roles tells which do")]
     RoleInsufficient,
+    /// They want to give what they do not have themselves.
+    #[error("nobody gives a role, scope, limit or lifetime that they do not have themselves")]
+    AboveOwn,
     /// A web page of somebody else's asks.
     #[error("requests of other origins are not served")]
     OriginNotAllowed,
@@ -172,7 +175,7 @@ impl AdminError {
     fn code(&self) -> &'static str {
         match self {
             AdminError::Unauthenticated => "unauthenticated",
-            AdminError::RoleInsufficient => "role_insufficient",
+            AdminError::RoleInsufficient | AdminError::AboveOwn => "role_insufficient",
             AdminError::OriginNotAllowed => "origin_not_allowed",
             AdminError::HostUnknown => "host_unknown",
             AdminError::NotFound(_) => "not_found",

@@ -10,7 +10,8 @@ mod names;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use axum::http::Method;
+use axum::extract::Query;
+use axum::http::{Method, Uri};
 use axum::{Extension, Json};
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
@@ -24,8 +25,9 @@ use utoipa::openapi::{
 };
 use utoipa::{IntoParams, ToSchema};
 
-use super::error::{PROBLEMS, Refusal, When};
+use super::error::{AdminError, PROBLEMS, Refusal, When};
 use super::permission::{self, CALLS};
+use super::request::wrong;
 
 /// The media type of every refusal.
 const PROBLEM_JSON: &str = "application/problem+json";
@@ -166,6 +168,29 @@ pub(super) async fn show(Extension(api): Extension<Arc<OpenApi>>) -> Json<OpenAp
     Json(OpenApi::clone(&api))
 }
 
+/// Refuses a query parameter that a call does not have. `route` is as the router matched it.
+pub(super) fn check_query(api: &OpenApi, method: &Method, route: &str, uri: &Uri) -> Result<(), AdminError> {
+    let item = api.paths.paths.get(route);
+    let operation = item.and_then(|item| match *method {
+        Method::GET | Method::HEAD => item.get.as_ref(),
+        Method::PUT => item.put.as_ref(),
+        Method::POST => item.post.as_ref(),
+        Method::DELETE => item.delete.as_ref(),
+        Method::PATCH => item.patch.as_ref(),
+        _ => None,
+    });
+    let known = operation.and_then(|operation| operation.parameters.as_deref()).unwrap_or_default();
+    let Query(pairs): Query<Vec<(String, String)>> =
+        Query::try_from_uri(uri).map_err(|error| wrong(error.body_text()))?;
+    for (name, _) in &pairs {
+        let is_it = |parameter: &RefOr<Parameter>| matches!(parameter, RefOr::T(known) if known.name == *name && known.parameter_in == ParameterIn::Query);
+        if !known.iter().any(is_it) {
+            return Err(wrong(format!("this call has no query parameter `{}`", name.escape_debug())));
+        }
+    }
+    Ok(())
+}
+
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
     let PathItem { get, put, post, delete, patch, .. } = item;
     [(Method::GET, get), (Method::PUT, put), (Method::POST, post), (Method::DELETE, delete), (Method::PATCH, patch)]
@@ -208,6 +233,7 @@ fn in_path(name: &str) -> Parameter {
         "user" => "The id or the e-mail address of a user.",
         "session" => "The id of a session.",
         "environment" => "The name of an environment.",
+        "api_key" => "The id of an API key.",
         _ => "An id or key.",
     };
     ParameterBuilder::new()

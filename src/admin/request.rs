@@ -32,8 +32,8 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for At<T> {
     }
 }
 
-/// What may stand behind the `?`. A parameter nobody knows is refused: a misspelt `organization` must not change
-/// another one.
+/// What may stand behind the `?` of any call. One that the call's description does not have is refused before
+/// (`openapi::check_query`): a misspelt `organization` must not change another one.
 pub(super) struct Query {
     /// Which organization is meant: an id or key.
     pub organization: Option<String>,
@@ -46,7 +46,6 @@ pub(super) struct Query {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Written {
     organization: Option<String>,
     customer: Option<String>,
@@ -101,8 +100,20 @@ impl Query {
     }
 }
 
-fn wrong(detail: String) -> AdminError {
+pub(super) fn wrong(detail: String) -> AdminError {
     AdminError::Invalid(vec![Problem { pointer: String::new(), detail }])
+}
+
+/// What else stands behind the `?` of a call.
+pub(super) struct Own<T>(pub T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Own<T> {
+    type Rejection = AdminError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, AdminError> {
+        let read = Pairs::try_from_uri(&parts.uri);
+        read.map(|Pairs(own)| Own(own)).map_err(|error| wrong(error.body_text()))
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Query {
@@ -172,9 +183,7 @@ mod tests {
 
     #[test]
     fn a_query_that_is_not_understood_is_refused() {
-        for query in
-            ["limit=0", "limit=201", "limit=x", "organisation=a", "limit=1&limit=2", "customer=", "customer=a%20b"]
-        {
+        for query in ["limit=0", "limit=201", "limit=x", "limit=1&limit=2", "customer=", "customer=a%20b"] {
             assert!(Query::read(&format!("/x?{query}").parse().unwrap()).is_err(), "{query}");
         }
     }

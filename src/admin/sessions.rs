@@ -18,9 +18,9 @@ use super::throttle::Attempt;
 use super::users::{self, View};
 use crate::model::document::Problem;
 use crate::model::id::{OrganizationId, SessionId, UserId};
+use crate::model::moment::Moment;
 use crate::model::role::{Permission, Role, Roles};
 use crate::model::user::{Email, UserRef};
-use crate::telemetry::timestamp;
 use crate::vault::change::Change;
 use crate::vault::change::session::SessionChange;
 use crate::vault::change::user::{UserChange, UserKey};
@@ -36,9 +36,9 @@ pub struct SessionView {
     email: Email,
     address: String,
     agent: String,
-    created_at: String,
-    used_at: String,
-    expires_at: String,
+    created_at: Moment,
+    used_at: Moment,
+    expires_at: Moment,
     /// Whether it is the one that asks.
     current: bool,
 }
@@ -174,9 +174,9 @@ fn view(session: SessionRecord, current: Option<SessionId>) -> SessionView {
         email: session.email,
         address: session.address,
         agent: session.agent,
-        created_at: timestamp(session.created_at),
-        used_at: timestamp(session.used_at),
-        expires_at: timestamp(session.expires_at),
+        created_at: Moment::from_milliseconds(session.created_at),
+        used_at: Moment::from_milliseconds(session.used_at),
+        expires_at: Moment::from_milliseconds(session.expires_at),
         current: current == Some(session.id),
     }
 }

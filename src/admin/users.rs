@@ -18,9 +18,9 @@ use super::openapi::Paging;
 use super::request::{At, Items, Query, stored};
 use crate::model::document::Reader;
 use crate::model::id::{OrganizationId, UserId};
+use crate::model::moment::Moment;
 use crate::model::role::{Role, Roles};
 use crate::model::user::{Email, SignInMethod, User, UserRef, UserStatus};
-use crate::telemetry::timestamp;
 use crate::vault::change::Change;
 use crate::vault::change::user::{UserChange, UserKey};
 use crate::vault::query::user::UserRecord;
@@ -39,8 +39,8 @@ pub struct View {
     roles: Roles,
     status: UserStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
-    created_at: Option<String>,
-    last_sign_in_at: Option<String>,
+    created_at: Option<Moment>,
+    last_sign_in_at: Option<Moment>,
 }
 
 /// Somebody who is to be invited.
@@ -112,8 +112,8 @@ impl View {
 impl From<UserRecord> for View {
     fn from(record: UserRecord) -> Self {
         View {
-            created_at: Some(timestamp(record.created_at)),
-            last_sign_in_at: record.last_sign_in_at.map(timestamp),
+            created_at: Some(Moment::from_milliseconds(record.created_at)),
+            last_sign_in_at: record.last_sign_in_at.map(Moment::from_milliseconds),
             ..View::of(record.user)
         }
     }
@@ -126,7 +126,7 @@ pub struct Invited {
     user: View,
     /// To be opened once, by the user; whoever opens it is the user from then on.
     link: String,
-    link_expires_at: String,
+    link_expires_at: Moment,
     mail: Mailed,
 }
 
@@ -218,12 +218,12 @@ async fn give_link(
 ) -> Result<Invited, AdminError> {
     let people = &control.people;
     let link = people.link(people.settings.invite_lifetime)?;
-    let (url, expires_at) = (people.url_of(&link.token.text), timestamp(link.expires_at));
+    let (url, expires_at) = (people.url_of(&link.token.text), Moment::from_milliseconds(link.expires_at));
     control.commit(actor, Change::User(change(link))).await?;
     let record = find(control, actor, email.as_str()).await?;
     let mail = match &people.mail {
         None => Mailed::Off,
-        Some(mailer) => match mailer.invite(&record.user, &url, &expires_at).await {
+        Some(mailer) => match mailer.invite(&record.user, &url, &expires_at.to_string()).await {
             Ok(()) => Mailed::Sent,
             Err(error) => {
                 tracing::warn!(user = %record.user.id, %error, "the mail with an invitation was not sent");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 
 use super::body::BrokenOff;
-use super::usage::{Used, Uses};
+use super::usage::{Used, Uses, Verdict};
 use crate::directory::Permit;
 use crate::directory::route::Route;
 use crate::model::id::ConnectionRef;
@@ -215,7 +215,16 @@ impl Drop for Record {
         if let Some(admitted) = self.admitted.as_ref().filter(|_| self.sent.is_some()) {
             let connection = &admitted.route.connection;
             let (organization, connection) = (connection.organization, connection.id);
-            let used = Used { organization, connection, environment: &admitted.environment, caller: None };
+            // A reason stands beside a status of our own, and beside an answer that broke off.
+            let status = self.status.filter(|_| self.reason.is_none());
+            let used = Used {
+                organization,
+                connection,
+                environment: &admitted.environment,
+                caller: None,
+                verdict: status.and_then(Verdict::of),
+                workflow: self.workflow.as_deref(),
+            };
             self.reporter.uses.count(used, now);
         }
         let asked = self.asked.as_ref().filter(|_| self.admitted.is_none()).map(ToString::to_string);

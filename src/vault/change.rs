@@ -1,5 +1,6 @@
 //! Changes: everything that may be written, each in one transaction with its audit event.
 
+mod api_key;
 mod connection;
 mod credential;
 mod environment;
@@ -16,6 +17,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::{Connection as _, Row, SqliteConnection};
 
+pub use api_key::{ApiKeyChange, Ceiling};
 pub(super) use environment::DEFAULT_ENVIRONMENTS;
 pub(super) use organization::insert_organization;
 pub use precondition::{Attempt, Expected};
@@ -49,7 +51,7 @@ pub enum Change {
         /// As a person reads it.
         name: String,
     },
-    /// Only when it holds no integration, connection, secret or API key.
+    /// Only when it holds no integration, connection, secret or API key that is not revoked.
     DeleteOrganization {
         /// Which.
         organization: OrganizationId,
@@ -151,6 +153,8 @@ pub enum Change {
         /// Its value.
         value: SecretString,
     },
+    /// API keys.
+    ApiKey(ApiKeyChange),
     /// Removes the value in one environment.
     DeleteSecretValue {
         /// Whose.
@@ -197,6 +201,8 @@ pub struct Outcome {
     pub connection: Option<ConnectionId>,
     /// The user who followed a link.
     pub user: Option<UserId>,
+    /// How many requests an organization's callers may make together, where that was set.
+    pub ceiling: Option<Ceiling>,
     /// The version of what was stored.
     pub version: Option<Version>,
 }
@@ -320,6 +326,7 @@ impl Writing<'_> {
             Change::PutSecretValue { organization, key, environment, value } => {
                 self.put_secret_value(organization, &key, &environment, &value).await
             }
+            Change::ApiKey(change) => self.change_api_key(change).await,
             Change::DeleteSecretValue { organization, key, environment } => {
                 self.delete_secret_value(organization, &key, &environment).await
             }

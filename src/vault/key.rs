@@ -258,6 +258,11 @@ impl DataKey {
         seal::mac(&self.bytes, format!("sidekey {label}\0{text}").as_bytes())
     }
 
+    /// The digest of the bytes of an API key under this key.
+    pub(super) fn digest_bytes(&self, presented: &[u8]) -> [u8; 32] {
+        seal::mac(&self.bytes, presented)
+    }
+
     /// The digest of an API key under this key.
     pub(super) fn digest(&self, presented: &SecretString) -> [u8; 32] {
         seal::digest(&self.bytes, presented)

@@ -229,15 +229,6 @@ pub(super) fn public_part<I: std::str::FromStr>(presented: &SecretString) -> Opt
     if base62 { id.parse().ok() } else { None }
 }
 
-/// The public part of a presented API key, if it has the form of one.
-#[expect(clippy::disallowed_methods, reason = "a presented key is taken apart to find its public part")]
-pub(super) fn api_key_id(presented: &SecretString) -> Option<crate::model::id::ApiKeyId> {
-    let text = presented.expose_secret();
-    let (id, secret) = text.rsplit_once('_')?;
-    let base62 = secret.len() == 43 && secret.bytes().all(|b| b.is_ascii_alphanumeric());
-    if base62 { id.parse().ok() } else { None }
-}
-
 /// The secrets that the fields of a credential refer to.
 #[expect(clippy::disallowed_methods, reason = "a value is read for the references in it when it is sealed")]
 pub(super) fn referenced_secrets(credential: &Credential) -> BTreeSet<SecretKey> {

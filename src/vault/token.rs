@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use sqlx::SqliteConnection;
 use subtle::ConstantTimeEq;
 
-use super::create::base62;
+use super::api_key::base62;
 use super::database::{Database, Inner};
 use super::error::DatabaseError;
 use super::key::DataKey;

@@ -112,11 +112,12 @@ async fn note_use(connection: &mut SqliteConnection, one: &Use) -> Result<(), Da
         Verdict::Taken => (true, None),
         Verdict::Refused(at) => (true, Some(at)),
     };
-    // A refusal of the credential that was there before says nothing of the one that is there now.
+    // A refusal of the credential that was there before says nothing of the one that is there now. It is known to the
+    // second.
     sqlx::query(
         "INSERT INTO connection_uses (organization_id, connection_id, environment, used_at, refused_at, reason) \
          SELECT $1, $2, $3, $4, refused, CASE WHEN refused IS NULL THEN NULL ELSE $6 END FROM (SELECT CASE WHEN EXISTS \
-         (SELECT 1 FROM credential_entries WHERE connection_id = $2 AND environment = $3 AND entered_at > $5) \
+         (SELECT 1 FROM credential_entries WHERE connection_id = $2 AND environment = $3 AND entered_at > $5 + 999) \
          THEN NULL ELSE $5 END AS refused) WHERE true \
          ON CONFLICT (connection_id, environment) DO UPDATE SET used_at = MAX(used_at, $4), \
          refused_at = CASE WHEN NOT $7 THEN refused_at WHEN excluded.refused_at IS NULL THEN NULL \

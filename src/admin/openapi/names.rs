@@ -5,6 +5,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::model::id::{ApiKeyId, ConnectionId, EventId, IntegrationId, OrganizationId, SecretId, SessionId, UserId};
+use crate::model::moment::Moment;
 use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, SecretKey};
 use crate::model::role::{Grant, Role};
 use crate::model::user::{Email, SignInMethod, UserStatus};
@@ -45,6 +46,7 @@ texts! {
     ApiKeyId, id("apk"), "The public part of an API key.";
     SessionId, id("ses"), "The public part of a session.";
     Email, EMAIL, "An e-mail address in ASCII; shown in lower case.";
+    Moment, r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{3})?Z$", "A moment (RFC 3339), in UTC.";
 }
 
 /// Describes a choice: its type, the words there are, what it is.
