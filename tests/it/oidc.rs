@@ -49,12 +49,15 @@ async fn back(browser: &mut Browser, address: &str) -> Reply {
     browser.open_from_elsewhere(&format!("/oidc/callback?code=a-code&state={state}")).await
 }
 
+/// Changes claims for the worse.
+type Spoil = Box<dyn Fn(&mut Value)>;
+
 /// A user who has followed their invitation.
 async fn bound(provider: &Provider, server: &Sidekey) -> Browser {
     let body = json!({ "email": EMAIL, "method": "oidc", "roles": ["viewer"] });
     let invited = server.admin().must("POST", "users", body).await.json();
     let mut browser = Browser::new(server);
-    let link = invited["link"].as_str().unwrap();
+    let link = invited["link"].as_str().expect("a link");
     let address = begin(&mut browser, json!({ "token": token(link) })).await;
     provider.grant(&provider.sign("first", &claims(&address)));
     let reply = back(&mut browser, &address).await;
@@ -117,7 +120,7 @@ async fn a_token_that_is_not_to_be_believed_lets_nobody_in() {
         }
     };
     let now = jsonwebtoken::get_current_timestamp();
-    let cases: Vec<(&str, Box<dyn Fn(&mut Value)>)> = vec![
+    let cases: Vec<(&str, Spoil)> = vec![
         ("another issuer", Box::new(with("iss", json!("https://login.example.test")))),
         ("several issuers", Box::new(with("iss", json!([issuer(), "https://evil.test"])))),
         ("no issuer", Box::new(without("iss"))),

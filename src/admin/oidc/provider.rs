@@ -146,6 +146,8 @@ impl AsyncHttpClient<'_> for Sender {
 /// What is read from a token.
 #[derive(Deserialize)]
 struct Claims {
+    /// One text: the check of the crate would take a list that has the issuer in it.
+    iss: String,
     sub: String,
     aud: Audience,
     #[serde(default)]
@@ -312,7 +314,7 @@ impl Provider {
         validation.validate_nbf = true;
         validation.leeway = LEEWAY;
         let claims = jsonwebtoken::decode::<Claims>(token, &DecodingKey::from_jwk(&key)?, &validation)?.claims;
-        claims.judge(client_id, nonce)
+        claims.judge(issuer, client_id, nonce)
     }
 }
 
@@ -333,8 +335,11 @@ fn find(keys: &JwkSet, kid: Option<&str>, algorithm: Algorithm) -> Option<Jwk> {
 }
 
 impl Claims {
-    fn judge(self, client_id: &str, nonce: &str) -> Result<Subject, ProviderError> {
+    fn judge(self, issuer: &str, client_id: &str, nonce: &str) -> Result<Subject, ProviderError> {
         let now = jsonwebtoken::get_current_timestamp();
+        if self.iss != issuer {
+            return Err(ProviderError::Token("it is another issuer's"));
+        }
         if self.nonce.as_deref() != Some(nonce) {
             return Err(ProviderError::Token("its nonce is another sign-in's"));
         }
