@@ -43,6 +43,7 @@ pub mod secrets;
 pub mod sessions;
 pub mod sign_in;
 pub mod throttle;
+pub mod trials;
 pub mod users;
 
 use std::net::SocketAddr;
@@ -54,6 +55,7 @@ use axum::routing::get;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::proxy::trial::Bench;
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
 use crate::vault::change::{Change, Outcome};
@@ -69,6 +71,8 @@ pub use guard::Guard;
 pub struct Control {
     /// What is stored.
     pub vault: Vault,
+    /// Where requests are tried.
+    pub bench: Bench,
     /// The process's counters.
     pub metrics: Arc<Metrics>,
     /// Which requests are looked at, at all.
@@ -157,6 +161,7 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(secrets::list, secrets::create))
         .routes(routes!(secrets::show, secrets::replace, secrets::delete))
         .routes(routes!(secrets::put_value, secrets::delete_value))
+        .routes(routes!(trials::test))
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::show, api_keys::replace))
         .routes(routes!(api_keys::limit))

@@ -6,6 +6,7 @@
 
 mod admin_port;
 pub mod assemble;
+mod bench;
 pub mod bind;
 pub mod connection;
 pub mod control_socket;
@@ -32,7 +33,9 @@ use crate::credentials::Credentials;
 use crate::directory::Directory;
 use crate::model::id::OrganizationId;
 use crate::model::name::Key;
-use crate::proxy::usage::Use;
+use crate::proxy::record::Reporter;
+use crate::proxy::trial::{Bench, Trials};
+use crate::proxy::usage::{Use, Uses};
 use crate::proxy::{Shared, error};
 use crate::telemetry::access_log::{AccessLog, LogWriter};
 use crate::telemetry::metrics::Metrics;
@@ -205,8 +208,10 @@ impl Server {
         let upstream = assemble::upstream_settings(&config.upstream, listening.own_addresses(), client_tls);
         let tokens = Tokens { drain: CancellationToken::new(), stop: CancellationToken::new() };
         let (proxy, mut sockets) = (listening.names(), listening.socket_files());
+        let (bench, trials) = Bench::new();
         let control = Arc::new(Control {
             vault: vault.clone(),
+            bench,
             metrics: Arc::clone(&metrics),
             people: people::assemble(config, &environment, listening.admin_address(config), &upstream)?,
             guard: Guard { host_names: assemble::admin_names(&config.admin) },
@@ -220,7 +225,7 @@ impl Server {
         let (uses, taken) = tokio::sync::mpsc::unbounded_channel();
         let recording = usage::record(vault.clone(), taken);
         let told = Told { log, metrics: Arc::clone(&metrics), uses };
-        let workers = start_workers(config, &vault, upstream, doors, told, &tokens)?;
+        let workers = start_workers(config, &vault, upstream, doors, trials, told, &tokens)?;
         let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
         let drain_timeout = config.proxy.drain_timeout;
         Ok(Server { proxy, admin, follower, vault, workers, access, recording, sockets, tokens, drain_timeout })
@@ -344,6 +349,7 @@ fn start_workers(
     vault: &Vault,
     upstream: upstream::Settings,
     doors: Vec<BoundDoor>,
+    trials: Trials,
     told: Told,
     tokens: &Tokens,
 ) -> Result<Vec<JoinHandle<io::Result<()>>>, StartError> {
@@ -356,6 +362,19 @@ fn start_workers(
         settings: assemble::proxy_settings(config, &upstream),
     });
     let upstream = Arc::new(upstream);
+    let reporter =
+        Reporter::new(told.log.buffer(), Arc::clone(&told.metrics), Uses::new(told.uses.clone()), usize::MAX);
+    bench::serve(
+        trials,
+        bench::Setup {
+            shared: Arc::clone(&shared),
+            upstream: Arc::clone(&upstream),
+            reporter,
+            usage_interval: config.proxy.usage_interval,
+            sweep_interval: assemble::sweep_interval(&config.cache),
+            drain: tokens.drain.clone(),
+        },
+    );
     let places = Arc::new(Semaphore::new(config.proxy.max_connections));
     let mut threads = Vec::new();
     for (index, doors) in assemble::doors(doors, workers).into_iter().enumerate() {

@@ -89,14 +89,14 @@ async fn exchange(upstream: &Upstream, request: Request<Vec<u8>>, deadlines: Dea
         let never = |never: Infallible| -> BoxError { match never {} };
         Box::new(FromBody::new(Full::new(Bytes::from(body)).map_err(never))) as _
     });
-    let outgoing = Outgoing {
+    let mut outgoing = Outgoing {
         method: parts.method,
         path: Zeroizing::new(parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned()),
         fields: Fields::from_map(&parts.headers),
         injected: Arc::new(()),
         body,
     };
-    let answer = upstream.send(&origin, outgoing, &deadlines, &mut Exchange::default()).await?;
+    let answer = upstream.send(&origin, &mut outgoing, &deadlines, &mut Exchange::default()).await?;
     let mut response = Response::builder().status(answer.head.status);
     if let Some(headers) = response.headers_mut() {
         *headers = answer.head.fields.to_map();
