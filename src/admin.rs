@@ -92,7 +92,7 @@ impl Control {
     /// request.
     async fn commit(&self, actor: &Actor, change: Change) -> Result<Outcome, AdminError> {
         let change = match actor.once.clone() {
-            Some(once) => Change::Once { once, change: Box::new(change) },
+            Some(once) => Change::Once { once: *once, change: Box::new(change) },
             None => change,
         };
         Ok(self.vault.commit(&actor.author(), change).await?)

@@ -86,7 +86,7 @@ pub struct Actor {
     /// For how much this call is granted; [`Grant::Own`] limits it to what `owner` owns.
     pub grant: Grant,
     /// The request, where its sender may send it again.
-    pub(super) once: Option<Once>,
+    pub(super) once: Option<Box<Once>>,
 }
 
 impl Actor {

@@ -32,9 +32,8 @@ const LONGEST: usize = 255;
 /// The largest document that is kept.
 const LARGEST: usize = 256 * 1024;
 
-/// Put into an answer's extensions: members of its document that are shown this once and kept nowhere.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ShownOnce(pub &'static [&'static str]);
+/// Members of documents that are shown once and kept nowhere: one-time links. API keys are known by their form.
+const SHOWN_ONCE: [&str; 1] = ["link"];
 
 /// The requests with a key that are being done.
 #[derive(Debug, Default)]
@@ -86,7 +85,7 @@ async fn answer_once(control: &Control, request: Request, next: Next) -> Result<
         let lost = "this was done before, and the answer to it was lost; look whether it is there";
         return done.answer.map(again).ok_or_else(|| AdminError::Conflict(lost.to_owned()));
     }
-    actor.once = Some(once.clone());
+    actor.once = Some(Box::new(once.clone()));
     let request = Request::from_parts(parts, Body::from(Bytes::from_owner(body)));
     keep(control, &once, next.run(request).await).await
 }
@@ -125,7 +124,7 @@ async fn keep(control: &Control, once: &Once, response: Response) -> Result<Resp
         status: parts.status.as_u16(),
         location: text(header::LOCATION),
         etag: text(header::ETAG),
-        body: (!body.is_empty()).then(|| without_secrets(&body, parts.extensions.get::<ShownOnce>()).to_string()),
+        body: (!body.is_empty()).then(|| without_secrets(&body).to_string()),
     };
     // It is done, so it is answered as done, whether or not that can be kept.
     if let Err(error) = control.vault.database()?.keep_answer(once, answer).await {
@@ -135,10 +134,10 @@ async fn keep(control: &Control, once: &Once, response: Response) -> Result<Resp
 }
 
 /// A document without what is shown only once. What looks like an API key is taken out wherever it stands.
-fn without_secrets(body: &[u8], shown_once: Option<&ShownOnce>) -> Value {
+fn without_secrets(body: &[u8]) -> Value {
     let mut document: Value = serde_json::from_slice(body).unwrap_or_default();
-    if let (Value::Object(members), Some(ShownOnce(names))) = (&mut document, shown_once) {
-        members.retain(|name, _| !names.contains(&name.as_str()));
+    if let Value::Object(members) = &mut document {
+        members.retain(|name, _| !SHOWN_ONCE.contains(&name.as_str()));
     }
     remove_keys(&mut document);
     document
@@ -189,7 +188,7 @@ mod tests {
         let key = format!("apk_{}_{}", "0".repeat(26), "a".repeat(43));
         let id = format!("apk_{}", "0".repeat(26));
         let body = json!({ "id": id, "key": key, "link": "x", "name": "n", "deep": [{ "again": key }, key] });
-        let kept = without_secrets(body.to_string().as_bytes(), Some(&ShownOnce(&["link"])));
+        let kept = without_secrets(body.to_string().as_bytes());
         assert_eq!(kept, json!({ "id": id, "name": "n", "deep": [{}] }));
     }
 

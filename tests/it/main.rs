@@ -33,6 +33,7 @@ mod framing_h2;
 mod framing_requests;
 mod framing_responses;
 mod framing_sequences;
+mod full_disk;
 mod h2_frames;
 mod harness;
 mod harness_selftest;
