@@ -8,12 +8,11 @@
 //! Where several limits hold for one request, none may be spent if another refuses: [`Limiter::check`] each, then
 //! [`Limiter::spend`] each, and [`Limiter::refund`] what was spent if somebody else was faster at a later one.
 
+use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-use hashbrown::HashMap;
 
 use crate::model::id::ConnectionId;
 use crate::model::integration::Limit;
