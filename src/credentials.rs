@@ -102,8 +102,7 @@ impl Credentials {
     pub async fn resolve(&self, kept: &Kept<Injections>, permit: &Permit) -> Result<Arc<Injection>, ResolveError> {
         match self.known(kept, permit) {
             Some(found) => found,
-            // Boxed: a request's future is moved about, and what is rare shall not make it large.
-            None => Box::pin(self.stored(kept, permit)).await,
+            None => self.stored(kept, permit).await,
         }
     }
 
@@ -265,13 +264,14 @@ async fn render(
 mod tests {
     use std::collections::HashSet;
     use std::rc::Rc;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
+    use http::Method;
     use secrecy::SecretString;
 
     use super::*;
     use crate::directory::scope::Scope;
-    use crate::directory::{Aim, Directory, Named};
+    use crate::directory::{Aim, Caller, Directory, Named, Wanted};
     use crate::model::connection::ConnectionDraft;
     use crate::model::document::{Problems, Reader};
     use crate::model::id::{IntegrationId, OrganizationId, Reference};
@@ -306,8 +306,13 @@ mod tests {
             connections: vec!["*".parse().unwrap()],
             customers: Vec::new(),
             connection: None,
-            owner: None,
         }
+    }
+
+    fn admitted(kept: &Kept<Injections>, environment: &str) -> Permit {
+        let environment = environment.parse().unwrap();
+        let wanted = Wanted { environment, aim: Aim::Base, method: &Method::GET, rest: "", is_disguised: false };
+        kept.admit(&Caller::of(&scope()), wanted, Instant::now(), None).unwrap()
     }
 
     struct Setting {
@@ -335,8 +340,8 @@ mod tests {
 
         fn admit(&self) -> (Rc<Kept<Injections>>, Permit) {
             let named = Named { organization: scope().organization, customer: None, reference: Reference::Key("api") };
-            let kept = self.directory.known(&self.table, named).unwrap().unwrap();
-            let permit = kept.admit(&scope(), "production".parse().unwrap(), &Aim::Base, String::new(), None).unwrap();
+            let kept = self.directory.known(&self.table, named, Instant::now()).unwrap().unwrap();
+            let permit = admitted(&kept, "production");
             (kept, permit)
         }
 
@@ -369,7 +374,7 @@ mod tests {
         }
         let staging = {
             let (kept, _) = setting.admit();
-            let permit = kept.admit(&scope(), "staging".parse().unwrap(), &Aim::Base, String::new(), None).unwrap();
+            let permit = admitted(&kept, "staging");
             setting.known(&kept, &permit)
         };
         assert!(matches!(staging, Err(ResolveError::Missing(Missing::Credential(_)))));
@@ -415,10 +420,10 @@ mod tests {
         let mut seen = 0;
         let named = Named { organization: scope().organization, customer: None, reference: Reference::Key("api") };
         while !reloading.is_finished() || seen == 0 {
-            let Some(Ok(kept)) = setting.directory.known(&setting.table, named) else { continue };
-            let permit = kept.admit(&scope(), "production".parse().unwrap(), &Aim::Base, String::new(), None).unwrap();
+            let Some(Ok(kept)) = setting.directory.known(&setting.table, named, Instant::now()) else { continue };
+            let permit = admitted(&kept, "production");
             let Some(Ok(injection)) = setting.credentials.known(&kept, &permit) else { continue };
-            let host = permit.target().origin.host.to_string();
+            let host = permit.admission().origin().host.to_string();
             let round = host.trim_start_matches("host-").trim_end_matches(".test");
             assert_eq!(sent(&injection), format!("Authorization: Bearer token-{round}\r\n"));
             seen += 1;
@@ -440,7 +445,7 @@ mod tests {
         assert!(matches!(setting.credentials.resolve(&kept, &permit).await, Err(ResolveError::Overtaken)));
 
         let (kept, permit) = setting.admit();
-        assert_eq!(permit.target().origin.to_string(), "https://new.test");
+        assert_eq!(permit.admission().origin().to_string(), "https://new.test");
         assert!(setting.credentials.resolve(&kept, &permit).await.is_ok());
     }
 }

@@ -4,7 +4,10 @@
 //! for which it waits. [`Route::admit`] decides without waiting and gives a [`Permit`]. No secret is read here.
 
 pub mod cache;
+pub mod caller;
+mod fingerprint;
 mod integrations;
+pub mod keys;
 pub mod permit;
 pub mod rate;
 pub mod route;
@@ -13,8 +16,9 @@ pub mod table;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::model::id::{ConnectionRef, OrganizationId, Reference};
+use crate::model::id::{ApiKeyId, ConnectionRef, OrganizationId, Reference};
 use crate::model::name::{CustomerName, NameError};
 use crate::vault::revision::Stamp;
 use crate::vault::{Vault, VaultError};
@@ -24,8 +28,9 @@ use integrations::Integrations;
 use rate::Rates;
 use route::{Route, RouteError};
 
-pub use permit::{Aim, Denied, Permit, Target};
-pub use table::{Beside, Kept, Table};
+pub use caller::Caller;
+pub use permit::{Admission, Aim, Denied, Permit, Wanted};
+pub use table::{Beside, Kept, Shown, Table};
 
 /// What a caller named: the key of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,7 +44,7 @@ pub struct Name {
 }
 
 /// The same, borrowed from a request: nothing of it needs to be checked, or copied, to look it up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Named<'a> {
     /// As [`Name::organization`].
     pub organization: OrganizationId,
@@ -108,6 +113,7 @@ impl Stamped for Found {
 pub struct Directory {
     vault: Vault,
     stored: Cache<Name, Found>,
+    keys: Cache<ApiKeyId, Arc<keys::Loaded>>,
     integrations: Arc<Integrations>,
     rates: Arc<Rates>,
     limits: Limits,
@@ -141,7 +147,8 @@ impl Directory {
     pub fn new(vault: Vault, limits: Limits, control: tokio::runtime::Handle) -> Self {
         Directory {
             vault,
-            stored: Cache::new(limits, control),
+            stored: Cache::new(limits, control.clone()),
+            keys: Cache::new(limits, control),
             integrations: Arc::default(),
             rates: Arc::default(),
             limits,
@@ -153,34 +160,46 @@ impl Directory {
         Table::new(self.limits)
     }
 
-    /// The route of a name. Waits only for what the vault must be asked for.
+    /// The route of a name. Waits only for what the vault must be asked for; `now` is when it is asked.
     pub async fn route<B: Beside>(
         &self,
         table: &Table<B>,
         named: impl Into<Named<'_>>,
+        now: Instant,
     ) -> Result<Rc<Kept<B>>, LookupError> {
         let named = named.into();
-        if let Some(found) = self.known(table, named) {
+        if let Some(found) = self.known(table, named, now) {
             return found;
         }
         let name = Name::try_from(named).map_err(|_| LookupError::Unknown)?;
-        // Boxed: a request's future is moved about, and what is rare shall not make it large.
-        let entry = Box::pin(self.stored(&name)).await?;
+        let entry = self.stored(&name).await?;
         let name = entry.value.name(&named).unwrap_or(name);
         Ok(table.insert(table.hash(&named), name, entry.value, entry.expires)?)
     }
 
     /// The route of a name, if that can be told without waiting: it is in the worker's table, or what is declared
     /// decides it.
-    pub fn known<B: Beside>(&self, table: &Table<B>, named: Named<'_>) -> Option<Result<Rc<Kept<B>>, LookupError>> {
+    pub fn known<B: Beside>(
+        &self,
+        table: &Table<B>,
+        named: Named<'_>,
+        now: Instant,
+    ) -> Option<Result<Rc<Kept<B>>, LookupError>> {
         let hash = table.hash(&named);
-        if let Some(found) = table.get(hash, &named, self.vault.revisions()) {
+        if let Some(found) = table.get(hash, &named, self.vault.revisions(), now) {
             return Some(found.map_err(LookupError::from));
         }
         let (declared, stamp) = self.vault.snapshot()?;
-        let found = route::declared(&declared, stamp, &named, self.vault.is_declared_only(), &self.rates)?;
+        let found = route::declared(
+            &declared,
+            stamp,
+            &named,
+            self.vault.is_declared_only(),
+            &self.rates,
+            &self.vault.ceiling(named.organization),
+        )?;
         let Ok(name) = found.name(&named) else { return Some(Err(LookupError::Unknown)) };
-        Some(table.insert(hash, name, found, self.limits.expiry()).map_err(LookupError::from))
+        Some(table.insert(hash, name, found, self.limits.expiry(now)).map_err(LookupError::from))
     }
 
     async fn stored(&self, name: &Name) -> Result<Entry<Found>, LookupError> {

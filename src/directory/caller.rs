@@ -4,9 +4,10 @@ use std::rc::Rc;
 
 use http::Method;
 
+use super::rate::Limiter;
 use super::scope::Scope;
 use super::table::Shown;
-use crate::model::api_key::ApiKey;
+use crate::model::api_key::{ApiKey, MethodName};
 use crate::model::connection::Connection;
 use crate::model::glob::Glob;
 use crate::model::id::{OrganizationId, Reference};
@@ -77,13 +78,21 @@ impl<'a> Caller<'a> {
         {
             return false;
         }
-        let in_key = |key: &ApiKey| {
-            names(&key.terms.scope.connections, connection)
-                && connection.customer.as_ref().is_none_or(|customer| {
-                    key.terms.scope.customers.iter().any(|glob| glob.matches(customer.as_str()))
-                })
-        };
-        self.listener.covers(connection) && self.key().is_none_or(in_key)
+        let in_key = |key: &ApiKey| names(&key.terms.scope.connections, connection);
+        self.listener.covers(connection)
+            && self.key().is_none_or(in_key)
+            && connection.customer.as_ref().is_none_or(|customer| self.covers_customer(customer))
+    }
+
+    /// Whether every connection is inside that is no customer's and nobody's own.
+    pub(super) fn covers_all(&self) -> bool {
+        let in_key = |key: &ApiKey| key.terms.scope.connections.iter().any(Glob::is_everything);
+        self.listener.covers_all() && self.key().is_none_or(in_key)
+    }
+
+    /// The limits of its key.
+    pub(super) fn limiters(&self) -> &[Limiter] {
+        self.shown.as_ref().map_or(&[], |shown| &shown.limiters)
     }
 
     /// Whether a rule must judge what is asked for.
@@ -95,7 +104,7 @@ impl<'a> Caller<'a> {
     pub(super) fn allows(&self, method: &Method, path: &str) -> bool {
         let Some(key) = self.key() else { return true };
         let scope = &key.terms.scope;
-        let by_method = |methods: &Vec<_>| methods.iter().any(|own: &crate::model::api_key::MethodName| own.as_str() == method.as_str());
+        let by_method = |methods: &Vec<MethodName>| methods.iter().any(|own| own.as_str() == method.as_str());
         let by_path = |patterns: &Vec<PathPattern>| {
             canonical(path).is_some_and(|path| patterns.iter().any(|pattern| pattern.matches(&path)))
         };

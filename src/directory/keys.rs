@@ -4,9 +4,11 @@
 //! but that. What it does not find is looked up by its public part among what all workers share, and its digest compared
 //! in constant time; what nobody has there is read from the vault. All of it is used only while nothing has changed.
 
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::cache::{Entry, Limits, LoadFailed, Stamped};
+use super::cache::{Entry, LoadFailed, Stamped};
 use super::rate::{Limiter, Rates};
 use super::table::Shown;
 use super::{Beside, Directory, LookupError, Table};
@@ -16,9 +18,6 @@ use crate::model::role::{Grant, Permission};
 use crate::vault::api_key::{KeyCheck, id_of};
 use crate::vault::revision::{Stamp, Subject};
 use crate::vault::{Vault, VaultError};
-
-use std::rc::Rc;
-use std::time::Instant;
 
 /// Whoever holds an API key.
 #[derive(Debug)]

@@ -139,9 +139,7 @@ pub struct Spent {
     interval: NonZeroU64,
 }
 
-/// A cache line of its own: the buckets of busy connections lie side by side.
 #[derive(Debug, Default)]
-#[repr(align(64))]
 struct Bucket {
     empty_at: AtomicU64,
 }

@@ -3,7 +3,7 @@
 use super::caller::names;
 use crate::model::connection::Connection;
 use crate::model::glob::Glob;
-use crate::model::id::{ConnectionRef, OrganizationId, UserId};
+use crate::model::id::{ConnectionRef, OrganizationId};
 use crate::model::name::{CustomerName, EnvironmentName};
 
 /// The bounds of a listener: those of its callers, where it trusts its network, and of the keys that are shown there.
@@ -21,21 +21,18 @@ pub struct Scope {
     pub customers: Vec<Glob>,
     /// The connection that is meant where a request names none.
     pub connection: Option<ConnectionRef>,
-    /// Whose personal connections it may use, beside what is everybody's.
-    pub owner: Option<UserId>,
 }
 
 impl Scope {
     /// Whether every connection is inside that is no customer's and nobody's own.
-    pub fn covers_all(&self) -> bool {
+    pub(super) fn covers_all(&self) -> bool {
         self.connections.iter().any(Glob::is_everything)
     }
 
-    /// Whether a connection is inside. A personal one is so for its owner only, whatever names it.
-    pub fn covers(&self, connection: &Connection) -> bool {
+    /// Whether a connection is inside. Whose a personal one is says the caller.
+    pub(super) fn covers(&self, connection: &Connection) -> bool {
         names(&self.connections, connection)
             && connection.customer.as_ref().is_none_or(|customer| self.covers_customer(customer))
-            && connection.keeper().is_none_or(|keeper| keeper.is(self.owner))
     }
 
     /// Whether a customer is inside.

@@ -158,7 +158,10 @@ fn routes_of_one_connection_share_a_bucket_and_others_do_not() {
     let (one, same) = (stage.limiter(1, 4), stage.limiter(1, 4));
     assert_eq!(stage.flood(&one), 4);
     assert_eq!(stage.flood(&same), 0);
-    assert_eq!(stage.flood(&stage.rates.limiter_at(Owner::Connection(ConnectionId::generate()), quota(1, 4), stage.now)), 4);
+    assert_eq!(
+        stage.flood(&stage.rates.limiter_at(Owner::Connection(ConnectionId::generate()), quota(1, 4), stage.now)),
+        4
+    );
 }
 
 #[test]
@@ -216,7 +219,10 @@ fn buckets_that_are_as_good_as_none_go_and_no_others() {
     let table = stage.rates.table.lock().unwrap();
     let kept = table.buckets.len();
     assert!(kept <= FEW && table.buckets.capacity() <= 4 * FEW, "{kept}");
-    assert!(Arc::ptr_eq(&table.buckets[&Owner::Connection(stage.connection)].bucket, &held.bucket), "somebody holds it");
+    assert!(
+        Arc::ptr_eq(&table.buckets[&Owner::Connection(stage.connection)].bucket, &held.bucket),
+        "somebody holds it"
+    );
     // Two of a million at one a second: it was full again after two seconds, and was not kept longer than that.
     assert!(!table.buckets.contains_key(&Owner::Connection(drained)));
     drop(table);

@@ -83,13 +83,7 @@ impl Keys {
     /// Keeps a text that was verified just now.
     pub(in crate::directory) fn insert(&self, presented: &[u8], holder: Arc<Holder>, expires: Instant) -> Rc<Shown> {
         let fingerprint = self.fingerprints.of(presented);
-        let shown = Rc::new(Shown {
-            fingerprint,
-            looked: Cell::new(NEVER),
-            expires,
-            used: Cell::new(true),
-            holder,
-        });
+        let shown = Rc::new(Shown { fingerprint, looked: Cell::new(NEVER), expires, used: Cell::new(true), holder });
         let mut table = self.shown.borrow_mut();
         if let Ok(known) = table.find_entry(place(fingerprint), |shown| shown.fingerprint == fingerprint) {
             known.remove();
