@@ -32,6 +32,7 @@ pub mod permission;
 mod request;
 pub mod roles;
 pub mod secrets;
+pub mod trials;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ use axum::middleware::from_fn_with_state;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::proxy::trial::Bench;
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
 use crate::vault::change::{Change, Outcome};
@@ -54,6 +56,8 @@ pub use guard::Guard;
 pub struct Control {
     /// What is stored.
     pub vault: Vault,
+    /// Where requests are tried.
+    pub bench: Bench,
     /// The process's counters.
     pub metrics: Arc<Metrics>,
     /// Which requests are looked at, at all.
@@ -112,6 +116,7 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(secrets::list, secrets::create))
         .routes(routes!(secrets::show, secrets::replace, secrets::delete))
         .routes(routes!(secrets::put_value, secrets::delete_value))
+        .routes(routes!(trials::test))
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::show, api_keys::replace))
         .routes(routes!(api_keys::limit))

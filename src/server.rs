@@ -6,6 +6,7 @@
 
 mod admin_port;
 pub mod assemble;
+mod bench;
 pub mod bind;
 pub mod connection;
 pub mod control_socket;
@@ -31,7 +32,9 @@ use crate::credentials::Credentials;
 use crate::directory::Directory;
 use crate::model::id::OrganizationId;
 use crate::model::name::Key;
-use crate::proxy::usage::Use;
+use crate::proxy::record::Reporter;
+use crate::proxy::trial::{Bench, Trials};
+use crate::proxy::usage::{Use, Uses};
 use crate::proxy::{Shared, error};
 use crate::telemetry::access_log::{AccessLog, LogWriter};
 use crate::telemetry::metrics::Metrics;
@@ -194,8 +197,10 @@ impl Server {
         let tokens = Tokens { drain: CancellationToken::new(), stop: CancellationToken::new() };
         let (proxy, mut sockets) = (listening.names(), listening.socket_files());
         sockets.extend(control_socket::listen_beside(&vault));
+        let (bench, trials) = Bench::new();
         let control = Arc::new(Control {
             vault: vault.clone(),
+            bench,
             metrics: Arc::clone(&metrics),
             guard: Guard { host_names: config.admin.host_names.iter().map(ToString::to_string).collect() },
         });
@@ -207,7 +212,7 @@ impl Server {
         let (uses, taken) = tokio::sync::mpsc::unbounded_channel();
         let recording = usage::record(vault.clone(), Arc::clone(&metrics), taken);
         let told = Told { log, metrics: Arc::clone(&metrics), uses };
-        let workers = start_workers(config, &vault, upstream, doors, told, &tokens)?;
+        let workers = start_workers(config, &vault, upstream, doors, trials, told, &tokens)?;
         let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
         let drain_timeout = config.proxy.drain_timeout;
         Ok(Server { proxy, admin, follower, vault, workers, access, recording, sockets, tokens, drain_timeout })
@@ -326,6 +331,7 @@ fn start_workers(
     vault: &Vault,
     upstream: upstream::Settings,
     doors: Vec<BoundDoor>,
+    trials: Trials,
     told: Told,
     tokens: &Tokens,
 ) -> Result<Vec<JoinHandle<io::Result<()>>>, StartError> {
@@ -338,6 +344,19 @@ fn start_workers(
         settings: assemble::proxy_settings(config, &upstream),
     });
     let upstream = Arc::new(upstream);
+    let reporter =
+        Reporter::new(told.log.buffer(), Arc::clone(&told.metrics), Uses::new(told.uses.clone()), usize::MAX);
+    bench::serve(
+        trials,
+        bench::Setup {
+            shared: Arc::clone(&shared),
+            upstream: Arc::clone(&upstream),
+            reporter,
+            usage_interval: config.proxy.usage_interval,
+            sweep_interval: assemble::sweep_interval(&config.cache),
+            drain: tokens.drain.clone(),
+        },
+    );
     let places = Arc::new(Semaphore::new(config.proxy.max_connections));
     let mut threads = Vec::new();
     for (index, doors) in assemble::doors(doors, workers).into_iter().enumerate() {

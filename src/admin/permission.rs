@@ -42,6 +42,7 @@ pub const CALLS: &[Call] = &[
     (Method::GET, "/connections/{connection}/credentials/{environment}", Permission::ReadConnections),
     (Method::PUT, "/connections/{connection}/credentials/{environment}", Permission::ManageConnections),
     (Method::DELETE, "/connections/{connection}/credentials/{environment}", Permission::ManageConnections),
+    (Method::POST, "/connections/{connection}/test", Permission::TestConnections),
     (Method::GET, "/secrets", Permission::ReadSecrets),
     (Method::POST, "/secrets", Permission::ManageSecrets),
     (Method::GET, "/secrets/{key}", Permission::ReadSecrets),

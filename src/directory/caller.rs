@@ -71,11 +71,10 @@ impl<'a> Caller<'a> {
         self.listener.covers_customer(customer) && self.key().is_none_or(of_key)
     }
 
-    /// Whether a connection is inside. A personal one is so for keys of its owner only.
+    /// Whether a connection is inside. A personal one is so for its owner only, whatever names it.
     pub(super) fn covers(&self, connection: &Connection) -> bool {
-        if let Some(keeper) = connection.keeper()
-            && !keeper.is(self.key().and_then(|key| key.terms.owner))
-        {
+        let owner = || self.key().map_or(self.listener.owner, |key| key.terms.owner);
+        if connection.keeper().is_some_and(|keeper| !keeper.is(owner())) {
             return false;
         }
         let in_key = |key: &ApiKey| names(&key.terms.scope.connections, connection);

@@ -279,6 +279,7 @@ mod tests {
             connections: vec![connections.parse().unwrap()],
             customers: Vec::new(),
             connection: None,
+            owner: None,
         }
     }
 

@@ -3,7 +3,7 @@
 use super::caller::names;
 use crate::model::connection::Connection;
 use crate::model::glob::Glob;
-use crate::model::id::{ConnectionRef, OrganizationId};
+use crate::model::id::{ConnectionRef, OrganizationId, UserId};
 use crate::model::name::{CustomerName, EnvironmentName};
 
 /// The bounds of a listener: those of its callers, where it trusts its network, and of the keys that are shown there.
@@ -21,6 +21,8 @@ pub struct Scope {
     pub customers: Vec<Glob>,
     /// The connection that is meant where a request names none.
     pub connection: Option<ConnectionRef>,
+    /// Whose personal connections are covered where no key is shown; with a key it is the key's owner.
+    pub owner: Option<UserId>,
 }
 
 impl Scope {

@@ -76,13 +76,12 @@ impl Proxy {
             return Err(fault);
         }
         let head = &request.head;
-        let host = head::check(head)?;
+        let mut login = Login::default();
+        let said = self.read(gate, head, &mut login)?;
+        record.said(said.tag.workflow);
         if !record.take_place() {
             return Err(ProxyError::Overloaded);
         }
-        let mut login = Login::default();
-        let said = self.read(gate, head, host, &mut login)?;
-        record.said(said.tag.workflow);
         let Some(caller) = self.caller_now(gate, &said.tag, record.started()) else {
             return Ok(Decided::Later(Box::pin(self.authorize_later(gate, head, record, None))));
         };
@@ -101,15 +100,9 @@ impl Proxy {
         }
     }
 
-    /// Reads what a request says, once its head is checked and its `host` read. `login` is where what must be decoded
-    /// of it stays.
-    fn read<'h>(
-        &self,
-        gate: &Gate,
-        head: &'h RequestHead,
-        host: head::Named<'h>,
-        login: &'h mut Login,
-    ) -> Result<Said<'h>, ProxyError> {
+    /// Checks a request's head and reads what it says. `login` is where what must be decoded of it stays.
+    fn read<'h>(&self, gate: &Gate, head: &'h RequestHead, login: &'h mut Login) -> Result<Said<'h>, ProxyError> {
+        let host = head::check(head)?;
         let mut requested = Requested::parse(head)?;
         *login = Login::read(&head.fields, &requested.form)?;
         let tag = Tag::read(&head.fields, &mut requested, login, &self.shared.settings.connection_headers)?;
@@ -163,7 +156,7 @@ impl Proxy {
         mut overtaken: Option<Permit>,
     ) -> Result<Authorized, ProxyError> {
         let mut login = Login::default();
-        let said = self.read(gate, head, head::check(head)?, &mut login)?;
+        let said = self.read(gate, head, &mut login)?;
         let caller = self.caller(gate, &said.tag).await?;
         let asked = Asked::by(caller, said, record)?;
         record.asked(asked.reference);

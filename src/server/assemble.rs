@@ -94,6 +94,7 @@ pub fn gate(listener: &Listener, organization: OrganizationId) -> Gate {
             connections: listener.connections.iter().map(glob).collect(),
             customers: listener.customers.iter().map(glob).collect(),
             connection: listener.connection.clone(),
+            owner: None,
         },
     }
 }

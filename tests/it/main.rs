@@ -17,6 +17,7 @@ mod cli_access;
 mod cli_curl;
 mod cli_people;
 mod cli_resources;
+mod connection_test;
 mod counted;
 mod deadlines;
 mod drain;
