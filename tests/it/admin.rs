@@ -82,11 +82,11 @@ async fn a_connection_that_is_entered_works_for_the_very_next_request() {
         assert_eq!(seen.header("authorization"), Some(format!("Bearer {}", token.text()).as_str()));
     }
     let shown = admin.get("connections/crm").await.json();
-    let standing = shown["environments"]["production"];
+    let standing = &shown["environments"]["production"];
     assert_eq!((&standing["status"], &standing["fields"]), (&json!("active"), &json!({ "token": true })));
     assert_eq!(shown["environments"]["staging"]["status"], "incomplete");
     let shown = admin.get("connections/crm/credentials/production").await.json();
-    assert_eq!(shown, json!({ "status": "active", "fields": { "token": true } }));
+    assert_eq!((&shown["status"], &shown["fields"]), (&json!("active"), &json!({ "token": true })));
 
     assert_eq!(admin.delete("connections/crm/credentials/production").await.status, 204);
     assert_eq!(asked(&server, "crm").await, (424, "credential_missing".to_owned()));
