@@ -15,6 +15,7 @@ pub mod record;
 pub mod tag;
 pub mod target;
 mod tunnel;
+pub mod usage;
 
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};

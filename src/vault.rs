@@ -4,6 +4,7 @@
 //! changes for the control plane ([`Vault::commit`]); a change moves the [`revision`]s of what it touched before it is
 //! acknowledged. Declared things stand above stored ones and are read-only.
 
+pub mod audit;
 pub mod change;
 mod create;
 pub mod database;
@@ -21,6 +22,7 @@ pub mod rekey;
 pub mod revision;
 mod schema;
 mod seal;
+pub mod usage;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,7 +35,9 @@ use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::Integration;
 use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
-use change::{Change, Outcome};
+use crate::model::version::Version;
+use audit::{Author, Notice};
+use change::{Change, Outcome, resource};
 use database::{Database, Opened, Options};
 use declared::{Declared, DeclaredCredential};
 use error::DatabaseError;
@@ -148,6 +152,7 @@ impl Vault {
             None => Ok(key_or_id.parse().ok().map(|key: Key| Organization {
                 id: OrganizationId::derived(key_or_id),
                 name: key.to_string(),
+                version: Version::stored(0),
                 key,
             })),
         }
@@ -167,17 +172,23 @@ impl Vault {
         }
     }
 
-    /// What a slug means to an organization.
+    /// What a slug means to an organization, with what it has filled in for all its connections.
     pub async fn integration(
         &self,
         organization: OrganizationId,
         slug: &Key,
     ) -> Result<Option<Arc<Integration>>, VaultError> {
         let declared = self.0.declared.load().integration(slug).cloned();
-        match (&self.0.database, declared) {
-            (Some(database), None) => Ok(database.integration(organization, slug).await?.map(Arc::new)),
-            (_, declared) => Ok(declared),
-        }
+        let Some(database) = &self.0.database else { return Ok(declared) };
+        let found = match declared {
+            Some(declared) => Some(declared),
+            None => database.integration(organization, slug).await?.map(Arc::new),
+        };
+        let Some(integration) = found else { return Ok(None) };
+        Ok(Some(match database.integration_values(organization, slug).await? {
+            Some((values, _)) if !values.is_empty() => Arc::new(integration.filled(&values)),
+            _ => integration,
+        }))
     }
 
     /// The credential of a connection in one environment. A declared connection has declared credentials only.
@@ -223,7 +234,7 @@ impl Vault {
 
     /// Makes a change. When this returns it is durable and holds for the very next request; on an error nothing was
     /// changed.
-    pub async fn commit(&self, actor: &str, change: Change) -> Result<Outcome, VaultError> {
+    pub async fn commit(&self, author: &Author, change: Change) -> Result<Outcome, VaultError> {
         self.check_not_declared(&change)?;
         let inner = Arc::clone(&self.0);
         let advance = move |outcome: &Outcome| {
@@ -231,17 +242,25 @@ impl Vault {
                 inner.revisions.advance(subject);
             }
         };
-        Ok(self.database()?.commit_then(actor, change, advance).await?)
+        Ok(self.database()?.commit_then(author, change, advance).await?)
+    }
+
+    /// Records an event that is no change, such as somebody signing in: see [`Database::record_event`].
+    pub async fn record_event(&self, author: &Author, notice: Notice) -> Result<(), VaultError> {
+        Ok(self.database()?.record_event(author, notice).await?)
     }
 
     /// What is declared is changed in its file, and what is stored does not take its place.
     fn check_not_declared(&self, change: &Change) -> Result<(), VaultError> {
         let declared = self.0.declared.load();
         let taken = match change {
-            Change::PutIntegration { integration, .. } => {
+            Change::Guarded { change, .. } => return self.check_not_declared(change),
+            Change::PutIntegration { integration, .. }
+            | Change::Resource(resource::Change::PutIntegration { integration, .. }) => {
                 declared.integration(&integration.slug).map(|_| format!("the integration {}", integration.slug))
             }
-            Change::DeleteIntegration { slug, .. } => {
+            Change::DeleteIntegration { slug, .. }
+            | Change::Resource(resource::Change::DeleteIntegration { slug, .. }) => {
                 declared.integration(slug).map(|_| format!("the integration {slug}"))
             }
             Change::PutConnection { connection, .. } => {
@@ -251,11 +270,13 @@ impl Vault {
                     .map(|_| format!("the connection {}", connection.key))
             }
             Change::DeleteConnection { connection, .. }
+            | Change::Resource(resource::Change::DeleteConnection { connection, .. })
             | Change::PutCredential { connection, .. }
             | Change::DeleteCredential { connection, .. } => {
                 self.declares(*connection).then(|| "the connection".to_owned())
             }
             Change::DeleteSecret { organization, key }
+            | Change::Resource(resource::Change::DeleteSecret { organization, key, .. })
             | Change::PutSecret { organization, key, .. }
             | Change::PutSecretValue { organization, key, .. }
             | Change::DeleteSecretValue { organization, key, .. } => declared

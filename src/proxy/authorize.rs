@@ -71,8 +71,12 @@ impl Proxy {
             return Err(fault);
         }
         let head = &request.head;
+        let host = head::check(head)?;
+        if !record.take_place() {
+            return Err(ProxyError::Overloaded);
+        }
         let mut login = Login::default();
-        let asked = self.read(gate, head, &mut login)?;
+        let asked = self.read(gate, head, host, &mut login)?;
         record.said(asked.tag.workflow);
         match self.authorize_now(&asked, record) {
             Ok(Attempt::Authorized(authorized)) => Ok(Decided::Now(authorized)),
@@ -89,9 +93,15 @@ impl Proxy {
         }
     }
 
-    /// Reads what a request asks for. `login` is where what must be decoded of it stays.
-    fn read<'h>(&self, gate: &'h Gate, head: &'h RequestHead, login: &'h mut Login) -> Result<Asked<'h>, ProxyError> {
-        let host = head::check(head)?;
+    /// Reads what a request asks for, once its head is checked and its `host` read. `login` is where what must be decoded
+    /// of it stays.
+    fn read<'h>(
+        &self,
+        gate: &'h Gate,
+        head: &'h RequestHead,
+        host: head::Named<'h>,
+        login: &'h mut Login,
+    ) -> Result<Asked<'h>, ProxyError> {
         let mut requested = Requested::parse(head)?;
         *login = Login::read(&head.fields, &requested.form)?;
         let tag = Tag::read(&head.fields, &mut requested, login, &self.shared.settings.connection_headers)?;
@@ -130,7 +140,7 @@ impl Proxy {
         mut overtaken: Option<Permit>,
     ) -> Result<Authorized, ProxyError> {
         let mut login = Login::default();
-        let asked = self.read(gate, head, &mut login)?;
+        let asked = self.read(gate, head, head::check(head)?, &mut login)?;
         for _ in 0..4 {
             let (named, environment) = asked.within_scope()?;
             let found = self.shared.directory.route(&self.known, named, Instant::now()).await;

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 
 use super::body::BrokenOff;
+use super::usage::{Used, Uses};
 use crate::directory::Admission;
+use crate::model::connection::Connection;
 use crate::model::id::{ConnectionRef, Reference};
 use crate::telemetry::access_log::{AccessBuffer, Entry, Named};
 use crate::telemetry::metrics::{Metrics, RequestCounters};
@@ -26,14 +28,24 @@ pub struct Reporter {
     pub metrics: Arc<Metrics>,
     /// This worker's part of those that every request touches.
     counters: RequestCounters,
+    /// What requests used.
+    pub uses: Uses,
     ids: RequestIds,
+    places: Places,
+}
+
+/// How many requests one worker has under way, of those that it takes.
+struct Places {
+    taken: Cell<usize>,
+    most: usize,
 }
 
 impl Reporter {
-    /// For one worker.
-    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>) -> Self {
+    /// For one worker, which takes this many requests at once.
+    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>, uses: Uses, most: usize) -> Self {
         let counters = metrics.request_counters();
-        Reporter { access, metrics, counters, ids: RequestIds::default() }
+        let places = Places { taken: Cell::new(0), most };
+        Reporter { access, metrics, counters, uses, ids: RequestIds::default(), places }
     }
 }
 
@@ -54,6 +66,8 @@ pub struct Record {
     request_bytes: OnceCell<Rc<Cell<u64>>>,
     response_bytes: u64,
     complete: bool,
+    /// Whether it is one of those that the worker takes at once.
+    has_place: bool,
 }
 
 /// How far a request came to its connection.
@@ -95,12 +109,22 @@ impl Record {
             request_bytes: OnceCell::new(),
             response_bytes: 0,
             complete: false,
+            has_place: false,
         }
     }
 
     /// When it began.
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Takes a place among the requests that are under way, until the record is dropped; false where all are taken.
+    #[must_use]
+    pub fn take_place(&mut self) -> bool {
+        let Places { taken, most } = &self.reporter.places;
+        self.has_place = taken.get() < *most;
+        taken.set(taken.get() + usize::from(self.has_place));
+        self.has_place
     }
 
     /// The request's id.
@@ -193,6 +217,8 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        let taken = &self.reporter.places.taken;
+        taken.set(taken.get() - usize::from(self.has_place));
         let now = Instant::now();
         if !self.complete && self.reason.is_none() {
             self.reason = Some(CLIENT_GONE);
@@ -212,6 +238,11 @@ impl Drop for Record {
         // Of a request that was refused, or whose client had gone before the answer, this is not what relaying costs.
         if let Some(added) = self.added.filter(|_| has_returned) {
             counters.added(added);
+        }
+        if let (Asked::Admitted(admission), true) = (&self.connection, !matches!(self.upstream, Upstream::Unsent)) {
+            let Connection { organization, id: connection, .. } = *admission.route.connection;
+            let used = Used { organization, connection, environment: &admission.environment, caller: None };
+            self.reporter.uses.count(used, now);
         }
         let asked;
         let connection = match &self.connection {

@@ -64,6 +64,7 @@ pub fn upstream_settings(
     upstream::Settings {
         connect_timeout: settings.connect_timeout,
         tls_timeout: settings.tls_timeout,
+        resolver: upstream::Resolver::default(),
         resolve_timeout: settings.resolve_timeout,
         response_timeout: settings.response_timeout,
         idle_timeout: settings.idle_timeout,

@@ -10,6 +10,8 @@ use secrecy::SecretString;
 use sqlx::{Connection, SqliteConnection};
 use zeroize::Zeroizing;
 
+use super::audit::chain::{Keys, Told, record};
+use super::audit::{Author, Chain};
 use super::change::{self, DEFAULT_ENVIRONMENTS};
 use super::database::Options;
 use super::durable;
@@ -188,8 +190,10 @@ impl<'a> Creation<'a> {
         .bind(schema::now())
         .execute(&mut *transaction)
         .await?;
-        change::record(&mut transaction, Some(organization), "sidekey", "vault.create", &admin.to_string(), "{}")
-            .await?;
+        let author = Author::system("sidekey");
+        let keys = Keys { current: master, masters: &[], counters: &counters };
+        let told = Told { action: "vault.create", object: &admin.to_string(), detail: &serde_json::json!({}) };
+        record(&mut transaction, &keys, Chain::Organization(organization), &author, told).await?;
         Ok(transaction.commit().await?)
     }
 }

@@ -8,6 +8,7 @@ use sqlx::sqlite::SqlitePool;
 use sqlx::{Connection, SqliteConnection};
 use tokio::runtime::Handle;
 
+use super::audit::{MOST_WAITING, chain};
 use super::create::{Creation, Files, Step};
 use super::durable;
 use super::error::{Cause, DatabaseError};
@@ -56,6 +57,8 @@ pub(super) struct Inner {
     pub runtime: Handle,
     /// Set when the disk did not confirm a write: what is on it is not known until it is read back.
     pub unconfirmed: AtomicBool,
+    /// A place for each event that waits to be recorded.
+    pub notices: Arc<tokio::sync::Semaphore>,
     /// Held by whoever changes the master key.
     pub rekeying: tokio::sync::Mutex<()>,
     lock: Mutex<Option<Lock>>,
@@ -116,10 +119,12 @@ impl Database {
                 counters: Arc::default(),
                 runtime: Handle::current(),
                 unconfirmed: AtomicBool::new(false),
+                notices: Arc::new(tokio::sync::Semaphore::new(MOST_WAITING)),
                 rekeying: tokio::sync::Mutex::default(),
                 lock: Mutex::new(Some(lock)),
             }),
         };
+        chain::begin_chains(&database.inner).await?;
         database.finish_creation(&files, &mut opened).await?;
         Ok((database, opened))
     }

@@ -26,6 +26,8 @@ pub enum Subject {
     Connection(ConnectionId),
     /// What a slug means to an organization.
     Integration(OrganizationId, Key),
+    /// What a slug means to every organization that has none of its own.
+    SystemIntegration(Key),
     /// The credential of a connection in one environment.
     Credential(ConnectionId, EnvironmentName),
     /// The value of a secret in one environment.

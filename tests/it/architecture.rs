@@ -37,10 +37,12 @@ const SEES_ONLY: [(&str, &[&str]); 1] = [("config", &["model", "vault::declared"
 
 /// Foreign crates that have a door: the crate, and the modules that may name it. The rest of the house knows them by
 /// what these modules promise.
-const DOORS: [(&str, &[&str]); 22] = [
+const DOORS: [(&str, &[&str]); 24] = [
     ("sqlx", &["vault"]),
     ("aes_gcm", &["vault"]),
     ("hmac", &["vault"]),
+    ("utoipa", &["admin"]),
+    ("utoipa_axum", &["admin"]),
     ("rustls", &["tls"]),
     ("tokio_rustls", &["tls"]),
     ("webpki_roots", &["tls"]),

@@ -23,7 +23,7 @@ async fn a_kill_after_any_step_leaves_what_the_next_start_handles() {
         assert_eq!(opened.created, !published, "step {steps}");
         assert_eq!(opened.admin_key_path.is_some(), steps < 6, "step {steps}");
         let admin = database.authenticate(&home.admin_key()).await.unwrap().unwrap();
-        assert_eq!(admin.roles, ["super_admin"]);
+        assert_eq!(admin.roles, [crate::model::role::Role::SuperAdmin].into_iter().collect());
         assert_eq!(admin.organization, database.default_organization().await);
         database.close().await;
         let mut left: Vec<_> =

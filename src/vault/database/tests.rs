@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use secrecy::SecretString;
 
 use super::*;
-use crate::vault::fixture::{Home, environment, plain};
+use crate::vault::fixture::{Home, author, environment, plain};
 use crate::vault::inspect::inspect;
 use crate::vault::key::keygen;
 
@@ -39,7 +39,10 @@ async fn the_admin_key_and_nothing_like_it_authenticates() {
     let database = home.open().await;
     let admin = home.admin_key();
     let record = database.authenticate(&admin).await.unwrap().unwrap();
-    assert_eq!((record.roles, record.name.as_str()), (vec!["super_admin".to_owned()], "admin"));
+    assert_eq!(
+        (record.roles, record.name.as_str()),
+        ([crate::model::role::Role::SuperAdmin].into_iter().collect(), "admin")
+    );
     let text = plain(&admin);
     assert_eq!(text.len(), "apk_".len() + 26 + 1 + 43);
     let last = if text.ends_with('a') { "b" } else { "a" };
@@ -309,9 +312,9 @@ async fn an_unconfirmed_write_ends_writing_and_not_reading() {
     let error = database.inner.note(DatabaseError::Unavailable(Cause::NotDurable));
     assert!(matches!(error, DatabaseError::Unavailable(Cause::NotDurable)));
     let change = crate::vault::change::Change::DeleteOrganization { organization };
-    let refused = database.commit("test", change).await.unwrap_err();
+    let refused = database.commit(&author(), change).await.unwrap_err();
     assert!(matches!(refused, DatabaseError::Unavailable(Cause::NotDurable)), "{refused}");
-    assert!(database.rekey("test", crate::vault::rekey::NewKey::Replace).await.is_err());
+    assert!(database.rekey(&author(), crate::vault::rekey::NewKey::Replace).await.is_err());
     assert!(database.ready().await.is_ok());
     database.close().await;
     home.open().await.close().await;
