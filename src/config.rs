@@ -5,6 +5,7 @@
 //! vault, binds a port or talks to an upstream; the sources of declared credentials are read by
 //! [`DeclaredFile::resolve`].
 
+mod admin;
 mod caret;
 mod catalogue;
 mod declared;
@@ -12,6 +13,8 @@ mod environment;
 mod listener;
 mod mask;
 mod overlay;
+mod people;
+mod profiles;
 mod resolve;
 mod settings;
 mod source;
@@ -29,13 +32,15 @@ use caret::{Mistake, Spot};
 use declared::{Declarations, Integrations, check_references, located};
 use source::{Document, Place, Sources};
 
+pub use admin::AdminSettings;
 pub use caret::{Report, Severity, Style};
 pub use declared::{DeclaredConnection, DeclaredFile, DeclaredSecret, Sourced, ValueSource};
 pub use environment::{Environment, VariableError};
 pub use listener::{Address, Listener, ListenerTls, Trust};
+pub use people::{OidcSettings, PeopleSettings, SmtpSettings, SmtpTls, Sourced as SourcedSecret};
+pub use profiles::{KeySource, Profile, Profiles};
 pub use settings::{
-    AdminSettings, CacheSettings, LogFormat, LogSettings, MasterKeySetting, ProxySettings, UpstreamSettings,
-    VaultSettings,
+    CacheSettings, LogFormat, LogSettings, MasterKeySetting, ProxySettings, UpstreamSettings, VaultSettings,
 };
 
 /// Everything a server is told before it starts.
@@ -53,6 +58,8 @@ pub struct Config {
     pub upstream: UpstreamSettings,
     /// `[log]`
     pub log: LogSettings,
+    /// `[smtp]`
+    pub smtp: Option<SmtpSettings>,
     /// `[cache]`
     pub cache: CacheSettings,
     /// Integrations, connections and secrets.
@@ -137,6 +144,19 @@ impl Config {
     }
 }
 
+/// Reads a document that somebody wrote in TOML into the values that JSON has. The error quotes nothing of it.
+pub fn parse_toml(text: &str) -> Result<Value, String> {
+    let problems = Problems::default();
+    let mut document = source::parse(text, &problems).map_err(|errors| {
+        let details: Vec<String> = errors.into_iter().map(|(detail, _)| detail).collect();
+        format!("it is not TOML: {}", details.join("; "))
+    })?;
+    match problems.into_list().first() {
+        Some(problem) => Err(format!("{}: {}", problem.pointer, problem.detail)),
+        None => Ok(document.value_mut().take()),
+    }
+}
+
 fn wrong(mistakes: Vec<Mistake>, sources: Sources) -> ConfigError {
     ConfigError::Wrong(Report::new(Severity::Error, mistakes, Arc::new(sources)))
 }
@@ -161,6 +181,7 @@ impl Reading {
         let vault = vault.unwrap_or_else(|| VaultSettings::absent(&folder));
         let upstream = root.table("upstream").map(|table| UpstreamSettings::read(table, &folder)).unwrap_or_default();
         let log = root.table("log").map(LogSettings::read).unwrap_or_default();
+        let smtp = root.table("smtp").and_then(|table| SmtpSettings::read(table, &folder));
         let cache = root.table("cache").map(CacheSettings::read).unwrap_or_default();
         let mut integrations = Integrations::built_in(&mut sources, &mut mistakes);
         self.integrations(&root, &folder, &mut integrations, &mut sources, &mut mistakes);
@@ -182,7 +203,7 @@ impl Reading {
         let built_in = integrations.built_in_slugs();
         let integrations = integrations.into_list();
         let declared = DeclaredFile { integrations, built_in, connections, secrets, sources, read };
-        Ok(Config { path: self.path, proxy, admin, vault, upstream, log, cache, declared, warnings })
+        Ok(Config { path: self.path, proxy, admin, vault, upstream, log, smtp, cache, declared, warnings })
     }
 
     /// Where relative paths start.

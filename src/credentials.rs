@@ -8,6 +8,7 @@ pub mod apply;
 pub mod body;
 mod held;
 pub mod injection;
+mod mask;
 
 use std::sync::Arc;
 
@@ -305,6 +306,7 @@ mod tests {
             connections: vec!["*".parse().unwrap()],
             customers: Vec::new(),
             connection: None,
+            owner: None,
         }
     }
 

@@ -14,6 +14,7 @@ pub mod http2;
 pub mod record;
 pub mod tag;
 pub mod target;
+pub mod trial;
 mod tunnel;
 pub mod usage;
 
@@ -169,11 +170,11 @@ impl Proxy {
         record.admitted(injection.apply(permit, &mut head.fields));
         let (method, fields) = (head.method.clone(), std::mem::take(&mut head.fields));
         let injected = Arc::clone(&injection) as Arc<dyn Injected>;
-        let outgoing = Outgoing { method, path, fields, injected, body };
+        let mut outgoing = Outgoing { method, path, fields, injected, body };
         record.sent();
         let mut exchange = Exchange::default();
         let origin = record.admission().map(Admission::origin).ok_or(ProxyError::Internal)?;
-        let sent = self.send(origin, outgoing, &deadlines, &mut exchange, switches).await;
+        let sent = self.send(origin, &mut outgoing, &deadlines, &mut exchange, switches).await;
         record.returned(&exchange);
         Ok(Relayed { answer: sent?, injection })
     }
@@ -246,7 +247,7 @@ impl Proxy {
     async fn send(
         &self,
         origin: &Origin,
-        mut outgoing: Outgoing,
+        outgoing: &mut Outgoing,
         deadlines: &Deadlines,
         exchange: &mut Exchange,
         switches: bool,

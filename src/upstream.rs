@@ -46,7 +46,7 @@ use crate::model::origin::Origin;
 use crate::tls::{ClientTls, Negotiated, Offer};
 use crate::wire::{Encoder, Fields, ResponseHead, Size, Source};
 use connect::{DialLimits, dial};
-use http1::{Answered, Came, Failed, Http1};
+use http1::{Came, Failed, Http1};
 use pool::{Kept, Lease, Leased, Pool};
 
 /// How upstreams are reached; the same for all workers.
@@ -119,7 +119,7 @@ impl Upstream {
     /// Sends a request and gives the response as soon as its head is there. What happened on the way is written into
     /// `record`, also where there is no response.
     ///
-    /// `request` has its method, path and fields as they are to arrive, byte for byte; `Host` (or `:scheme` and
+    /// `request` has its method, path and fields as they are to arrive, byte for byte (its body is taken); `Host` (or `:scheme` and
     /// `:authority`) is the origin's, and the framing is the body's. The body must bound the time it takes to give its
     /// next piece: while it has nothing, no deadline of ours runs.
     ///
@@ -129,7 +129,7 @@ impl Upstream {
     pub async fn send(
         &self,
         origin: &Origin,
-        mut request: Outgoing,
+        request: &mut Outgoing,
         deadlines: &Deadlines,
         record: &mut Exchange,
     ) -> Result<Answer, UpstreamError> {
@@ -141,11 +141,10 @@ impl Upstream {
             note(record, &leased);
             let outcome = match leased.lease {
                 Lease::Http1(connection) => {
-                    let (staged, came) = (staged.take(), Came { reused: leased.reused, at: leased.at });
+                    let (staged, came) =
+                        (staged.take(), Came { reused: leased.reused, is_watched: leased.reused, at: leased.at });
                     let purpose = Purpose::Exchange;
-                    http1::attempt(connection, &destination, &mut request, staged, deadlines, purpose, came)
-                        .await
-                        .map(Answer::new)
+                    http1::attempt(connection, &destination, request, staged, deadlines, purpose, came).await
                 }
                 // What is staged cannot be taken apart again, and without it the body would begin in its middle.
                 Lease::Http2(_) if staged.as_ref().is_some_and(|staged| staged.holds_body) => {
@@ -154,7 +153,7 @@ impl Upstream {
                     ));
                 }
                 Lease::Http2(slot) => {
-                    Box::pin(http2::attempt(&destination, slot, &mut request, deadlines, leased.reused)).await
+                    Box::pin(http2::attempt(&destination, slot, request, deadlines, leased.reused)).await
                 }
             };
             match outcome {
@@ -177,7 +176,7 @@ impl Upstream {
     pub async fn send_upgrade(
         &self,
         origin: &Origin,
-        mut request: Outgoing,
+        request: &mut Outgoing,
         deadlines: &Deadlines,
         record: &mut Exchange,
     ) -> Result<Answer, UpstreamError> {
@@ -191,9 +190,9 @@ impl Upstream {
         }
         *record = Exchange { attempts: 1, reused: false, connected_in: Some(start.elapsed()) };
         let connection = Http1::new(stream);
-        let (purpose, came) = (Purpose::Upgrade, Came { reused: false, at: Instant::now() });
-        match http1::attempt(connection, &destination, &mut request, None, deadlines, purpose, came).await {
-            Ok(answered) => Ok(Answer::new(answered)),
+        let (purpose, came) = (Purpose::Upgrade, Came { reused: false, is_watched: false, at: Instant::now() });
+        match http1::attempt(connection, &destination, request, None, deadlines, purpose, came).await {
+            Ok(answer) => Ok(answer),
             Err(Failed::Again(_)) => Err(UpstreamError::Closed("before it took the request".into())),
             Err(Failed::Finally(error)) => Err(error),
         }
@@ -322,17 +321,6 @@ pub struct Answer {
     pub body: UpstreamBody,
     /// The stream, where the response was a `101` that was asked for.
     pub switched: Option<Box<Switched>>,
-}
-
-impl Answer {
-    fn new(answered: Answered) -> Self {
-        match answered {
-            Answered::Response(head, transfer) => Answer { head, body: UpstreamBody::http1(transfer), switched: None },
-            Answered::Switched(head, switched) => {
-                Answer { head, body: UpstreamBody::empty(), switched: Some(Box::new(switched)) }
-            }
-        }
-    }
 }
 
 /// Clears the pool now and then, traffic or not.

@@ -4,7 +4,10 @@
 //! changes for the control plane ([`Vault::commit`]); a change moves the [`revision`]s of what it touched before it is
 //! acknowledged. Declared things stand above stored ones and are read-only.
 
+pub mod api_key;
 pub mod audit;
+mod calendar;
+mod ceiling;
 pub mod change;
 mod create;
 pub mod database;
@@ -17,11 +20,13 @@ pub mod inspect;
 pub mod key;
 pub mod list;
 mod lock;
+pub mod password;
 pub mod query;
 pub mod rekey;
 pub mod revision;
 mod schema;
 mod seal;
+pub mod token;
 pub mod usage;
 
 use std::collections::HashSet;
@@ -30,19 +35,24 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use secrecy::SecretString;
 
+use crate::model::api_key::RequestLimits;
 use crate::model::connection::Connection;
 use crate::model::credential::Credential;
-use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
+use crate::model::id::{ApiKeyId, ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::Integration;
+use crate::model::moment::Moment;
 use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
 use crate::model::version::Version;
+use api_key::{KeyCheck, KnownKey};
 use audit::{Author, Notice};
+use calendar::Calendar;
+use ceiling::Ceilings;
 use change::{Change, Outcome, resource};
 use database::{Database, Opened, Options};
 use declared::{Declared, DeclaredCredential};
 use error::DatabaseError;
 use query::Organization;
-use revision::{Revisions, Stamp};
+use revision::{Revisions, Stamp, Subject};
 
 /// Why something could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +86,8 @@ struct Inner {
     declared: ArcSwap<Declared>,
     database: Option<Database>,
     revisions: Revisions,
+    ceilings: Ceilings,
+    calendar: Calendar,
 }
 
 /// A credential as it is stored, or none at all for auth methods that need none.
@@ -96,11 +108,20 @@ impl Vault {
     /// Opens the database, or makes it where there is nothing yet.
     pub async fn open(options: Options) -> Result<(Self, Opened), VaultError> {
         let (database, opened) = Database::open(options).await?;
-        Ok((Self::over(Some(database)), opened))
+        let ceilings = database.ceilings().await?;
+        let vault = Self::over(Some(database));
+        ceilings.into_iter().for_each(|ceiling| vault.0.ceilings.set(ceiling));
+        Ok((vault, opened))
     }
 
     fn over(database: Option<Database>) -> Self {
-        Vault(Arc::new(Inner { declared: ArcSwap::default(), database, revisions: Revisions::default() }))
+        Vault(Arc::new(Inner {
+            declared: ArcSwap::default(),
+            database,
+            revisions: Revisions::default(),
+            ceilings: Ceilings::default(),
+            calendar: Calendar::default(),
+        }))
     }
 
     /// Closes the database; what was begun is finished.
@@ -227,6 +248,29 @@ impl Vault {
         }
     }
 
+    /// The API key that was presented, if it is one and may be used now.
+    pub async fn authenticate(&self, presented: &SecretString) -> Result<Option<KnownKey>, VaultError> {
+        Ok(self.database()?.authenticate(presented, self.now()).await?)
+    }
+
+    /// What a text with this public part is compared with. Without a database there are no keys.
+    pub async fn key_check(&self, id: ApiKeyId) -> Result<KeyCheck, VaultError> {
+        match &self.0.database {
+            Some(database) => Ok(database.key_check(id).await?),
+            None => Ok(KeyCheck::nothing()),
+        }
+    }
+
+    /// How many requests all callers of an organization may make together. Waits for nothing.
+    pub fn ceiling(&self, organization: OrganizationId) -> RequestLimits {
+        self.0.ceilings.of(organization)
+    }
+
+    /// The time of day that expiry is judged by. It never goes back.
+    pub fn now(&self) -> Moment {
+        self.0.calendar.now()
+    }
+
     /// Whether a connection is declared.
     pub fn declares(&self, id: ConnectionId) -> bool {
         self.0.declared.load().declares(id)
@@ -240,6 +284,11 @@ impl Vault {
         let advance = move |outcome: &Outcome| {
             for subject in &outcome.subjects {
                 inner.revisions.advance(subject);
+            }
+            if let Some(ceiling) = outcome.ceiling {
+                // Everything of the organization was read with the ceiling; declared things are made again at once.
+                let subject = Subject::Ceiling(ceiling.organization);
+                inner.revisions.redeclare([subject], || inner.ceilings.set(ceiling));
             }
         };
         Ok(self.database()?.commit_then(author, change, advance).await?)

@@ -10,6 +10,7 @@ pub mod body;
 pub mod deadline;
 pub mod fields;
 pub mod head;
+mod lines;
 pub mod scratch;
 pub mod source;
 pub mod stream;

@@ -111,7 +111,7 @@ pub(super) async fn delete(
 }
 
 /// An organization that the actor may see: their own, or any for a super admin.
-async fn find(control: &Control, actor: &Actor, named: &str) -> Result<Organization, AdminError> {
+pub(super) async fn find(control: &Control, actor: &Actor, named: &str) -> Result<Organization, AdminError> {
     let reaches = |found: &Organization| found.id == actor.own_organization || actor.roles.has(Role::SuperAdmin);
     let found = control.vault.organization(named).await?;
     found.filter(reaches).ok_or(AdminError::NotFound("organization"))

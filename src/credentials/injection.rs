@@ -182,6 +182,11 @@ impl Injection {
         spellings
     }
 
+    /// The secrets in it as texts, a user name with its password among them.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        Secret::read(&self.block[self.lines..]).map(|secret| secret.text)
+    }
+
     /// The headers it sets.
     pub fn header_names(&self) -> impl Iterator<Item = &HeaderName> {
         self.first.iter().chain(&*self.others)

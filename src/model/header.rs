@@ -73,9 +73,8 @@ pub fn known(name: &[u8]) -> (Known, Spelling) {
 /// What a name without any `_` means. One look at the length and the first letter leaves at most a few names to compare
 /// with.
 pub fn meaning(name: &[u8]) -> Known {
-    let is = |other: &str, known: Known| if name.eq_ignore_ascii_case(other.as_bytes()) { known } else { Known::Other };
-    let begins =
-        |other: &str| name.get(..other.len()).is_some_and(|begun| begun.eq_ignore_ascii_case(other.as_bytes()));
+    let is = |other: &str, known: Known| if is_lower(name, other) { known } else { Known::Other };
+    let begins = |other: &str| name.get(..other.len()).is_some_and(|begun| is_lower(begun, other));
     let Some(first) = name.first() else { return Known::Other };
     match (first.to_ascii_lowercase(), name.len()) {
         (b's', 8..) if begins("sidekey-") => Known::Own,
@@ -112,6 +111,15 @@ pub fn meaning(name: &[u8]) -> Known {
         (b'p', 25) => is("proxy-authentication-info", Known::HopByHop),
         _ => Known::Other,
     }
+}
+
+/// Whether a token is this one, which is written in lower case. All of it is compared at once: what is compared has the
+/// length and the first letter already, and is the same as a rule.
+#[inline(always)]
+fn is_lower(token: &[u8], other: &str) -> bool {
+    // The bit makes a letter small and changes nothing else that stands in a token but `^` and `_`, which match nothing.
+    let differs = |all, (own, other): (&u8, u8)| all | ((own | 0x20) ^ other);
+    token.len() == other.len() && token.iter().zip(other.bytes()).fold(0, differs) == 0
 }
 
 impl Known {

@@ -78,6 +78,9 @@ impl Proxy {
         let mut login = Login::default();
         let asked = self.read(gate, head, host, &mut login)?;
         record.said(asked.tag.workflow);
+        if !record.take_place() {
+            return Err(ProxyError::Overloaded);
+        }
         match self.authorize_now(&asked, record) {
             Ok(Attempt::Authorized(authorized)) => Ok(Decided::Now(authorized)),
             Ok(Attempt::Waits(overtaken)) => {

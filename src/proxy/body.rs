@@ -210,9 +210,10 @@ impl AnswerBody {
         }
     }
 
-    /// After an early answer: lets the upload go on as long as it moves. Whether there was something to wait for.
-    pub fn into_upload(mut self) -> Option<UpstreamBody> {
+    /// Ends the record where all of the answer has come, and gives what goes on behind an early answer: the upload.
+    pub fn take_upload(&mut self) -> Option<UpstreamBody> {
         self.end_if_all_came();
+        self.record = None;
         match std::mem::replace(&mut self.content, Content::Nothing) {
             Content::Upstream(body) if body.is_early() => Some(body),
             _ => None,

@@ -6,7 +6,7 @@ mod client;
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -61,35 +61,43 @@ pub async fn serve(proxy: &Proxy, gate: &Gate, terms: &Terms, client: Rc<Client>
     loop {
         let heard = poll_fn(|cx| client.poll_request(cx, terms, is_first)).await;
         is_first = false;
-        let next = match heard {
-            Heard::Request(head) => Box::pin(exchange(proxy, gate, terms, &client, head)).await,
-            Heard::Nonsense(fault) => Box::pin(refuse(proxy, gate, terms, &client, fault)).await,
-            Heard::Http2 => {
-                return client.rewind().map_or(Ended::Closed, Ended::Http2);
-            }
-            Heard::End => {
-                Box::pin(client.close()).await;
-                Next::Close
-            }
+        // What a connection needs while it answers is in memory of its own, and not there while it is idle.
+        let answering: Pin<Box<dyn Future<Output = Next> + '_>> = match heard {
+            Heard::Request(head) => Box::pin(exchange(proxy, gate, terms, &client, head)),
+            Heard::Nonsense(fault) => Box::pin(refuse(proxy, gate, terms, &client, fault)),
+            Heard::Http2 => return client.rewind().map_or(Ended::Closed, Ended::Http2),
+            Heard::End => Box::pin(close(&client)),
         };
-        if next == Next::Close {
+        if answering.await == Next::Close {
             return Ended::Closed;
         }
     }
 }
 
+async fn close(client: &Client) -> Next {
+    client.close().await;
+    Next::Close
+}
+
 /// Answers what is no request.
 async fn refuse(proxy: &Proxy, gate: &Gate, terms: &Terms, client: &Rc<Client>, fault: ProxyError) -> Next {
-    let answer = proxy.handle(gate, Request::unreadable(fault)).await;
+    let mut answer = proxy.handle(gate, Request::unreadable(fault)).await;
     let asked = Asked { method: Method::GET, version: Version::HTTP_11, keeps_alive: false };
-    let _told = answer::write(client, terms, &asked, answer).await;
+    let _told = answer::write(client, terms, &asked, &mut answer).await;
+    drop(answer);
     client.begin_body(Framing::UntilClose, false);
     Box::pin(client.close()).await;
     Next::Close
 }
 
 /// Answers one request.
-async fn exchange(proxy: &Proxy, gate: &Gate, terms: &Terms, client: &Rc<Client>, head: RequestHead) -> Next {
+fn exchange<'a>(
+    proxy: &'a Proxy,
+    gate: &'a Gate,
+    terms: &'a Terms,
+    client: &'a Rc<Client>,
+    head: RequestHead,
+) -> impl Future<Output = Next> + 'a {
     let asked =
         Asked { method: head.method.clone(), version: head.version, keeps_alive: head.fields.keep_alive(head.version) };
     let (framing, fault) = match head.framing() {
@@ -98,39 +106,40 @@ async fn exchange(proxy: &Proxy, gate: &Gate, terms: &Terms, client: &Rc<Client>
     };
     client.begin_body(framing, head::expects_continue(&head));
     let body = (framing != Framing::Length(0)).then(|| Box::new(Body::new(Rc::clone(client))) as ClientBody);
-    let broken = fault.is_some();
-    let Some(answer) = await_answer(proxy, gate, client, &asked, Request { head, body, fault }).await else {
-        return Next::Close;
-    };
-    if broken {
-        client.begin_body(Framing::UntilClose, false); // nobody knows where its body ends
+    let is_broken = fault.is_some();
+    let request = Request { head, body, fault };
+    // What is above lies in the future once, as an argument of an `async fn` would not.
+    async move {
+        let Some(mut answer) = await_answer(client, &asked, pin!(proxy.handle(gate, request))).await else {
+            return Next::Close;
+        };
+        if is_broken {
+            client.begin_body(Framing::UntilClose, false); // nobody knows where its body ends
+        }
+        finish(proxy, terms, client, &asked, &mut answer).await
     }
-    finish(proxy, terms, client, &asked, answer).await
 }
 
 /// Waits for the answer, or until the client is gone.
-async fn await_answer(
-    proxy: &Proxy,
-    gate: &Gate,
-    client: &Rc<Client>,
+fn await_answer(
+    client: &Client,
     asked: &Asked,
-    request: Request,
-) -> Option<Answer> {
-    let mut handled = pin!(proxy.handle(gate, request));
+    mut handled: Pin<&mut impl Future<Output = Answer>>,
+) -> impl Future<Output = Option<Answer>> {
     let may_ask = asked.version == Version::HTTP_11;
-    poll_fn(|cx| match handled.as_mut().poll(cx) {
+    poll_fn(move |cx| match handled.as_mut().poll(cx) {
         Poll::Ready(answer) => Poll::Ready(Some(answer)),
         Poll::Pending => client.poll_gone(cx, may_ask).map(|()| None),
     })
-    .await
 }
 
 /// Writes the answer and brings the request to its end.
-async fn finish(proxy: &Proxy, terms: &Terms, client: &Rc<Client>, asked: &Asked, mut answer: Answer) -> Next {
-    if let Some((switched, record)) = answer.tunnel.take().map(|tunnel| *tunnel) {
+async fn finish(proxy: &Proxy, terms: &Terms, client: &Rc<Client>, asked: &Asked, answer: &mut Answer) -> Next {
+    if let Some(tunnel) = answer.tunnel.take() {
         if answer::write(client, terms, asked, answer).await.is_some()
             && let Some(client) = client.rewind()
         {
+            let (switched, record) = *tunnel;
             let upstream = Rewound::new(switched.unread, switched.stream);
             Box::pin(tunnel::join(client, upstream, proxy.settings().tunnel_idle_timeout, record)).await;
         }

@@ -101,7 +101,7 @@ impl Body for StreamedAnswer {
 impl Drop for StreamedAnswer {
     fn drop(&mut self) {
         // An early answer: the request goes on to the upstream as long as it moves.
-        let upload = self.body.take().and_then(AsBody::into_source).and_then(AnswerBody::into_upload);
+        let upload = self.body.take().and_then(AsBody::into_source).and_then(|mut body| body.take_upload());
         if let Some(upload) = upload {
             drop(spawn_local(upload.settle()));
         }

@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 
 use super::body::BrokenOff;
-use super::usage::{Used, Uses};
+use super::usage::{Used, Uses, Verdict};
 use crate::directory::Admission;
-use crate::model::connection::Connection;
 use crate::model::id::{ConnectionRef, Reference};
 use crate::telemetry::access_log::{AccessBuffer, Entry, Named};
 use crate::telemetry::metrics::{Metrics, RequestCounters};
@@ -113,11 +112,6 @@ impl Record {
         }
     }
 
-    /// When it began.
-    pub fn started(&self) -> Instant {
-        self.started
-    }
-
     /// Takes a place among the requests that are under way, until the record is dropped; false where all are taken.
     #[must_use]
     pub fn take_place(&mut self) -> bool {
@@ -125,6 +119,11 @@ impl Record {
         self.has_place = taken.get() < *most;
         taken.set(taken.get() + usize::from(self.has_place));
         self.has_place
+    }
+
+    /// When it began.
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// The request's id.
@@ -239,9 +238,19 @@ impl Drop for Record {
         if let Some(added) = self.added.filter(|_| has_returned) {
             counters.added(added);
         }
-        if let (Asked::Admitted(admission), true) = (&self.connection, !matches!(self.upstream, Upstream::Unsent)) {
-            let Connection { organization, id: connection, .. } = *admission.route.connection;
-            let used = Used { organization, connection, environment: &admission.environment, caller: None };
+        if let (Asked::Admitted(admission), false) = (&self.connection, matches!(self.upstream, Upstream::Unsent)) {
+            let connection = &admission.route.connection;
+            let (organization, connection) = (connection.organization, connection.id);
+            // A reason stands beside a status of our own, and beside an answer that broke off.
+            let status = self.status.filter(|_| self.reason.is_none());
+            let used = Used {
+                organization,
+                connection,
+                environment: &admission.environment,
+                caller: None,
+                verdict: status.and_then(Verdict::of),
+                workflow: self.workflow.as_deref(),
+            };
             self.reporter.uses.count(used, now);
         }
         let asked;

@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -36,7 +37,35 @@ pub struct Use {
     pub count: u64,
     /// When last, in seconds since 1970.
     pub last: u64,
+    /// What the upstream said of the credential last, and when, in seconds since 1970.
+    pub verdict: Option<(Verdict, u64)>,
+    /// The workflows that did, and when last, in seconds since 1970; not all of them where they are many.
+    pub workflows: Vec<(String, u64)>,
 }
+
+/// What an upstream's answer says of the credential that it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was taken.
+    Taken,
+    /// It was refused.
+    Refused,
+}
+
+impl Verdict {
+    /// What an upstream's status says, if it says anything: only 401 is about the credential (RFC 9110 §15.5.2), and an
+    /// answer that did what was asked for has taken it.
+    pub fn of(status: StatusCode) -> Option<Self> {
+        match status {
+            StatusCode::UNAUTHORIZED => Some(Verdict::Refused),
+            status if status.as_u16() < 400 => Some(Verdict::Taken),
+            _ => None,
+        }
+    }
+}
+
+/// How many workflows one cell names before it is handed over.
+const MOST_WORKFLOWS: usize = 64;
 
 /// What one request used.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +78,27 @@ pub struct Used<'a> {
     pub environment: &'a EnvironmentName,
     /// See [`Use`].
     pub caller: Option<ApiKeyId>,
+    /// See [`Use`].
+    pub verdict: Option<Verdict>,
+    /// The workflow that the request named.
+    pub workflow: Option<&'a str>,
+}
+
+impl Use {
+    /// Counts a request in this cell.
+    fn add(&mut self, used: &Used<'_>, second: u64) {
+        self.count += 1;
+        self.last = second;
+        if let Some(verdict) = used.verdict {
+            self.verdict = Some((verdict, second));
+        }
+        let Some(workflow) = used.workflow else { return };
+        if let Some((_, last)) = self.workflows.iter_mut().find(|(known, _)| known == workflow) {
+            *last = second;
+        } else if self.workflows.len() < MOST_WORKFLOWS {
+            self.workflows.push((workflow.to_owned(), second));
+        }
+    }
 }
 
 /// Where the cells of a caller, connection and hour are: one for each environment.
@@ -91,13 +141,16 @@ impl Uses {
         let mut cells = self.cells.borrow_mut();
         let found = cells.entry(Place { connection: used.connection, caller: used.caller, hour }).or_default();
         if let Some(cell) = found.iter_mut().find(|cell| cell.environment == *used.environment) {
-            cell.count += 1;
-            cell.last = second;
+            cell.add(&used, second);
             return;
         }
-        let Used { organization, connection, environment, caller } = used;
+        let Used { organization, connection, environment, caller, .. } = used;
         let environment = environment.clone();
-        found.push(Use { organization, connection, environment, caller, hour, count: 1, last: second });
+        let (verdict, workflows) = (None, Vec::new());
+        let mut cell =
+            Use { organization, connection, environment, caller, hour, count: 0, last: second, verdict, workflows };
+        cell.add(&used, second);
+        found.push(cell);
         match cells.len() {
             1 => self.filled.notify_one(),
             MOST.. => self.full.notify_one(),
@@ -146,7 +199,8 @@ mod tests {
             for environment in &environments {
                 for connection in connections {
                     for caller in callers.into_iter().take(1 + round % 2) {
-                        let used = Used { organization, connection, environment, caller };
+                        let (verdict, workflow) = (None, None);
+                        let used = Used { organization, connection, environment, caller, verdict, workflow };
                         uses.count(used, Instant::now());
                     }
                 }
@@ -161,6 +215,30 @@ mod tests {
         assert!(uses.iter().all(|one| one.last / 3_600 == one.hour));
     }
 
+    #[test]
+    fn the_last_verdict_holds_and_workflows_are_told_once() {
+        let (taker, mut taken) = unbounded_channel();
+        let uses = Uses::new(taker);
+        let environment: EnvironmentName = "production".parse().unwrap();
+        let statuses = [200, 401, 403, 500];
+        for (status, workflow) in statuses.into_iter().zip(["a", "b", "a", "b"]) {
+            let used = Used {
+                organization: OrganizationId::derived("one"),
+                connection: ConnectionId::derived("one"),
+                environment: &environment,
+                caller: None,
+                verdict: Verdict::of(StatusCode::from_u16(status).unwrap()),
+                workflow: Some(workflow),
+            };
+            uses.count(used, Instant::now());
+        }
+        uses.hand_over();
+        let uses = taken.try_recv().unwrap();
+        assert_eq!((uses[0].count, uses[0].verdict.map(|(verdict, _)| verdict)), (4, Some(Verdict::Refused)));
+        let workflows: Vec<&str> = uses[0].workflows.iter().map(|(workflow, _)| workflow.as_str()).collect();
+        assert_eq!(workflows, ["a", "b"]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn they_are_handed_over_now_and_then_and_at_once_where_they_are_many() {
         let (taker, mut taken) = unbounded_channel();
@@ -172,6 +250,8 @@ mod tests {
                 connection,
                 environment: &environment,
                 caller: None,
+                verdict: None,
+                workflow: None,
             };
             uses.count(used, Instant::now());
         };

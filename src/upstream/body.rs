@@ -24,11 +24,11 @@ impl UpstreamBody {
         UpstreamBody(Content::Empty)
     }
 
-    pub(super) fn http1(mut transfer: Transfer) -> Self {
+    pub(super) fn http1(mut transfer: Box<Transfer>) -> Self {
         if transfer.ends_with_head() {
             return Self::empty();
         }
-        UpstreamBody(Content::Http1(Box::new(transfer)))
+        UpstreamBody(Content::Http1(transfer))
     }
 
     pub(super) fn http2(body: StreamBody) -> Self {

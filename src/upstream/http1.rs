@@ -4,14 +4,15 @@
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use http::{Method, StatusCode};
 use tokio::time::Instant;
 
+use super::body::UpstreamBody;
 use super::error::{BoxError, UpstreamError};
 use super::pool::Destination;
-use super::{Deadlines, Outgoing, Purpose};
+use super::{Answer, Deadlines, Outgoing, Purpose};
 use crate::wire::head::Scan;
 use crate::wire::{
     BodyFailure, Chunk, Deadline, Decoder, Encoder, Framing, Inbox, Outbox, ResponseHead, Size, Source, Stream,
@@ -38,10 +39,9 @@ impl Http1 {
     }
 
     /// Whether it can take a request: it is open, and nothing came on it unasked. Where nothing has happened since it
-    /// was used, this asks the runtime and not the system.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.inbox.is_empty() && poll_read(&mut cx, &mut self.stream, &mut [0]).is_pending()
+    /// was used, this asks the runtime and not the system. Where it can, the task is woken by what comes from now on.
+    pub(super) fn is_quiet(&mut self, cx: &mut Context<'_>) -> bool {
+        self.inbox.is_empty() && poll_read(cx, &mut self.stream, &mut [0]).is_pending()
     }
 }
 
@@ -69,12 +69,6 @@ pub struct Switched {
     pub stream: Stream,
     /// What came behind the head of the `101`.
     pub unread: Vec<u8>,
-}
-
-/// What an attempt gave.
-pub(super) enum Answered {
-    Response(ResponseHead, Transfer),
-    Switched(ResponseHead, Switched),
 }
 
 /// Where the request's body stands.
@@ -109,6 +103,8 @@ pub(super) struct Transfer {
     encoder: Encoder,
     /// Whether nothing was asked of the body yet.
     is_new: bool,
+    /// Whether the task is woken by what comes on the connection, which had nothing to give when it was asked.
+    is_watched: bool,
     /// Whether it has given something.
     holds_body: bool,
     upload: Upload,
@@ -126,6 +122,8 @@ pub(super) struct Transfer {
 pub(super) struct Came {
     /// Whether it had served one before.
     pub(super) reused: bool,
+    /// Whether the task has asked in this poll [whether it is quiet](Http1::is_quiet), and so need not ask again.
+    pub(super) is_watched: bool,
     /// When.
     pub(super) at: Instant,
 }
@@ -139,8 +137,8 @@ pub(super) async fn attempt(
     deadlines: &Deadlines,
     purpose: Purpose,
     came: Came,
-) -> Result<Answered, Failed> {
-    let mut transfer = Transfer::new(connection, home, request, staged, *deadlines, came.at);
+) -> Result<Answer, Failed> {
+    let mut transfer = Box::new(Transfer::new(connection, home, request, staged, *deadlines, came));
     let had_body = transfer.body.is_some();
     let before = transfer.taken();
     let mut scan = Scan::default();
@@ -180,7 +178,7 @@ impl Transfer {
         request: &mut Outgoing,
         staged: Option<Staged>,
         deadlines: Deadlines,
-        began: Instant,
+        came: Came,
     ) -> Self {
         let (encoder, holds_body) = match staged {
             Some(staged) => {
@@ -202,8 +200,9 @@ impl Transfer {
             body,
             encoder,
             is_new: true,
+            is_watched: came.is_watched,
             holds_body,
-            upload: Upload::Blocked(began),
+            upload: Upload::Blocked(came.at),
             decoder: Decoder::new(Framing::Length(0)),
             deadlines,
             failure: None,
@@ -223,6 +222,7 @@ impl Transfer {
         }
         let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(())) };
         let Http1 { stream, outbox, .. } = &mut **connection;
+        let began = self.is_new.then_some(self.upload.since());
         loop {
             let taken = outbox.taken();
             let (encoder, holds_body) = (self.encoder, &mut self.holds_body);
@@ -252,7 +252,8 @@ impl Transfer {
             }
             match outbox.poll_flush(cx, stream) {
                 Poll::Ready(Ok(())) if self.body.is_none() => {
-                    self.upload = Upload::Done(Instant::now());
+                    // What goes out at once is out when it began: the clock need not be asked again.
+                    self.upload = Upload::Done(began.unwrap_or_else(Instant::now));
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Ok(())) if starved => {
@@ -310,6 +311,9 @@ impl Transfer {
                     continue;
                 }
             }
+            if std::mem::take(&mut self.is_watched) {
+                break;
+            }
             match connection.inbox.poll_fill(cx, &mut connection.stream) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(UpstreamError::Closed("end of stream".into()))),
                 Poll::Ready(Ok(_)) => {}
@@ -329,19 +333,20 @@ impl Transfer {
     }
 
     /// Checks a response head and goes over to its body.
-    fn accept(mut self, head: ResponseHead, purpose: Purpose) -> Result<Answered, UpstreamError> {
+    fn accept(mut self: Box<Self>, head: ResponseHead, purpose: Purpose) -> Result<Answer, UpstreamError> {
         let malformed = |why: &str| UpstreamError::Malformed(why.to_owned());
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let connection = self.connection.take().filter(|_| purpose == Purpose::Upgrade);
             let Some(mut connection) = connection else { return Err(malformed("a 101 nobody asked for")) };
             let unread = connection.inbox.take();
-            return Ok(Answered::Switched(head, Switched { stream: connection.stream, unread }));
+            let switched = Some(Box::new(Switched { stream: connection.stream, unread }));
+            return Ok(Answer { head, body: UpstreamBody::empty(), switched });
         }
         let framing = head.framing(&self.method).map_err(malformed)?;
         self.decoder = Decoder::new(framing);
         self.persistent =
             purpose == Purpose::Exchange && framing != Framing::UntilClose && head.fields.keep_alive(head.version);
-        Ok(Answered::Response(head, self))
+        Ok(Answer { head, body: UpstreamBody::http1(self), switched: None })
     }
 
     /// Whether nothing of the answer is to come, and of the request neither.

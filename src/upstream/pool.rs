@@ -7,11 +7,14 @@
 //! While the protocol is unknown or HTTP/2, one dial at a time: the others of a burst wait and find its streams.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use http::uri::{Authority, Scheme as UriScheme};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
@@ -117,7 +120,7 @@ impl Destination {
     /// A connection for one request: a kept one, else a new one. (Opening one is boxed: with a handshake in it, it
     /// would make the future of every request large.)
     pub(super) async fn lease(self: &Rc<Self>, limits: DialLimits, kept: Kept) -> Result<Leased, UpstreamError> {
-        if let Some(leased) = self.take(kept) {
+        if let Some(leased) = self.take(kept).await {
             return Ok(leased);
         }
         Box::pin(self.dial(limits.begin(), kept)).await
@@ -134,18 +137,23 @@ impl Destination {
             return Err(UpstreamError::Closed("the pool is closed".into()));
         };
         // While waiting somebody may have opened a connection with room, or learned that it is HTTP/1.1.
-        if let Some(leased) = self.take(kept) {
+        if let Some(leased) = self.take(kept).await {
             return Ok(leased);
         }
         let permit = (self.protocol.get() != Some(Negotiated::Http1)).then_some(permit);
         self.open(deadlines, permit).await
     }
 
-    fn take(&self, kept: Kept) -> Option<Leased> {
+    /// A kept connection, at once.
+    fn take(&self, kept: Kept) -> impl Future<Output = Option<Leased>> {
+        poll_fn(move |cx| Poll::Ready(self.take_now(cx, kept)))
+    }
+
+    fn take_now(&self, cx: &mut Context<'_>, kept: Kept) -> Option<Leased> {
         let now = Instant::now();
         let reused = |lease| Leased { lease, reused: true, connected_in: None, at: now };
         if kept == Kept::Any
-            && let Some(connection) = self.take_idle(now)
+            && let Some(connection) = self.take_idle(cx, now)
         {
             return Some(reused(Lease::Http1(connection)));
         }
@@ -157,14 +165,14 @@ impl Destination {
         shared.iter().find_map(Http2::slot).map(Lease::Http2).map(reused)
     }
 
-    fn take_idle(&self, now: Instant) -> Option<Box<Http1>> {
+    fn take_idle(&self, cx: &mut Context<'_>, now: Instant) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { mut connection, since }) = idle.pop_back() {
             if now - since >= self.settings.pool_idle_timeout {
                 idle.clear(); // the others are idle for longer
                 return None;
             }
-            if now - connection.born < self.settings.pool_max_age && connection.is_quiet() {
+            if now - connection.born < self.settings.pool_max_age && connection.is_quiet(cx) {
                 return Some(connection);
             }
         }
@@ -215,10 +223,11 @@ impl Destination {
     }
 
     fn sweep(&self, now: Instant) {
+        let mut cx = Context::from_waker(Waker::noop());
         self.idle.borrow_mut().retain_mut(|Idle { connection, since }| {
             now - *since < self.settings.pool_idle_timeout
                 && now - connection.born < self.settings.pool_max_age
-                && connection.is_quiet()
+                && connection.is_quiet(&mut cx)
         });
         self.shared.borrow_mut().retain(|connection| {
             connection.is_open()

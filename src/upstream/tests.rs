@@ -132,7 +132,7 @@ impl Upstream {
         B: Body<Data = Bytes> + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        self.send(origin, outgoing(request), deadlines, record).await.map(received)
+        self.send(origin, &mut outgoing(request), deadlines, record).await.map(received)
     }
 
     /// Sends, and puts what happened on the way into the response's extensions.

@@ -1,18 +1,23 @@
 //! Changes: everything that may be written, each in one transaction with its audit event.
 
+mod api_key;
 mod connection;
 mod credential;
 mod environment;
 mod integration;
+pub mod link;
 mod organization;
 mod precondition;
 pub mod resource;
 mod secret;
+pub mod session;
+pub mod user;
 
 use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::{Connection as _, Row, SqliteConnection};
 
+pub use api_key::{ApiKeyChange, Ceiling};
 pub(super) use environment::DEFAULT_ENVIRONMENTS;
 pub(super) use organization::insert_organization;
 pub use precondition::{Attempt, Expected};
@@ -29,7 +34,7 @@ use super::schema;
 use super::seal::{Counters, Purpose};
 use crate::model::connection::Connection;
 use crate::model::credential::Credential;
-use crate::model::id::{ConnectionId, OrganizationId};
+use crate::model::id::{ConnectionId, OrganizationId, UserId};
 use crate::model::integration::Integration;
 use crate::model::name::{EnvironmentName, Key, SecretKey};
 use crate::model::version::Version;
@@ -46,7 +51,7 @@ pub enum Change {
         /// As a person reads it.
         name: String,
     },
-    /// Only when it holds no integration, connection, secret or API key.
+    /// Only when it holds no integration, connection, secret or API key that is not revoked.
     DeleteOrganization {
         /// Which.
         organization: OrganizationId,
@@ -148,6 +153,8 @@ pub enum Change {
         /// Its value.
         value: SecretString,
     },
+    /// API keys.
+    ApiKey(ApiKeyChange),
     /// Removes the value in one environment.
     DeleteSecretValue {
         /// Whose.
@@ -157,6 +164,10 @@ pub enum Change {
         /// In which environment.
         environment: EnvironmentName,
     },
+    /// Something with users and their links.
+    User(user::UserChange),
+    /// Something with sessions.
+    Session(session::SessionChange),
     /// What else people do to integrations, environments, organizations, connections and secrets.
     Resource(resource::Change),
     /// Another change, if what it changes is as expected.
@@ -188,6 +199,10 @@ pub struct Outcome {
     pub created: bool,
     /// The connection that was stored. It is another id than the one given where a connection was replaced.
     pub connection: Option<ConnectionId>,
+    /// The user who followed a link.
+    pub user: Option<UserId>,
+    /// How many requests an organization's callers may make together, where that was set.
+    pub ceiling: Option<Ceiling>,
     /// The version of what was stored.
     pub version: Option<Version>,
 }
@@ -311,9 +326,12 @@ impl Writing<'_> {
             Change::PutSecretValue { organization, key, environment, value } => {
                 self.put_secret_value(organization, &key, &environment, &value).await
             }
+            Change::ApiKey(change) => self.change_api_key(change).await,
             Change::DeleteSecretValue { organization, key, environment } => {
                 self.delete_secret_value(organization, &key, &environment).await
             }
+            Change::User(change) => self.change_user(change).await,
+            Change::Session(change) => self.change_session(change).await,
             Change::Resource(change) => self.write_resource(change).await,
             // Taken apart before anything is written.
             Change::Guarded { .. } => Err(DatabaseError::Conflict("a change was guarded twice".to_owned())),

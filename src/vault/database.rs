@@ -16,6 +16,7 @@ use super::key::{DataKey, KeyId, MasterKey, MasterKeySource, WrappedKey};
 use super::lock::Lock;
 use super::schema;
 pub use super::seal::Counters;
+use crate::model::moment::Moment;
 
 /// Which vault, and where its master key is.
 #[derive(Debug)]
@@ -133,7 +134,7 @@ impl Database {
     async fn finish_creation(&self, files: &Files, opened: &mut Opened) -> Result<(), DatabaseError> {
         let Some(pending) = files.pending_admin_key() else { return Ok(()) };
         // One that does not open this vault belongs to something else and is left alone.
-        if self.authenticate(&pending).await?.is_some() {
+        if self.authenticate(&pending, Moment::now()).await?.is_some() {
             files.publish_admin_key()?;
             opened.admin_key_path = Some(files.admin_key.clone());
         }

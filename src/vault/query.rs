@@ -3,9 +3,11 @@
 //! A row that cannot be read back into the type it was written from is a [`DatabaseError::Corrupt`] that names it; no
 //! other row is affected.
 
+pub(in crate::vault) mod api_key;
 mod credential;
 mod facts;
 mod integration;
+pub mod user;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -16,7 +18,6 @@ use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
-use subtle::ConstantTimeEq;
 
 use super::database::{Database, Inner};
 use super::error::DatabaseError;
@@ -24,10 +25,9 @@ use super::key::{DataKey, MasterKey, WrappedKey};
 use super::seal::{self, Place, Purpose, Sealed};
 use crate::model::connection::{Connection, Sharing};
 use crate::model::document::{Problems, Reader};
-use crate::model::id::{ApiKeyId, ConnectionRef, OrganizationId};
+use crate::model::id::{ConnectionRef, OrganizationId};
 use crate::model::integration::{Integration, Limit, Values};
 use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
-use crate::model::role::Roles;
 use crate::model::version::Version;
 
 /// The field under which a credential's binding is stored. No [`FieldName`] is written like it.
@@ -68,19 +68,6 @@ pub struct Environment {
     pub designer: bool,
     /// What tells this state of it from others.
     pub version: Version,
-}
-
-/// An API key as far as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiKeyRecord {
-    /// Its public part.
-    pub id: ApiKeyId,
-    /// Whose it is.
-    pub organization: OrganizationId,
-    /// As a person reads it.
-    pub name: String,
-    /// What its holder may do.
-    pub roles: Roles,
 }
 
 impl Database {
@@ -194,33 +181,6 @@ impl Database {
         let place = Place::Secret { organization, key, environment, version };
         let mut opening = Opening::new(&self.inner, &masters);
         opening.value(&row, |key, sealed| key.open(&place, sealed)).map(Some).ok_or_else(corrupt)
-    }
-
-    /// The API key that was presented, if it is one: found by its public part, then its keyed digest compared in
-    /// constant time.
-    pub async fn authenticate(&self, presented: &SecretString) -> Result<Option<ApiKeyRecord>, DatabaseError> {
-        let Some(id) = seal::api_key_id(presented) else { return Ok(None) };
-        self.inner.counters.read();
-        let masters = self.inner.masters.all();
-        let rows = sqlx::query(
-            "SELECT k.id, k.organization_id, k.purpose, k.master_key_id, k.nonce, k.ciphertext, a.id AS api_key_id, \
-             a.organization_id AS api_key_organization_id, a.name, a.digest, a.roles_json \
-             FROM data_keys k LEFT JOIN api_keys a ON a.id = $1 WHERE k.purpose = $2",
-        )
-        .bind(id.to_string())
-        .bind(Purpose::Digest.as_str())
-        .fetch_all(&self.inner.readers)
-        .await?;
-        for row in &rows {
-            let key = self.inner.unwrap(&masters, &wrapped_key(row)?)?;
-            // Digested also where there is no such key, so that the time does not tell.
-            let digest = key.digest(presented);
-            let stored: Option<Vec<u8>> = row.try_get("digest")?;
-            if stored.is_some_and(|stored| bool::from(stored.ct_eq(&digest))) {
-                return api_key(row, id).map(Some);
-            }
-        }
-        Ok(None)
     }
 }
 
@@ -375,22 +335,6 @@ fn read_limit(text: &str) -> Option<Limit> {
     let problems = Problems::default();
     let limit = Limit::read(Reader::new(&document, "", &problems)?);
     limit.filter(|_| problems.is_empty())
-}
-
-fn read_roles(text: &str) -> Option<Roles> {
-    let names: Vec<String> = serde_json::from_str(text).ok()?;
-    names.iter().map(|name| name.parse().ok()).collect()
-}
-
-fn api_key(row: &SqliteRow, id: ApiKeyId) -> Result<ApiKeyRecord, DatabaseError> {
-    let organization: String = row.try_get("api_key_organization_id")?;
-    let roles: String = row.try_get("roles_json")?;
-    Ok(ApiKeyRecord {
-        id,
-        organization: parse(&organization, "API key", id)?,
-        name: row.try_get("name")?,
-        roles: read_roles(&roles).ok_or_else(|| corrupt("API key", id))?,
-    })
 }
 
 #[cfg(test)]

@@ -46,10 +46,15 @@ pub enum Verdict {
     Taken,
     /// It was refused, at this time.
     Refused(i64),
+    /// It was tried at this time, and the answer was not the one that is expected.
+    Failed(i64),
 }
 
 /// What is told of a credential that an upstream answered with 401.
 const REFUSED: &str = "the upstream refused the credential (401); enter it again";
+
+/// What is told of one whose test did not pass.
+const FAILED: &str = "the test request of its integration was not answered as expected; run the test to see how";
 
 impl Database {
     /// Notes uses. `is_declared` tells which connections are in the configuration and not in the vault; what is in
@@ -110,13 +115,14 @@ async fn note_use(connection: &mut SqliteConnection, one: &Use) -> Result<(), Da
     let (is_known, refused_at) = match one.verdict {
         Verdict::Unknown => (false, None),
         Verdict::Taken => (true, None),
-        Verdict::Refused(at) => (true, Some(at)),
+        Verdict::Refused(at) | Verdict::Failed(at) => (true, Some(at)),
     };
-    // A refusal of the credential that was there before says nothing of the one that is there now.
+    // A refusal of the credential that was there before says nothing of the one that is there now. It is known to the
+    // second.
     sqlx::query(
         "INSERT INTO connection_uses (organization_id, connection_id, environment, used_at, refused_at, reason) \
          SELECT $1, $2, $3, $4, refused, CASE WHEN refused IS NULL THEN NULL ELSE $6 END FROM (SELECT CASE WHEN EXISTS \
-         (SELECT 1 FROM credential_entries WHERE connection_id = $2 AND environment = $3 AND entered_at > $5) \
+         (SELECT 1 FROM credential_entries WHERE connection_id = $2 AND environment = $3 AND entered_at > $5 + 999) \
          THEN NULL ELSE $5 END AS refused) WHERE true \
          ON CONFLICT (connection_id, environment) DO UPDATE SET used_at = MAX(used_at, $4), \
          refused_at = CASE WHEN NOT $7 THEN refused_at WHEN excluded.refused_at IS NULL THEN NULL \
@@ -128,7 +134,7 @@ async fn note_use(connection: &mut SqliteConnection, one: &Use) -> Result<(), Da
     .bind(one.environment.as_str())
     .bind(one.used_at)
     .bind(refused_at)
-    .bind(REFUSED)
+    .bind(if matches!(one.verdict, Verdict::Failed(_)) { FAILED } else { REFUSED })
     .bind(is_known)
     .execute(connection)
     .await?;

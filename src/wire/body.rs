@@ -4,9 +4,9 @@
 use std::io::Write;
 
 use http::HeaderMap;
-use http::header::{HeaderName, HeaderValue};
 
-use super::head::{Framing, MOST_FIELDS};
+use super::head::Framing;
+use super::lines::{Ends, Lines};
 use super::source::Size;
 
 /// The largest trailer section, and the most that chunk extensions of one body may take.
@@ -193,17 +193,8 @@ impl Decoder {
             return Ok(None);
         }
         let text = std::mem::take(&mut self.trailers);
-        let mut room = [httparse::EMPTY_HEADER; MOST_FIELDS];
-        let Ok(httparse::Status::Complete((_, headers))) = httparse::parse_headers(&text, &mut room) else {
-            return Err(BodyError::Trailers);
-        };
-        let mut trailers = Box::new(HeaderMap::with_capacity(headers.len()));
-        for header in headers {
-            let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| BodyError::Trailers)?;
-            let value = HeaderValue::from_bytes(header.value).map_err(|_| BodyError::Trailers)?;
-            trailers.append(name, value);
-        }
-        Ok(Some(trailers))
+        let fields = Lines::new(&text, Ends::CrLf).fields().map_err(|_| BodyError::Trailers)?;
+        Ok(Some(Box::new(fields.to_map())))
     }
 }
 

@@ -7,14 +7,22 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use super::scratch;
 use crate::model::header::{self, Known, Spelling, known, meaning};
 
-/// Fields in the order they came.
+/// Fields in the order they came. Cheap to hand on: what it holds lies in memory of its own, which the thread lends.
 #[derive(Debug, Default)]
 pub struct Fields {
-    bytes: Vec<u8>,
-    list: Vec<Field>,
-    /// A bit for every meaning that a field has or had: most requests have few, and what is not there is not looked for.
-    meanings: u32,
+    /// Nothing where there never was a field.
+    held: Option<Box<Held>>,
 }
+
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) bytes: Vec<u8>,
+    pub(super) list: Vec<Field>,
+    /// A bit for every meaning that a field has or had: most requests have few, and what is not there is not looked for.
+    pub(super) meanings: u32,
+}
+
+static NOTHING: Held = Held { bytes: Vec::new(), list: Vec::new(), meanings: 0 };
 
 /// A part of the bytes. Heads are bounded far below 4 GiB.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,6 +34,14 @@ pub(super) struct Span {
 impl Span {
     pub(super) fn new(start: usize, end: usize) -> Self {
         Span { start: start as u32, end: end as u32 }
+    }
+
+    pub(super) fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    pub(super) fn is_empty(self) -> bool {
+        self.start == self.end
     }
 
     pub(super) fn of(self, bytes: &[u8]) -> &[u8] {
@@ -40,6 +56,20 @@ pub(super) struct Field {
     known: Known,
     spelling: Spelling,
     state: State,
+}
+
+impl Field {
+    fn line(self, bytes: &[u8]) -> Line<'_> {
+        Line { name: self.name.of(bytes), value: self.value.of(bytes), known: self.known, spelling: self.spelling }
+    }
+
+    /// Where it stands as `Name: value` with a line break, if it does.
+    fn plain_line(self, bytes: &[u8]) -> Option<std::ops::Range<usize>> {
+        let (name, value) = (self.name, self.value);
+        let between = bytes.get(name.end as usize..value.start as usize)?;
+        let behind = bytes.get(value.end as usize..value.end as usize + 2)?;
+        (between == b": " && behind == b"\r\n").then_some(name.start as usize..value.end as usize + 2)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,47 +110,67 @@ impl Line<'_> {
 }
 
 impl Fields {
-    /// Fields whose spans lie in `bytes`, none yet.
-    pub(super) fn over(bytes: &[u8]) -> Self {
-        let mut own = scratch::buffer();
-        own.extend_from_slice(bytes);
-        Fields { bytes: own, list: scratch::take_list(), meanings: 0 }
+    /// No fields yet, and nothing for them to lie in: see [`Fields::lie_in`].
+    pub(super) fn begin() -> Self {
+        Fields { held: Some(scratch::take_fields()) }
     }
 
-    fn may_have(&self, known: Known) -> bool {
-        self.meanings & bit(known) != 0
+    /// Copies the bytes in which the spans of all fields so far lie.
+    pub(super) fn lie_in(&mut self, bytes: &[u8]) {
+        let own = &mut self.held_mut().bytes;
+        own.clear();
+        own.extend_from_slice(bytes);
+    }
+
+    /// How many there are, dropped ones too.
+    pub(super) fn len(&self) -> usize {
+        self.held().list.len()
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.held().bytes
     }
 
-    pub(super) fn note(&mut self, name: Span, value: Span) {
-        let (known, spelling) = known(name.of(&self.bytes));
-        self.keep(name, value, known, spelling);
+    fn held(&self) -> &Held {
+        self.held.as_deref().unwrap_or(&NOTHING)
     }
 
-    /// The same for a name that has no `_` in it.
-    pub(super) fn note_plain(&mut self, name: Span, value: Span) {
-        let known = meaning(name.of(&self.bytes));
-        self.keep(name, value, known, Spelling::Plain);
+    fn held_mut(&mut self) -> &mut Held {
+        self.held.get_or_insert_with(scratch::take_fields)
+    }
+
+    fn may_have(&self, known: Known) -> bool {
+        self.held().meanings & bit(known) != 0
+    }
+
+    /// Those that were not dropped.
+    fn kept(&self) -> impl Iterator<Item = &Field> {
+        self.held().list.iter().filter(|field| field.state != State::Dropped)
+    }
+
+    /// Appends a field of this name. `is_plain` says that there is no `_` in it.
+    pub(super) fn note(&mut self, name: &[u8], name_at: Span, is_plain: bool, value_at: Span) {
+        let (known, spelling) = if is_plain { (meaning(name), Spelling::Plain) } else { known(name) };
+        self.keep(name_at, value_at, known, spelling);
     }
 
     fn keep(&mut self, name: Span, value: Span, known: Known, spelling: Spelling) {
-        self.meanings |= bit(known);
-        self.list.push(Field { name, value, known, spelling, state: State::Kept });
+        let held = self.held_mut();
+        held.meanings |= bit(known);
+        held.list.push(Field { name, value, known, spelling, state: State::Kept });
     }
 
     /// Appends bytes that belong to no field.
     pub(super) fn keep_text(&mut self, text: &[u8]) -> Span {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(text);
-        Span::new(start, self.bytes.len())
+        let bytes = &mut self.held_mut().bytes;
+        let start = bytes.len();
+        bytes.extend_from_slice(text);
+        Span::new(start, bytes.len())
     }
 
     /// The fields of a header map.
     pub fn from_map(headers: &HeaderMap) -> Self {
-        let mut fields = Fields::over(&[]);
+        let mut fields = Fields::begin();
         for (name, value) in headers {
             fields.push(name.as_str().as_bytes(), value.as_bytes());
         }
@@ -129,10 +179,10 @@ impl Fields {
 
     /// The same as a header map; what cannot stand in one is left out (nothing that was parsed).
     pub fn to_map(&self) -> HeaderMap {
-        let mut headers = HeaderMap::with_capacity(self.list.len());
-        for field in self.list.iter().filter(|field| field.state != State::Dropped) {
-            let name = HeaderName::from_bytes(field.name.of(&self.bytes));
-            let value = HeaderValue::from_bytes(field.value.of(&self.bytes));
+        let mut headers = HeaderMap::with_capacity(self.len());
+        for field in self.kept() {
+            let name = HeaderName::from_bytes(field.name.of(self.bytes()));
+            let value = HeaderValue::from_bytes(field.value.of(self.bytes()));
             if let (Ok(name), Ok(mut value)) = (name, value) {
                 value.set_sensitive(field.state == State::Sensitive);
                 headers.append(name, value);
@@ -143,25 +193,16 @@ impl Fields {
 
     /// Those that were not dropped.
     pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
-        self.list.iter().filter(|field| field.state != State::Dropped).map(|field| self.line(field))
-    }
-
-    fn line(&self, field: &Field) -> Line<'_> {
-        Line {
-            name: field.name.of(&self.bytes),
-            value: field.value.of(&self.bytes),
-            known: field.known,
-            spelling: field.spelling,
-        }
+        self.kept().map(|field| field.line(self.bytes()))
     }
 
     /// The values of a header, spelled as it should be.
     pub fn values(&self, known: Known) -> impl Iterator<Item = &[u8]> {
-        let list: &[Field] = if self.may_have(known) { &self.list } else { &[] };
+        let Held { bytes, list, .. } = if self.may_have(known) { self.held() } else { &NOTHING };
         let is_it = move |field: &&Field| {
             field.known == known && field.spelling == Spelling::Plain && field.state != State::Dropped
         };
-        list.iter().filter(is_it).map(|field| field.value.of(&self.bytes))
+        list.iter().filter(is_it).map(|field| field.value.of(bytes))
     }
 
     /// Whether a header that is a list has this member, compared without case.
@@ -187,10 +228,10 @@ impl Fields {
 
     /// Drops the fields for which `goes` says so.
     pub fn drop_if(&mut self, mut goes: impl FnMut(Line<'_>) -> bool) {
-        for index in 0..self.list.len() {
-            let field = self.list[index];
-            if field.state != State::Dropped && goes(self.line(&field)) {
-                self.list[index].state = State::Dropped;
+        let Some(Held { bytes, list, .. }) = self.held.as_deref_mut() else { return };
+        for field in list.iter_mut().filter(|field| field.state != State::Dropped) {
+            if goes(field.line(bytes)) {
+                field.state = State::Dropped;
             }
         }
     }
@@ -201,8 +242,9 @@ impl Fields {
         let mut seen = 0_u64;
         let mut found: Option<Span> = None;
         let mut ambiguous = None;
-        for field in &mut self.list {
-            let name = field.name.of(&self.bytes);
+        let Some(Held { bytes, list, .. }) = self.held.as_deref_mut() else { return Ok(None) };
+        for field in list {
+            let name = field.name.of(bytes);
             if field.state == State::Dropped || !names.iter().any(|own| own.as_str().len() == name.len()) {
                 continue;
             }
@@ -215,7 +257,7 @@ impl Fields {
             let bit = 1 << (index % 64);
             if seen & bit != 0 {
                 ambiguous = Some(Ambiguous::Twice);
-            } else if found.is_some_and(|found| found.of(&self.bytes) != field.value.of(&self.bytes)) {
+            } else if found.is_some_and(|found| found.of(bytes) != field.value.of(bytes)) {
                 ambiguous.get_or_insert(Ambiguous::Different);
             }
             seen |= bit;
@@ -223,65 +265,58 @@ impl Fields {
         }
         match ambiguous {
             Some(ambiguous) => Err(ambiguous),
-            None => Ok(found.map(|value| value.of(&self.bytes))),
+            None => Ok(found.map(|value| value.of(bytes))),
         }
     }
 
     /// Appends a field.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
-        let name = self.keep_text(name);
-        let value = self.keep_text(value);
-        self.note(name, value);
+        let (known, spelling) = known(name);
+        let (name, value) = (self.keep_text(name), self.keep_text(value));
+        self.keep(name, value, known, spelling);
     }
 
     /// Appends a field that holds a credential.
     pub fn push_sensitive(&mut self, name: &[u8], value: &[u8]) {
         self.push(name, value);
-        if let Some(field) = self.list.last_mut() {
+        if let Some(field) = self.held_mut().list.last_mut() {
             field.state = State::Sensitive;
         }
     }
 
     /// Replaces values: `change` gives the new one, or `None` to leave it.
     pub fn change(&mut self, change: impl Fn(Line<'_>) -> Option<Vec<u8>>) {
-        for index in 0..self.list.len() {
-            let field = self.list[index];
+        for index in 0..self.len() {
+            let field = self.held().list[index];
             if field.state != State::Dropped
-                && let Some(value) = change(self.line(&field))
+                && let Some(value) = change(field.line(self.bytes()))
             {
-                self.list[index].value = self.keep_text(&value);
+                self.held_mut().list[index].value = self.keep_text(&value);
             }
         }
     }
 
     /// Writes them as they stand in a head of HTTP/1.1: what came as plain lines, one behind the other, in one piece.
     pub fn render(&self, out: &mut Vec<u8>) {
+        let bytes = self.bytes();
         let mut run = 0..0;
-        for field in self.list.iter().filter(|field| field.state != State::Dropped) {
-            if let Some(line) = self.plain_line(field) {
+        for field in self.kept() {
+            if let Some(line) = field.plain_line(bytes) {
                 if line.start != run.end {
-                    out.extend_from_slice(&self.bytes[run]);
+                    out.extend_from_slice(&bytes[run]);
                     run = line.start..line.start;
                 }
                 run.end = line.end;
                 continue;
             }
-            out.extend_from_slice(&self.bytes[std::mem::take(&mut run)]);
-            let line = self.line(field);
+            out.extend_from_slice(&bytes[std::mem::take(&mut run)]);
+            let line = field.line(bytes);
             out.extend_from_slice(line.name);
             out.extend_from_slice(b": ");
             out.extend_from_slice(line.value);
             out.extend_from_slice(b"\r\n");
         }
-        out.extend_from_slice(&self.bytes[run]);
-    }
-
-    /// Where a field stands as `Name: value` with a line break, if it does.
-    fn plain_line(&self, field: &Field) -> Option<std::ops::Range<usize>> {
-        let (name, value) = (field.name, field.value);
-        let between = self.bytes.get(name.end as usize..value.start as usize)?;
-        let behind = self.bytes.get(value.end as usize..value.end as usize + 2)?;
-        (between == b": " && behind == b"\r\n").then_some(name.start as usize..value.end as usize + 2)
+        out.extend_from_slice(&bytes[run]);
     }
 }
 
@@ -296,8 +331,9 @@ fn bit(known: Known) -> u32 {
 
 impl Drop for Fields {
     fn drop(&mut self) {
-        scratch::recycle(std::mem::take(&mut self.bytes));
-        scratch::give_back_list(std::mem::take(&mut self.list));
+        if let Some(held) = self.held.take() {
+            scratch::give_back_fields(held);
+        }
     }
 }
 
@@ -315,12 +351,14 @@ mod tests {
         let mut out = Vec::new();
         fields.render(&mut out);
         assert_eq!(out, b"X-One: 1\r\nX-One: \xff2\r\n");
-        let mut plain = Fields::over(b"A: 1\r\nB: 2\r\nC:3\r\nD: 4 \r\nE:\r\n");
+        let bytes = b"A: 1\r\nB: 2\r\nC:3\r\nD: 4 \r\nE:\r\n";
+        let mut plain = Fields::begin();
         for (name, value) in
-            [((0, 1), (3, 4)), ((6, 7), (9, 10)), ((12, 13), (14, 15)), ((17, 18), (20, 21)), ((24, 25), (0, 0))]
+            [((0, 1), (3, 4)), ((6, 7), (9, 10)), ((12, 13), (14, 15)), ((17, 18), (20, 21)), ((24, 25), (26, 26))]
         {
-            plain.note(Span::new(name.0, name.1), Span::new(value.0, value.1));
+            plain.note(&bytes[name.0..name.1], Span::new(name.0, name.1), true, Span::new(value.0, value.1));
         }
+        plain.lie_in(bytes);
         out.clear();
         plain.render(&mut out);
         assert_eq!(out, b"A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: \r\n");

@@ -3,11 +3,10 @@
 //! A request is refused where two readers could see two messages in it. A response is read a little more kindly where
 //! nothing depends on it: its lines may end in a bare LF, because they are written anew.
 
-use std::mem::MaybeUninit;
-
 use http::{Method, StatusCode, Version};
 
 use super::fields::{Fields, Span};
+use super::lines::{self, Ends, Lines, Stop};
 use crate::model::header::Known;
 
 /// The largest head that is read, in bytes.
@@ -113,30 +112,30 @@ impl RequestHead {
 
     /// Reads a head from the beginning of `bytes`: itself and its length, or `None` where it has not all come.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeadError> {
-        let mut room = [const { MaybeUninit::uninit() }; MOST_FIELDS];
-        let mut parsed = httparse::Request::new(&mut []);
-        let length = match parsed.parse_with_uninit_headers(bytes, &mut room) {
-            Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) => {
-                check_partial(bytes)?;
-                return Ok(None);
-            }
-            Err(error) => return Err(explain(error)),
-        };
-        check_line_ends(&bytes[..length])?;
-        if length > LARGEST {
-            return Err(HeadError::TooLarge);
+        let mut lines = Lines::new(bytes, Ends::CrLf);
+        match Self::read(&mut lines) {
+            Ok(head) => Ok(Some((head, lines.read()))),
+            Err(Stop::Partial) => check_partial(bytes).map(|()| None),
+            Err(Stop::Wrong(error)) => Err(error),
         }
-        let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes());
-        let method = method.map_err(|_| HeadError::Malformed("the method is not a token"))?;
-        let path = parsed.path.unwrap_or_default();
-        if path.len() > LONGEST_TARGET {
-            return Err(HeadError::TargetTooLong);
+    }
+
+    fn read(lines: &mut Lines<'_>) -> Result<Self, Stop> {
+        lines.skip_empty()?;
+        let method = lines.method()?;
+        let target = lines.target()?;
+        let version = lines.version()?;
+        lines.end_line(lines::NO_LINE)?;
+        let fields = lines.fields()?;
+        if lines.read() > LARGEST {
+            return Err(Stop::Wrong(HeadError::TooLarge));
         }
-        let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-        let target = span_in(bytes, path.as_bytes());
-        let fields = collect(bytes, length, parsed.headers);
-        Ok(Some((RequestHead { method, version, fields, target, authority: None }, length)))
+        if target.len() > LONGEST_TARGET {
+            return Err(Stop::Wrong(HeadError::TargetTooLong));
+        }
+        let method = Method::from_bytes(method);
+        let method = method.map_err(|_| Stop::Wrong(HeadError::Malformed("the method is not a token")))?;
+        Ok(RequestHead { method, version, fields, target, authority: None })
     }
 
     /// How the end of its body is told. Every spelling but the plain ones is refused.
@@ -161,20 +160,23 @@ impl RequestHead {
 impl ResponseHead {
     /// Reads a head from the beginning of `bytes`: itself and its length, or `None` where it has not all come.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, HeadError> {
-        let mut room = [const { MaybeUninit::uninit() }; MOST_FIELDS];
-        let mut parsed = httparse::Response::new(&mut []);
-        let config = httparse::ParserConfig::default();
-        let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut room) {
-            Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) if bytes.len() >= LARGEST => return Err(HeadError::TooLarge),
-            Ok(httparse::Status::Partial) => return Ok(None),
-            Err(error) => return Err(explain(error)),
-        };
-        let status = StatusCode::from_u16(parsed.code.unwrap_or_default())
-            .map_err(|_| HeadError::Malformed("the status is not between 100 and 999"))?;
-        let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-        let fields = collect(bytes, length, parsed.headers);
-        Ok(Some((ResponseHead { status, version, fields }, length)))
+        let mut lines = Lines::new(bytes, Ends::AlsoLf);
+        match Self::read(&mut lines) {
+            Ok(head) => Ok(Some((head, lines.read()))),
+            Err(Stop::Partial) if bytes.len() >= LARGEST => Err(HeadError::TooLarge),
+            Err(Stop::Partial) => Ok(None),
+            Err(Stop::Wrong(error)) => Err(error),
+        }
+    }
+
+    fn read(lines: &mut Lines<'_>) -> Result<Self, Stop> {
+        lines.skip_empty()?;
+        let version = lines.version()?;
+        let status = lines.status()?;
+        let fields = lines.fields()?;
+        let status = StatusCode::from_bytes(status)
+            .map_err(|_| Stop::Wrong(HeadError::Malformed("the status is not between 100 and 999")))?;
+        Ok(ResponseHead { status, version, fields })
     }
 
     /// How the end of its body is told, in the answer to a request of this method.
@@ -232,47 +234,7 @@ fn decimal(text: &[u8]) -> Option<u64> {
     })
 }
 
-fn collect(bytes: &[u8], length: usize, headers: &[httparse::Header<'_>]) -> Fields {
-    let mut fields = Fields::over(&bytes[..length]);
-    // One look at all of it spares one at each name.
-    let is_plain = memchr::memchr(b'_', &bytes[..length]).is_none();
-    for header in headers {
-        let (name, value) = (span_in(bytes, header.name.as_bytes()), span_in(bytes, header.value));
-        if is_plain { fields.note_plain(name, value) } else { fields.note(name, value) }
-    }
-    fields
-}
-
-/// Where a part lies in the whole. An empty part may lie anywhere.
-fn span_in(whole: &[u8], part: &[u8]) -> Span {
-    if part.is_empty() {
-        return Span::default();
-    }
-    let start = part.as_ptr().addr() - whole.as_ptr().addr();
-    Span::new(start, start + part.len())
-}
-
-fn explain(error: httparse::Error) -> HeadError {
-    use httparse::Error;
-    HeadError::Malformed(match error {
-        Error::TooManyHeaders => return HeadError::TooLarge,
-        Error::HeaderName => "a header's name is not a token followed by a colon",
-        Error::HeaderValue => "a header's value holds a control character or continues on the next line",
-        Error::Version => "it is not HTTP/1.0 or HTTP/1.1",
-        Error::Token => "the method or the target holds a character that it cannot",
-        Error::NewLine => "a line does not end in CR LF",
-        Error::Status => "the status is not a number of three digits",
-    })
-}
-
-/// RFC 9112 §2.2 lets a bare LF end a line; whoever reads it so sees other lines than who does not.
-fn check_line_ends(head: &[u8]) -> Result<(), HeadError> {
-    let bare = memchr::memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r');
-    if bare { Err(HeadError::Malformed("a line ends in LF without CR")) } else { Ok(()) }
-}
-
 fn check_partial(bytes: &[u8]) -> Result<(), HeadError> {
-    check_line_ends(bytes)?;
     let no_line_yet = memchr::memchr(b'\n', bytes).is_none();
     if no_line_yet && bytes.len() > LONGEST_TARGET + 1024 {
         return Err(HeadError::TargetTooLong);

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::fields::Field;
+use super::fields::Held;
 
 /// How much is read at once.
 pub const READ: usize = 64 * 1024;
@@ -14,7 +14,7 @@ const MOST_BUFFERS: usize = 64;
 const MOST_AREAS: usize = 8;
 
 thread_local! {
-    static LISTS: RefCell<Vec<Vec<Field>>> = const { RefCell::new(Vec::new()) };
+    static FIELDS: RefCell<Vec<Box<Held>>> = const { RefCell::new(Vec::new()) };
     /// The one that most reads need; others are behind it.
     static AREA: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static AREAS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
@@ -62,18 +62,22 @@ pub fn recycle(mut buffer: Vec<u8>) {
     }
 }
 
-/// An empty list of fields.
-pub(super) fn take_list() -> Vec<Field> {
-    LISTS.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(32))
+/// No fields, with room for some.
+pub(super) fn take_fields() -> Box<Held> {
+    FIELDS.with_borrow_mut(Vec::pop).unwrap_or_else(|| {
+        Box::new(Held { bytes: Vec::with_capacity(SMALL), list: Vec::with_capacity(32), meanings: 0 })
+    })
 }
 
-/// Takes a list back.
-pub(super) fn give_back_list(mut list: Vec<Field>) {
-    if list.capacity() > 0 {
-        list.clear();
-        LISTS.with_borrow_mut(|lists| {
-            if lists.len() < MOST_BUFFERS {
-                lists.push(list);
+/// Takes fields back.
+pub(super) fn give_back_fields(mut fields: Box<Held>) {
+    if fields.bytes.capacity() <= LARGEST_KEPT {
+        fields.bytes.clear();
+        fields.list.clear();
+        fields.meanings = 0;
+        FIELDS.with_borrow_mut(|kept| {
+            if kept.len() < MOST_BUFFERS {
+                kept.push(fields);
             }
         });
     }

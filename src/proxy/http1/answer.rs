@@ -42,24 +42,23 @@ enum Lost {
 }
 
 /// Writes an answer; `None` where the client or the upstream did not hold out to its end.
-pub(super) async fn write(client: &Rc<Client>, terms: &Terms, asked: &Asked, answer: Answer) -> Option<Written> {
-    let Answer { status, fields, mut body, closes, .. } = answer;
+pub(super) async fn write(client: &Rc<Client>, terms: &Terms, asked: &Asked, answer: &mut Answer) -> Option<Written> {
+    let Answer { status, fields, body, closes, .. } = answer;
     let end = match body.size() {
-        _ if head::has_no_body(status, &asked.method) => End::Head,
+        _ if head::has_no_body(*status, &asked.method) => End::Head,
         Size::Exact(length) => End::Length(length),
         Size::Open if asked.version == Version::HTTP_10 => End::Connection,
         Size::Open => End::Chunked,
     };
     let keeps_alive = asked.keeps_alive
-        && !closes
+        && !*closes
         && end != End::Connection
         && !terms.draining.get()
         && (client.is_reading_body() || client.drain_buffered());
-    client.stage(|out| write_head(out, asked, status, &fields, end, keeps_alive));
-    drop(fields);
+    client.stage(|out| write_head(out, asked, *status, fields, end, keeps_alive));
+    drop(std::mem::take(fields));
     client.ends_with_connection(end == End::Connection);
-    let mut flow =
-        Flow { client, write_timeout: terms.write_timeout, end, body: &mut body, is_new: true, ended: false };
+    let mut flow = Flow { client, write_timeout: terms.write_timeout, end, body, is_new: true, ended: false };
     match poll_fn(|cx| flow.poll(cx)).await {
         Ok(()) => client.ends_with_connection(false),
         Err(Lost::Client) => {
@@ -72,7 +71,7 @@ pub(super) async fn write(client: &Rc<Client>, terms: &Terms, asked: &Asked, ans
             return None;
         }
     }
-    Some(Written { upload: body.into_upload(), keeps_alive })
+    Some(Written { upload: body.take_upload(), keeps_alive })
 }
 
 /// The body of an answer on its way.

@@ -12,7 +12,7 @@ async fn sending_costs_a_small_future() {
     on_local(async {
         let (upstream, deadlines) = upstream(plain_settings("127.0.0.1:1".parse().unwrap()));
         let api = origin("http://api.test");
-        let size = size_of_val(&upstream.send(&api, outgoing(get("/")), &deadlines, &mut Exchange::default()));
+        let size = size_of_val(&upstream.send(&api, &mut outgoing(get("/")), &deadlines, &mut Exchange::default()));
         assert!(size <= 3 * 1024, "{size} bytes are moved for each request");
     })
     .await;
@@ -231,7 +231,7 @@ async fn an_upgrade_gets_a_connection_of_its_own_and_the_stream_behind_it() {
         request.headers_mut().insert("upgrade", "websocket".parse().unwrap());
         let mut record = Exchange::default();
         let api = origin("http://api.test");
-        let answer = upstream.send_upgrade(&api, outgoing(request), &deadlines, &mut record).await.unwrap();
+        let answer = upstream.send_upgrade(&api, &mut outgoing(request), &deadlines, &mut record).await.unwrap();
         assert_eq!(answer.head.status, 101);
         let Switched { mut stream, unread } = *answer.switched.unwrap();
         assert_eq!(unread, b"early", "what came behind the head is not lost");
@@ -252,7 +252,7 @@ async fn an_upgrade_that_is_declined_is_a_response_like_any_other() {
         let (upstream, deadlines) = upstream(plain_settings(address));
         let api = origin("http://api.test");
         let mut record = Exchange::default();
-        let response = upstream.send_upgrade(&api, outgoing(get("/")), &deadlines, &mut record).await.unwrap();
+        let response = upstream.send_upgrade(&api, &mut outgoing(get("/")), &deadlines, &mut record).await.unwrap();
         assert_eq!(text(received(response)).await.unwrap(), "no");
         text(upstream.send_noted(&api, get("/"), &deadlines).await.unwrap()).await.unwrap();
         requests.recv().await.unwrap();

@@ -27,7 +27,8 @@ async fn answer_to_the_end(notify: bool, answer: &str) -> Result<String, Upstrea
     };
     let api = origin("https://api.test");
     let mut record = Exchange::default();
-    let (response, ()) = tokio::join!(upstream.send_upgrade(&api, outgoing(get("/")), &deadlines, &mut record), server);
+    let mut request = outgoing(get("/"));
+    let (response, ()) = tokio::join!(upstream.send_upgrade(&api, &mut request, &deadlines, &mut record), server);
     text(received(response?)).await
 }
 
@@ -96,9 +97,9 @@ async fn a_literal_address_is_verified_as_what_it_is() {
             (request, stream)
         };
         let mut record = Exchange::default();
-        let request = get("/");
+        let mut request = outgoing(get("/"));
         let (response, (request, _held)) =
-            tokio::join!(upstream.send_upgrade(&api, outgoing(request), &deadlines, &mut record), server);
+            tokio::join!(upstream.send_upgrade(&api, &mut request, &deadlines, &mut record), server);
         assert_eq!(text(received(response.unwrap())).await.unwrap(), "ok");
         assert_fields(&request, "GET / HTTP/1.1", &[&format!("host: {address}")]);
     })

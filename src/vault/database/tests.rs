@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use secrecy::SecretString;
 
 use super::*;
+use crate::model::moment::Moment;
 use crate::vault::fixture::{Home, author, environment, plain};
 use crate::vault::inspect::inspect;
 use crate::vault::key::keygen;
@@ -38,9 +39,9 @@ async fn the_admin_key_and_nothing_like_it_authenticates() {
     let home = Home::new();
     let database = home.open().await;
     let admin = home.admin_key();
-    let record = database.authenticate(&admin).await.unwrap().unwrap();
+    let record = database.authenticate(&admin, Moment::now()).await.unwrap().unwrap();
     assert_eq!(
-        (record.roles, record.name.as_str()),
+        (record.key.terms.roles, record.key.terms.name.as_str()),
         ([crate::model::role::Role::SuperAdmin].into_iter().collect(), "admin")
     );
     let text = plain(&admin);
@@ -58,7 +59,7 @@ async fn the_admin_key_and_nothing_like_it_authenticates() {
         "apk_".to_owned(),
         "' OR 1=1 --".to_owned(),
     ] {
-        assert_eq!(database.authenticate(&SecretString::from(wrong)).await.unwrap(), None);
+        assert_eq!(database.authenticate(&SecretString::from(wrong), Moment::now()).await.unwrap().map(drop), None);
     }
     // What is stored is no key.
     let digest: Vec<u8> =

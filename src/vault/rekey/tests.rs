@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::*;
+use crate::model::moment::Moment;
 use crate::vault::fixture::{Home, author};
 use crate::vault::key::keygen;
 
@@ -24,7 +25,7 @@ async fn a_kill_after_any_step_leaves_a_vault_that_opens() {
         assert_eq!(opened.finished_rekey, steps == 2, "step {steps}");
         assert_eq!(database.master_key_id() == old, steps < 2, "step {steps}");
         assert_eq!(database.token(organization, connection, "production").await.unwrap().unwrap(), "canary");
-        assert!(database.authenticate(&killed.admin_key()).await.unwrap().is_some());
+        assert!(database.authenticate(&killed.admin_key(), Moment::now()).await.unwrap().is_some());
         // And it can be done again, over whatever was left.
         let rekeyed = database.rekey(&author(), NewKey::Replace).await.unwrap();
         assert_eq!((rekeyed.data_keys, rekeyed.damaged), (3, 0));
@@ -145,7 +146,7 @@ async fn a_damaged_data_key_does_not_keep_the_others_under_the_old_key() {
         .unwrap();
     let rekeyed = database.rekey(&author(), NewKey::Replace).await.unwrap();
     assert_eq!((rekeyed.data_keys, rekeyed.damaged), (2, 1));
-    assert!(database.authenticate(&home.admin_key()).await.unwrap().is_some());
+    assert!(database.authenticate(&home.admin_key(), Moment::now()).await.unwrap().is_some());
     // What is entered again is sealed with a new data key.
     let organization = database.default_organization().await;
     let connection = database.put_connection(organization, "one").await;
