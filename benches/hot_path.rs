@@ -124,6 +124,7 @@ impl Bench {
                 connections: vec!["*".parse()?],
                 customers: Vec::new(),
                 connection: None,
+                owner: None,
             },
             connection_headers: vec![
                 HeaderName::from_static("sidekey-connection"),

@@ -3,8 +3,21 @@
 //! A request is checked before it is routed (is the name it was sent to ours, is it a web page's), then who asks, then
 //! what they may; only then is its body read. Changes go through `Control::commit` and nowhere else. What is shown of
 //! a thing is a view of its own, and no view has a field that could hold a secret.
+//!
+//! The description of the API (OpenAPI 3.1) is made from the handlers. A new endpoint follows in three steps:
+//! 1. `#[utoipa::path(post, path = "/things", request_body = Body, responses((status = 201, body = View)))]` above the
+//!    handler, whose doc comment is its description; say only what is its own, for `openapi` adds who may ask, names in
+//!    the path, `?organization=` and the problems every such request can meet. `params(Paging)` for lists, a bare
+//!    `(status = 412)` for a problem of its own, `security(())` where nobody is asked for.
+//! 2. `#[derive(ToSchema)]` with `#[schema(as = Thing)]` on the view, and on a `pub struct Body` that is read by nobody.
+//! 3. A line in `permission::CALLS`, and `.routes(routes!(things::list, things::create))` below; a new code goes into
+//!    `error::PROBLEMS`. Then `INSTA_UPDATE=always cargo test --test it openapi`: the snapshot is made anew, after a
+//!    merge too.
 
 pub mod actor;
+pub mod api_keys;
+pub mod audit;
+pub mod ceilings;
 pub mod connections;
 pub mod credentials;
 mod document;
@@ -13,8 +26,11 @@ pub mod error;
 mod guard;
 pub mod health;
 pub mod integrations;
+pub mod openapi;
 pub mod organizations;
+pub mod permission;
 mod request;
+pub mod roles;
 pub mod secrets;
 
 use std::net::SocketAddr;
@@ -22,7 +38,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, put};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
@@ -47,7 +64,7 @@ impl Control {
     /// Makes a change in somebody's name. When this returns it is durable, audited, and holds for the very next
     /// request.
     async fn commit(&self, actor: &Actor, change: Change) -> Result<Outcome, AdminError> {
-        Ok(self.vault.commit(&actor.key.to_string(), change).await?)
+        Ok(self.vault.commit(&actor.author(), change).await?)
     }
 }
 
@@ -55,41 +72,82 @@ impl Control {
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
-/// Every endpoint.
+/// The router of the port, with everything that stands around its endpoints.
 pub fn router(control: Arc<Control>) -> Router {
-    Router::new()
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(health::metrics))
-        .nest("/api/v1", api(&control))
+    let ((open, described), (asking, described_too)) = (open().split_for_parts(), asking().split_for_parts());
+    let around = from_fn_with_state(Arc::clone(&control), actor::admit);
+    let asking = asking.fallback(error::not_found).method_not_allowed_fallback(error::method_not_allowed).layer(around);
+    open.nest(permission::PREFIX, asking)
+        .layer(axum::Extension(Arc::new(openapi::complete(described.nest(permission::PREFIX, described_too)))))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(from_fn_with_state(Arc::clone(&control), guard::check))
         .with_state(control)
 }
 
-/// Every endpoint that asks who is there. The layer stands around all of them, and around what no route answers.
-fn api(control: &Arc<Control>) -> Router<Arc<Control>> {
-    Router::new()
-        .route("/organizations", get(organizations::list).post(organizations::create))
-        .route("/organizations/{organization}", get(organizations::show).delete(organizations::delete))
-        .route("/environments", get(environments::list).post(environments::create))
-        .route("/environments/{environment}", get(environments::show).delete(environments::delete))
-        .route("/integrations", get(integrations::list).post(integrations::create))
-        .route("/integrations/{slug}", get(integrations::show).put(integrations::replace).delete(integrations::delete))
-        .route("/connections", get(connections::list).post(connections::create))
-        .route(
-            "/connections/{connection}",
-            get(connections::show).put(connections::replace).delete(connections::delete),
-        )
-        .route(
-            "/connections/{connection}/credentials/{environment}",
-            get(credentials::show).put(credentials::replace).delete(credentials::delete),
-        )
-        .route("/secrets", get(secrets::list).post(secrets::create))
-        .route("/secrets/{key}", get(secrets::show).put(secrets::replace).delete(secrets::delete))
-        .route("/secrets/{key}/values/{environment}", put(secrets::put_value).delete(secrets::delete_value))
-        .fallback(error::not_found)
-        .method_not_allowed_fallback(error::method_not_allowed)
-        .layer(from_fn_with_state(Arc::clone(control), actor::admit))
+/// Every endpoint that anybody may ask.
+fn open() -> OpenApiRouter<Arc<Control>> {
+    OpenApiRouter::with_openapi(openapi::opening())
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+        .routes(routes!(openapi::show))
+}
+
+/// Every endpoint that asks who is there, below `/api/v1`; what each needs stands in [`permission::CALLS`]. The layer of
+/// `actor` stands around all of them, and around what no route answers.
+fn asking() -> OpenApiRouter<Arc<Control>> {
+    OpenApiRouter::default()
+        .routes(routes!(roles::list))
+        .routes(routes!(organizations::list, organizations::create))
+        .routes(routes!(organizations::show, organizations::delete))
+        .routes(routes!(ceilings::show, ceilings::replace))
+        .routes(routes!(environments::list, environments::create))
+        .routes(routes!(environments::show, environments::delete))
+        .routes(routes!(integrations::list, integrations::create))
+        .routes(routes!(integrations::show, integrations::replace, integrations::delete))
+        .routes(routes!(connections::list, connections::create))
+        .routes(routes!(connections::show, connections::replace, connections::delete))
+        .routes(routes!(credentials::show, credentials::replace, credentials::delete))
+        .routes(routes!(secrets::list, secrets::create))
+        .routes(routes!(secrets::show, secrets::replace, secrets::delete))
+        .routes(routes!(secrets::put_value, secrets::delete_value))
+        .routes(routes!(api_keys::list, api_keys::create))
+        .routes(routes!(api_keys::show, api_keys::replace))
+        .routes(routes!(api_keys::limit))
+        .routes(routes!(api_keys::narrow))
+        .routes(routes!(api_keys::suspend))
+        .routes(routes!(api_keys::resume))
+        .routes(routes!(api_keys::revoke))
+        .routes(routes!(api_keys::rotate))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::export))
+        .routes(routes!(audit::verify))
+        .routes(routes!(audit::usage))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The paths of a router, which it tells nobody but who debugs it.
+    fn routed(router: OpenApiRouter<Arc<Control>>) -> BTreeSet<String> {
+        let shown = format!("{:?}", Router::from(router));
+        let (_, paths) = shown.split_once("paths: {").unwrap();
+        let (paths, _) = paths.split_once("} }").unwrap();
+        paths.split('"').skip(1).step_by(2).map(str::to_owned).filter(|path| !path.contains("__private")).collect()
+    }
+
+    #[test]
+    fn every_route_is_described_and_every_description_is_of_a_route() {
+        for (which, router) in [("open", open()), ("asking", asking())] {
+            let described: BTreeSet<String> = router.get_openapi().paths.paths.keys().cloned().collect();
+            assert!(described.len() > 3, "{which}");
+            assert_eq!(routed(router), described, "{which}");
+        }
+        let secret = open().route("/hidden", axum::routing::get(health::alive));
+        assert!(routed(secret).contains("/hidden"), "a route without a description would be seen");
+    }
 }

@@ -12,6 +12,7 @@ mod environment;
 mod listener;
 mod mask;
 mod overlay;
+mod profiles;
 mod resolve;
 mod settings;
 mod source;
@@ -33,6 +34,7 @@ pub use caret::{Report, Severity, Style};
 pub use declared::{DeclaredConnection, DeclaredFile, DeclaredSecret, Sourced, ValueSource};
 pub use environment::{Environment, VariableError};
 pub use listener::{Address, Listener, ListenerTls, Trust};
+pub use profiles::{KeySource, Profile, Profiles};
 pub use settings::{
     AdminSettings, CacheSettings, LogFormat, LogSettings, MasterKeySetting, ProxySettings, UpstreamSettings,
     VaultSettings,
@@ -134,6 +136,19 @@ impl Config {
         );
         let reading = Reading { path, problems, warnings: Problems::default() };
         reading.read(document, sources, mistakes)
+    }
+}
+
+/// Reads a document that somebody wrote in TOML into the values that JSON has. The error quotes nothing of it.
+pub fn parse_toml(text: &str) -> Result<Value, String> {
+    let problems = Problems::default();
+    let mut document = source::parse(text, &problems).map_err(|errors| {
+        let details: Vec<String> = errors.into_iter().map(|(detail, _)| detail).collect();
+        format!("it is not TOML: {}", details.join("; "))
+    })?;
+    match problems.into_list().first() {
+        Some(problem) => Err(format!("{}: {}", problem.pointer, problem.detail)),
+        None => Ok(document.value_mut().take()),
     }
 }
 

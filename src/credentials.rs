@@ -306,6 +306,7 @@ mod tests {
             connections: vec!["*".parse().unwrap()],
             customers: Vec::new(),
             connection: None,
+            owner: None,
         }
     }
 

@@ -39,6 +39,7 @@
 //! upstream        `send`: pooled HTTP/1.1 and HTTP/2 over TLS, each step with a deadline
 //!   http1, http2    one exchange, driven by whoever waits for its answer; a stream of a connection that hyper drives
 //!   guard           which addresses may be dialled, asked about the very address that is dialled
+//!   resolve         the addresses of a name; one question about it at a time
 //! wire            HTTP/1.1 for both ends: heads parsed once and strictly, bodies framed anew, streams and scratch areas
 //!   source          a body, whichever protocol it comes in on
 //! vault           the encrypted store: open, read, `commit`; hides database and cipher
@@ -120,7 +121,7 @@
 //! `upstream`, `server` and `cli`.
 //!
 //! Foreign crates of note have **one door** each: only `vault` knows the database and the cipher, only `tls` knows rustls,
-//! only `admin` knows axum (and the port that serves its router), only `directory::cache` knows moka, only `cli` clap,
+//! only `admin` knows axum (and the port that serves its router) and utoipa, only `directory::cache` knows moka, only `cli` clap,
 //! only `config` TOML, only `telemetry` the formats of logs and metrics. A secret leaves its wrapper in `vault::seal` and
 //! `credentials::injection`, and where a declared value is checked or compared. `tests/it/architecture.rs` reads the
 //! sources and enforces all of this.

@@ -14,6 +14,7 @@ pub mod record;
 pub mod tag;
 pub mod target;
 mod tunnel;
+pub mod usage;
 
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -149,6 +150,9 @@ impl Proxy {
             return Err(fault);
         }
         head::check(&head)?;
+        if !record.take_place() {
+            return Err(ProxyError::Overloaded);
+        }
         let mut requested = Requested::parse(&head)?;
         let tag = Tag::take(&mut head.fields, &mut requested, &self.shared.settings.connection_headers)?;
         gate.check_browser(&head, &requested.form)?;

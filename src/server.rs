@@ -10,6 +10,7 @@ pub mod bind;
 pub mod connection;
 pub mod control_socket;
 pub mod reload;
+mod usage;
 pub mod worker;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Control, Guard};
@@ -29,6 +31,7 @@ use crate::credentials::Credentials;
 use crate::directory::Directory;
 use crate::model::id::OrganizationId;
 use crate::model::name::Key;
+use crate::proxy::usage::Use;
 use crate::proxy::{Shared, error};
 use crate::telemetry::access_log::{AccessLog, LogWriter};
 use crate::telemetry::metrics::Metrics;
@@ -157,6 +160,7 @@ pub struct Server {
     vault: Vault,
     workers: Vec<JoinHandle<io::Result<()>>>,
     access: LogWriter,
+    recording: tokio::task::JoinHandle<()>,
     sockets: Vec<PathBuf>,
     tokens: Tokens,
     drain_timeout: Duration,
@@ -200,10 +204,13 @@ impl Server {
         let admin =
             admin.map(|admin| admin.serve(control, config.proxy.head_timeout, tokens.drain.clone())).transpose()?;
         let (log, access) = open_access_log(config, lines, &metrics)?;
-        let workers = start_workers(config, &vault, upstream, doors, log, &metrics, &tokens)?;
+        let (uses, taken) = tokio::sync::mpsc::unbounded_channel();
+        let recording = usage::record(vault.clone(), taken);
+        let told = Told { log, metrics: Arc::clone(&metrics), uses };
+        let workers = start_workers(config, &vault, upstream, doors, told, &tokens)?;
         let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
         let drain_timeout = config.proxy.drain_timeout;
-        Ok(Server { proxy, admin, follower, vault, workers, access, sockets, tokens, drain_timeout })
+        Ok(Server { proxy, admin, follower, vault, workers, access, recording, sockets, tokens, drain_timeout })
     }
 
     /// What it serves from.
@@ -245,6 +252,8 @@ impl Server {
         for socket in &self.sockets {
             let _already_gone = std::fs::remove_file(socket);
         }
+        // It ends when the workers have, and has then written all that they counted.
+        let _panicked = self.recording.await;
         self.vault.close().await;
         drop(self.follower);
         self.access.join();
@@ -305,13 +314,19 @@ fn open_access_log(
     Ok((log, writer))
 }
 
+/// Where workers tell what happens.
+struct Told {
+    log: AccessLog,
+    metrics: Arc<Metrics>,
+    uses: UnboundedSender<Vec<Use>>,
+}
+
 fn start_workers(
     config: &Config,
     vault: &Vault,
     upstream: upstream::Settings,
     doors: Vec<BoundDoor>,
-    log: AccessLog,
-    metrics: &Arc<Metrics>,
+    told: Told,
     tokens: &Tokens,
 ) -> Result<Vec<JoinHandle<io::Result<()>>>, StartError> {
     let workers = worker_count(config);
@@ -330,9 +345,12 @@ fn start_workers(
             doors,
             shared: Arc::clone(&shared),
             upstream: Arc::clone(&upstream),
-            access: log.clone(),
-            metrics: Arc::clone(metrics),
+            access: told.log.clone(),
+            metrics: Arc::clone(&told.metrics),
+            uses: told.uses.clone(),
+            usage_interval: config.proxy.usage_interval,
             places: Arc::clone(&places),
+            most_requests: config.proxy.max_requests.div_ceil(workers),
             head_timeout: config.proxy.head_timeout,
             write_timeout: config.proxy.body_idle_timeout,
             sweep_interval: assemble::sweep_interval(&config.cache),

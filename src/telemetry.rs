@@ -4,7 +4,7 @@
 //! this module is text and numbers that were chosen by who knows what is secret.
 
 pub mod access_log;
-mod clock;
+pub mod clock;
 pub mod metrics;
 pub mod request_id;
 

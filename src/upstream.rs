@@ -17,6 +17,7 @@ mod guard;
 mod http1;
 mod http2;
 mod pool;
+mod resolve;
 mod traffic;
 mod upload;
 
@@ -37,6 +38,7 @@ pub use crate::tls::HandshakeError;
 pub use body::UpstreamBody;
 pub use error::{BoxError, DnsError, Exchange, UpstreamError};
 pub use http1::Switched;
+pub use resolve::Resolver;
 
 use crate::model::header::Known;
 use crate::model::origin::Origin;
@@ -74,6 +76,8 @@ pub struct Settings {
     pub own_listeners: Vec<SocketAddr>,
     /// Whom to trust.
     pub tls: ClientTls,
+    /// Who knows the addresses of other names.
+    pub resolver: Resolver,
 }
 
 /// The deadlines of one request, each already the shortest that applies.

@@ -4,6 +4,10 @@
 //! changes for the control plane ([`Vault::commit`]); a change moves the [`revision`]s of what it touched before it is
 //! acknowledged. Declared things stand above stored ones and are read-only.
 
+pub mod api_key;
+pub mod audit;
+mod calendar;
+mod ceiling;
 pub mod change;
 mod create;
 pub mod database;
@@ -21,6 +25,7 @@ pub mod rekey;
 pub mod revision;
 mod schema;
 mod seal;
+pub mod usage;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,17 +33,24 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use secrecy::SecretString;
 
+use crate::model::api_key::RequestLimits;
 use crate::model::connection::Connection;
 use crate::model::credential::Credential;
-use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
+use crate::model::id::{ApiKeyId, ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::Integration;
+use crate::model::moment::Moment;
 use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
-use change::{Change, Outcome};
+use crate::model::version::Version;
+use api_key::{KeyCheck, KnownKey};
+use audit::{Author, Notice};
+use calendar::Calendar;
+use ceiling::Ceilings;
+use change::{Change, Outcome, resource};
 use database::{Database, Opened, Options};
 use declared::{Declared, DeclaredCredential};
 use error::DatabaseError;
 use query::Organization;
-use revision::{Revisions, Stamp};
+use revision::{Revisions, Stamp, Subject};
 
 /// Why something could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +84,8 @@ struct Inner {
     declared: ArcSwap<Declared>,
     database: Option<Database>,
     revisions: Revisions,
+    ceilings: Ceilings,
+    calendar: Calendar,
 }
 
 /// A credential as it is stored, or none at all for auth methods that need none.
@@ -92,11 +106,20 @@ impl Vault {
     /// Opens the database, or makes it where there is nothing yet.
     pub async fn open(options: Options) -> Result<(Self, Opened), VaultError> {
         let (database, opened) = Database::open(options).await?;
-        Ok((Self::over(Some(database)), opened))
+        let ceilings = database.ceilings().await?;
+        let vault = Self::over(Some(database));
+        ceilings.into_iter().for_each(|ceiling| vault.0.ceilings.set(ceiling));
+        Ok((vault, opened))
     }
 
     fn over(database: Option<Database>) -> Self {
-        Vault(Arc::new(Inner { declared: ArcSwap::default(), database, revisions: Revisions::default() }))
+        Vault(Arc::new(Inner {
+            declared: ArcSwap::default(),
+            database,
+            revisions: Revisions::default(),
+            ceilings: Ceilings::default(),
+            calendar: Calendar::default(),
+        }))
     }
 
     /// Closes the database; what was begun is finished.
@@ -148,6 +171,7 @@ impl Vault {
             None => Ok(key_or_id.parse().ok().map(|key: Key| Organization {
                 id: OrganizationId::derived(key_or_id),
                 name: key.to_string(),
+                version: Version::stored(0),
                 key,
             })),
         }
@@ -167,17 +191,23 @@ impl Vault {
         }
     }
 
-    /// What a slug means to an organization.
+    /// What a slug means to an organization, with what it has filled in for all its connections.
     pub async fn integration(
         &self,
         organization: OrganizationId,
         slug: &Key,
     ) -> Result<Option<Arc<Integration>>, VaultError> {
         let declared = self.0.declared.load().integration(slug).cloned();
-        match (&self.0.database, declared) {
-            (Some(database), None) => Ok(database.integration(organization, slug).await?.map(Arc::new)),
-            (_, declared) => Ok(declared),
-        }
+        let Some(database) = &self.0.database else { return Ok(declared) };
+        let found = match declared {
+            Some(declared) => Some(declared),
+            None => database.integration(organization, slug).await?.map(Arc::new),
+        };
+        let Some(integration) = found else { return Ok(None) };
+        Ok(Some(match database.integration_values(organization, slug).await? {
+            Some((values, _)) if !values.is_empty() => Arc::new(integration.filled(&values)),
+            _ => integration,
+        }))
     }
 
     /// The credential of a connection in one environment. A declared connection has declared credentials only.
@@ -216,6 +246,29 @@ impl Vault {
         }
     }
 
+    /// The API key that was presented, if it is one and may be used now.
+    pub async fn authenticate(&self, presented: &SecretString) -> Result<Option<KnownKey>, VaultError> {
+        Ok(self.database()?.authenticate(presented, self.now()).await?)
+    }
+
+    /// What a text with this public part is compared with. Without a database there are no keys.
+    pub async fn key_check(&self, id: ApiKeyId) -> Result<KeyCheck, VaultError> {
+        match &self.0.database {
+            Some(database) => Ok(database.key_check(id).await?),
+            None => Ok(KeyCheck::nothing()),
+        }
+    }
+
+    /// How many requests all callers of an organization may make together. Waits for nothing.
+    pub fn ceiling(&self, organization: OrganizationId) -> RequestLimits {
+        self.0.ceilings.of(organization)
+    }
+
+    /// The time of day that expiry is judged by. It never goes back.
+    pub fn now(&self) -> Moment {
+        self.0.calendar.now()
+    }
+
     /// Whether a connection is declared.
     pub fn declares(&self, id: ConnectionId) -> bool {
         self.0.declared.load().declares(id)
@@ -223,25 +276,38 @@ impl Vault {
 
     /// Makes a change. When this returns it is durable and holds for the very next request; on an error nothing was
     /// changed.
-    pub async fn commit(&self, actor: &str, change: Change) -> Result<Outcome, VaultError> {
+    pub async fn commit(&self, author: &Author, change: Change) -> Result<Outcome, VaultError> {
         self.check_not_declared(&change)?;
         let inner = Arc::clone(&self.0);
         let advance = move |outcome: &Outcome| {
             for subject in &outcome.subjects {
                 inner.revisions.advance(subject);
             }
+            if let Some(ceiling) = outcome.ceiling {
+                // Everything of the organization was read with the ceiling; declared things are made again at once.
+                let subject = Subject::Ceiling(ceiling.organization);
+                inner.revisions.redeclare([subject], || inner.ceilings.set(ceiling));
+            }
         };
-        Ok(self.database()?.commit_then(actor, change, advance).await?)
+        Ok(self.database()?.commit_then(author, change, advance).await?)
+    }
+
+    /// Records an event that is no change, such as somebody signing in: see [`Database::record_event`].
+    pub async fn record_event(&self, author: &Author, notice: Notice) -> Result<(), VaultError> {
+        Ok(self.database()?.record_event(author, notice).await?)
     }
 
     /// What is declared is changed in its file, and what is stored does not take its place.
     fn check_not_declared(&self, change: &Change) -> Result<(), VaultError> {
         let declared = self.0.declared.load();
         let taken = match change {
-            Change::PutIntegration { integration, .. } => {
+            Change::Guarded { change, .. } => return self.check_not_declared(change),
+            Change::PutIntegration { integration, .. }
+            | Change::Resource(resource::Change::PutIntegration { integration, .. }) => {
                 declared.integration(&integration.slug).map(|_| format!("the integration {}", integration.slug))
             }
-            Change::DeleteIntegration { slug, .. } => {
+            Change::DeleteIntegration { slug, .. }
+            | Change::Resource(resource::Change::DeleteIntegration { slug, .. }) => {
                 declared.integration(slug).map(|_| format!("the integration {slug}"))
             }
             Change::PutConnection { connection, .. } => {
@@ -251,11 +317,13 @@ impl Vault {
                     .map(|_| format!("the connection {}", connection.key))
             }
             Change::DeleteConnection { connection, .. }
+            | Change::Resource(resource::Change::DeleteConnection { connection, .. })
             | Change::PutCredential { connection, .. }
             | Change::DeleteCredential { connection, .. } => {
                 self.declares(*connection).then(|| "the connection".to_owned())
             }
             Change::DeleteSecret { organization, key }
+            | Change::Resource(resource::Change::DeleteSecret { organization, key, .. })
             | Change::PutSecret { organization, key, .. }
             | Change::PutSecretValue { organization, key, .. }
             | Change::DeleteSecretValue { organization, key, .. } => declared

@@ -1,73 +1,196 @@
-//! Who asks. Judged before a body is read, before a name is looked up, and before a route is found.
+//! Who asks, and whether they may. Judged before a body is read and before a name is looked up; only that a path is no
+//! route at all is told to everybody whom we know.
 
+use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
+use utoipa::openapi::OpenApi;
 
-use super::Control;
 use super::error::AdminError;
+use super::openapi;
+use super::permission::{self, Needs};
 use super::request::Query;
-use crate::model::id::{ApiKeyId, OrganizationId};
+use super::{Control, Peer};
+use crate::model::api_key::ApiKey;
+use crate::model::id::{ApiKeyId, EventId, OrganizationId, UserId};
+use crate::model::role::{Grant, Permission, Role, Roles};
+use crate::vault::api_key::KnownKey;
+use crate::vault::audit::Author;
 
-/// The role that may do everything in every organization: the bootstrap key's.
-const SUPER_ADMIN: &str = "super_admin";
+/// Somebody we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// The holder of an API key.
+    Key(ApiKeyId),
+    /// Somebody who is signed in.
+    User(UserId),
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Who::Key(id) => id.fmt(f),
+            Who::User(id) => id.fmt(f),
+        }
+    }
+}
+
+/// Somebody we know, before it is asked what they want.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Their key or user.
+    pub who: Who,
+    /// What they may do.
+    pub roles: Roles,
+    /// Their own organization.
+    pub organization: OrganizationId,
+    /// The user behind it: a signed-in one, or the owner of a key.
+    pub owner: Option<UserId>,
+    /// The key that was shown, where one was.
+    pub key: Option<Arc<ApiKey>>,
+}
 
 /// Somebody who may do what they ask, and the organization they ask about.
 #[derive(Clone, Debug)]
 pub struct Actor {
-    /// The key they showed.
-    pub key: ApiKeyId,
-    /// The one that `?organization=` names, else their own.
+    /// Their key or user.
+    pub who: Who,
+    /// What they may do.
+    pub roles: Roles,
+    /// The organization that `?organization=` names, else their own.
     pub organization: OrganizationId,
+    /// Their own organization.
+    pub own_organization: OrganizationId,
+    /// The user behind it: a signed-in one, or the owner of a key. What they own is this user's.
+    pub owner: Option<UserId>,
+    /// The key that was shown, where one was: nobody makes a key with it that may do more.
+    pub key: Option<Arc<ApiKey>>,
+    /// Where the request came from.
+    pub address: IpAddr,
+    /// The request's own id, as it stands in the audit log.
+    pub request_id: EventId,
+    /// For how much this call is granted; [`Grant::Own`] limits it to what `owner` owns.
+    pub grant: Grant,
+}
+
+impl Actor {
+    /// As the audit log names them.
+    pub(super) fn author(&self) -> Author {
+        Author { actor: self.who.to_string(), address: Some(self.address), request_id: self.request_id.to_string() }
+    }
+
+    /// Whether they may do this for everything in the organization. For what a call needs beside its route's
+    /// permission.
+    pub fn may(&self, permission: Permission) -> bool {
+        self.roles.grant(permission) == Grant::All
+    }
+
+    /// As [`may`](Self::may), and what refuses it otherwise.
+    pub fn require(&self, permission: Permission) -> Result<(), AdminError> {
+        if self.may(permission) { Ok(()) } else { Err(AdminError::RoleInsufficient) }
+    }
+
+    /// Whether this call may touch something of this owner.
+    pub fn reaches(&self, owner: Option<UserId>) -> bool {
+        match self.grant {
+            Grant::All => true,
+            Grant::Own => owner.is_some() && owner == self.owner,
+            Grant::None => false,
+        }
+    }
 }
 
 /// Lets a request in with its [`Actor`], or answers why not.
-pub(super) async fn admit(State(control): State<Arc<Control>>, mut request: Request, next: Next) -> Response {
-    match identify(&control, request.headers(), request.uri()).await {
-        Ok(actor) => {
-            request.extensions_mut().insert(actor);
-            next.run(request).await
+pub(super) async fn admit(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    match judge(&control, &parts).await {
+        Ok(Judged::Admitted(actor)) => {
+            parts.extensions.insert(actor);
+            next.run(Request::from_parts(parts, body)).await
         }
+        Ok(Judged::NoRoute) => AdminError::NotFound("resource").into_response(),
+        Ok(Judged::OtherMethod(known)) => permission::other_method(&known),
         Err(error) => error.into_response(),
     }
 }
 
-async fn identify(control: &Control, headers: &HeaderMap, uri: &Uri) -> Result<Actor, AdminError> {
-    let presented = presented(headers)?;
-    let known = control.vault.database()?.authenticate(&presented).await?;
-    let key = known.ok_or(AdminError::Unauthenticated)?;
-    if !key.roles.iter().any(|role| role == SUPER_ADMIN) {
-        return Err(AdminError::RoleInsufficient(SUPER_ADMIN));
-    }
-    let organization = match Query::read(uri)?.organization {
-        None => key.organization,
-        Some(named) => {
-            let found = control.vault.organization(&named).await?;
-            found.ok_or(AdminError::NotFound("organization"))?.id
-        }
+enum Judged {
+    Admitted(Actor),
+    NoRoute,
+    OtherMethod(String),
+}
+
+async fn judge(control: &Control, parts: &Parts) -> Result<Judged, AdminError> {
+    let identity = identify(control, &parts.headers).await?;
+    let Some(route) = parts.extensions.get::<MatchedPath>() else { return Ok(Judged::NoRoute) };
+    let permission = match permission::needs(&parts.method, route.as_str()) {
+        Needs::Permission(permission) => permission,
+        Needs::OtherMethod(known) => return Ok(Judged::OtherMethod(known)),
+        Needs::Unlisted => return Err(AdminError::RoleInsufficient),
     };
-    Ok(Actor { key: key.id, organization })
+    let grant = identity.roles.grant(permission);
+    if grant == Grant::None {
+        return Err(AdminError::RoleInsufficient);
+    }
+    if let Some(api) = parts.extensions.get::<Arc<OpenApi>>() {
+        openapi::check_query(api, &parts.method, route.as_str(), &parts.uri)?;
+    }
+    let address = parts.extensions.get::<Peer>().ok_or(AdminError::Unauthenticated)?.0.ip().to_canonical();
+    Ok(Judged::Admitted(Actor {
+        organization: organization(control, &identity, &parts.uri).await?,
+        who: identity.who,
+        roles: identity.roles,
+        own_organization: identity.organization,
+        owner: identity.owner,
+        key: identity.key,
+        address,
+        request_id: EventId::generate(),
+        grant,
+    }))
+}
+
+/// The organization that is asked about. Whose only is their own is told of another one what is told of none.
+async fn organization(control: &Control, identity: &Identity, uri: &Uri) -> Result<OrganizationId, AdminError> {
+    let Some(named) = Query::read(uri)?.organization else { return Ok(identity.organization) };
+    let found = control.vault.organization(&named).await?.map(|organization| organization.id);
+    let reaches = |id: &OrganizationId| *id == identity.organization || identity.roles.has(Role::SuperAdmin);
+    found.filter(reaches).ok_or(AdminError::NotFound("organization"))
+}
+
+/// Who asks: by an API key.
+async fn identify(control: &Control, headers: &HeaderMap) -> Result<Identity, AdminError> {
+    let presented = presented(headers)?.ok_or(AdminError::Unauthenticated)?;
+    let KnownKey { key, .. } = control.vault.authenticate(&presented).await?.ok_or(AdminError::Unauthenticated)?;
+    Ok(Identity {
+        who: Who::Key(key.id),
+        roles: key.terms.roles,
+        organization: key.organization,
+        owner: key.terms.owner,
+        key: Some(key),
+    })
 }
 
 /// The API key of a request. What does not begin as one is somebody else's business, such as a front proxy's; two
 /// different ones leave open who asks.
-fn presented(headers: &HeaderMap) -> Result<SecretString, AdminError> {
+fn presented(headers: &HeaderMap) -> Result<Option<SecretString>, AdminError> {
     let plain = headers.get_all("x-api-key").iter().map(|value| value.as_bytes());
     let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| {
         let (scheme, rest) = value.as_bytes().split_at_checked("Bearer ".len())?;
         scheme.eq_ignore_ascii_case(b"Bearer ").then_some(rest)
     });
     let mut keys = plain.chain(bearer).map(<[u8]>::trim_ascii).filter(|key| key.starts_with(b"apk_"));
-    let key = keys.next().ok_or(AdminError::Unauthenticated)?;
+    let Some(key) = keys.next() else { return Ok(None) };
     if keys.any(|other| other != key) {
         return Err(AdminError::Unauthenticated);
     }
-    std::str::from_utf8(key).map(SecretString::from).map_err(|_| AdminError::Unauthenticated)
+    std::str::from_utf8(key).map(|key| Some(SecretString::from(key))).map_err(|_| AdminError::Unauthenticated)
 }
 
 impl<S: Sync> FromRequestParts<S> for Actor {

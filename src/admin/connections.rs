@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
@@ -16,18 +17,20 @@ use super::credentials::{Standing, standing};
 use super::document::Document;
 use super::error::AdminError;
 use super::integrations::Source;
+use super::openapi::{Forced, Limit, OfCustomer, Paging};
 use super::request::{At, Items, Query, stored};
 use crate::directory::route::Route;
 use crate::model::connection::{Connection, ConnectionDraft};
 use crate::model::document::Problem;
 use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::{Integration, Values};
-use crate::model::name::{CustomerName, EnvironmentName, Key};
-use crate::vault::change::{Change, PutMode};
+use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key};
+use crate::vault::change::{Change, PutMode, resource};
 use crate::vault::list::{List, Owner};
 
 /// A connection as it is shown. Of its credentials it tells which fields are set.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Connection)]
 pub struct View {
     id: ConnectionId,
     key: Key,
@@ -35,10 +38,33 @@ pub struct View {
     name: Option<String>,
     integration: Key,
     auth: Option<Key>,
+    #[schema(value_type = BTreeMap<FieldName, String>)]
     values: Values,
+    #[schema(value_type = Option<Limit>)]
     limit: Option<Value>,
     source: Source,
     environments: BTreeMap<EnvironmentName, Standing>,
+}
+
+/// A connection as it is written.
+#[derive(ToSchema)]
+#[schema(as = NewConnection)]
+pub struct Body {
+    /// Its key, unique in its organization and customer, for ever; the path says it already where there is one.
+    pub key: Option<Key>,
+    /// Whose it is, where the organization serves many; the query may say it instead.
+    pub customer: Option<CustomerName>,
+    /// As a person reads it.
+    #[schema(max_length = 200)]
+    pub name: Option<String>,
+    /// The slug of its integration.
+    pub integration: Key,
+    /// The auth method; needed where the integration has several.
+    pub auth: Option<Key>,
+    /// The values of the integration's public fields.
+    pub values: Option<BTreeMap<FieldName, String>>,
+    /// Its own limit, instead of the integration's.
+    pub limit: Option<Limit>,
 }
 
 /// What a view shows and nobody sets.
@@ -67,7 +93,10 @@ async fn view(control: &Control, connection: &Arc<Connection>) -> Result<View, A
     })
 }
 
-/// `GET /connections`: the organization's own and its customers', or with `?customer=` those of one.
+/// Lists the connections: the organization's own and its customers', or those of one customer.
+#[utoipa::path(get, path = "/connections", params(Paging, OfCustomer), responses(
+    (status = 200, description = "A page of them.", body = Items<View>)
+))]
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -97,7 +126,10 @@ pub(super) async fn list(
     Ok(Json(Items { items, next: page.next }))
 }
 
-/// `POST /connections`
+/// Creates a connection, without a credential.
+#[utoipa::path(post, path = "/connections", params(OfCustomer), request_body = Body, responses(
+    (status = 201, description = "It is there.", body = View, headers(("Location" = String)))
+))]
 pub(super) async fn create(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -112,7 +144,10 @@ pub(super) async fn create(
     store(&control, &actor, draft, PutMode::Create).await
 }
 
-/// `GET /connections/{connection}`
+/// Shows a connection.
+#[utoipa::path(get, path = "/connections/{connection}", params(OfCustomer), responses(
+    (status = 200, description = "The connection.", body = View)
+))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -123,8 +158,13 @@ pub(super) async fn show(
     Ok(Json(view(&control, &connection).await?))
 }
 
-/// `PUT /connections/{connection}`: by key it creates or replaces; by id it replaces. A replaced connection keeps its
-/// id and its credentials.
+/// Creates or replaces a connection by its key, or replaces it by its id.
+///
+/// A replaced connection keeps its id and its credentials.
+#[utoipa::path(put, path = "/connections/{connection}", params(OfCustomer), request_body = Body, responses(
+    (status = 200, description = "It is replaced.", body = View),
+    (status = 201, description = "It is there.", body = View, headers(("Location" = String))),
+))]
 pub(super) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -150,7 +190,10 @@ pub(super) async fn replace(
     store(&control, &actor, draft, PutMode::Replace).await
 }
 
-/// `DELETE /connections/{connection}`, with its credentials.
+/// Deletes a connection with its credentials.
+#[utoipa::path(delete, path = "/connections/{connection}", params(OfCustomer, Forced), responses(
+    (status = 204, description = "It is gone.")
+))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -158,7 +201,9 @@ pub(super) async fn delete(
     At(named): At<String>,
 ) -> Result<StatusCode, AdminError> {
     let connection = find(&control, &actor, &query, &named).await?.id;
-    control.commit(&actor, Change::DeleteConnection { organization: actor.organization, connection }).await?;
+    let (organization, force) = (actor.organization, query.force);
+    let change = resource::Change::DeleteConnection { organization, connection, force };
+    control.commit(&actor, Change::Resource(change)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
@@ -18,6 +19,7 @@ use super::connections::{environments_of, find, route};
 use super::document::{Given, SecretFields};
 use super::environments;
 use super::error::AdminError;
+use super::openapi::OfCustomer;
 use super::request::{At, Query};
 use crate::credentials::injection::{Injection, Secrets, referenced_secrets};
 use crate::directory::route::Route;
@@ -33,7 +35,7 @@ use crate::vault::change::Change;
 const LONGEST: usize = 64 * 1024;
 
 /// How a connection stands in one environment.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Standing {
     status: Status,
     /// Each field of the auth method, and whether it is set.
@@ -42,7 +44,8 @@ pub struct Standing {
     reason: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// Whether a credential can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Status {
     Active,
@@ -85,7 +88,10 @@ pub(super) async fn standing(
     Ok(Standing { status, fields, reason })
 }
 
-/// `GET /connections/{connection}/credentials/{environment}`: which fields are set.
+/// Shows which fields of a credential are set.
+#[utoipa::path(get, path = "/connections/{connection}/credentials/{environment}", params(OfCustomer), responses(
+    (status = 200, description = "How the connection stands in the environment.", body = Standing)
+))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -99,7 +105,13 @@ pub(super) async fn show(
     Ok(Json(standing(&control, &connection, &route, environment).await?))
 }
 
-/// `PUT /connections/{connection}/credentials/{environment}` with `{"token": "…"}`: replaces all fields.
+/// Enters a credential: the fields of the connection's auth method, such as `{"token": "…"}`.
+///
+/// All fields are replaced. What is entered is tried before it is stored: every value must be able to stand where it
+/// goes on the wire. It never comes back.
+#[utoipa::path(put, path = "/connections/{connection}/credentials/{environment}", params(OfCustomer),
+    request_body = BTreeMap<FieldName, String>,
+    responses((status = 204, description = "It is entered.")))]
 pub(super) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -121,12 +133,16 @@ pub(super) async fn replace(
         environment,
         credential,
         origins: origins(&route),
+        expires_at: None,
     };
     control.commit(&actor, change).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `DELETE /connections/{connection}/credentials/{environment}`
+/// Deletes a credential.
+#[utoipa::path(delete, path = "/connections/{connection}/credentials/{environment}", params(OfCustomer), responses(
+    (status = 204, description = "It is gone.")
+))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,

@@ -7,28 +7,43 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
 use super::document::Document;
 use super::error::AdminError;
+use super::openapi::Paging;
 use super::request::{At, Items, Query, stored};
 use crate::model::id::OrganizationId;
 use crate::model::name::EnvironmentName;
 use crate::vault::change::Change;
 
 /// An environment as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Environment)]
 pub struct View {
     name: EnvironmentName,
 }
 
-/// `GET /environments`: all of them, for they are few and their order is theirs. The page is cut from that.
+/// An environment as it is written.
+#[derive(ToSchema)]
+#[schema(as = NewEnvironment)]
+pub struct Body {
+    /// Its name.
+    pub name: EnvironmentName,
+}
+
+/// Lists the environments of the organization, in their order.
+#[utoipa::path(get, path = "/environments", params(Paging), responses(
+    (status = 200, description = "A page of them.", body = Items<View>)
+))]
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
     actor: Actor,
     query: Query,
 ) -> Result<Json<Items<View>>, AdminError> {
+    // They are few and their order is theirs: the page is cut from all of them.
     let all = control.vault.database()?.environments(actor.organization).await?;
     let seen = all.iter().position(|name| name.as_str() == query.cursor()).map_or(0, |at| at + 1);
     let limit = usize::try_from(query.page().limit).unwrap_or(usize::MAX);
@@ -38,7 +53,10 @@ pub(super) async fn list(
     Ok(Json(Items { items, next }))
 }
 
-/// `POST /environments` with `{"name"}`. The new one is ordered last.
+/// Creates an environment, ordered last.
+#[utoipa::path(post, path = "/environments", request_body = Body, responses(
+    (status = 201, description = "It is there.", body = View, headers(("Location" = String)))
+))]
 pub(super) async fn create(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -50,7 +68,10 @@ pub(super) async fn create(
     Ok(stored(true, &format!("environments/{name}"), View { name }))
 }
 
-/// `GET /environments/{environment}`
+/// Shows an environment.
+#[utoipa::path(get, path = "/environments/{environment}", responses(
+    (status = 200, description = "The environment.", body = View)
+))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -59,7 +80,8 @@ pub(super) async fn show(
     Ok(Json(View { name: find(&control, actor.organization, &named).await? }))
 }
 
-/// `DELETE /environments/{environment}`, when no credential and no secret has a value for it.
+/// Deletes an environment for which no credential and no secret has a value.
+#[utoipa::path(delete, path = "/environments/{environment}", responses((status = 204, description = "It is gone.")))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,

@@ -19,8 +19,11 @@ pub enum AdminError {
     #[error("show one API key: X-API-Key: apk_… or Authorization: Bearer apk_…")]
     Unauthenticated,
     /// Whoever asks may not do this.
-    #[error("this needs one of the roles: {0}")]
-    RoleInsufficient(&'static str),
+    #[error("your roles do not allow this; GET /api/v1/roles tells which do")]
+    RoleInsufficient,
+    /// They want to give what they do not have themselves.
+    #[error("nobody gives a role, scope, limit or lifetime that they do not have themselves")]
+    AboveOwn,
     /// A web page of somebody else's asks.
     #[error("requests of other origins are not served")]
     OriginNotAllowed,
@@ -73,24 +76,99 @@ impl From<DatabaseError> for AdminError {
     }
 }
 
+/// A refusal as programs know it, and as the description of the API tells it.
+pub(super) struct Refusal {
+    /// The code in the document.
+    pub code: &'static str,
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// Which requests can meet it.
+    pub when: When,
+    /// When that is, in a few words.
+    pub meaning: &'static str,
+}
+
+/// Which requests a refusal can meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// All of them.
+    Always,
+    /// Those that ask who is there.
+    Asked,
+    /// Those with a body.
+    Read,
+    /// Those whose handler names its status.
+    Named,
+}
+
+const fn refusal(code: &'static str, status: StatusCode, when: When, meaning: &'static str) -> Refusal {
+    Refusal { code, status, when, meaning }
+}
+
+/// Every code that an answer of this port can have; the description of the API is made of it.
+pub(super) const PROBLEMS: &[Refusal] = &[
+    refusal("syntax", StatusCode::BAD_REQUEST, When::Read, "the body is no JSON document"),
+    refusal("unauthenticated", StatusCode::UNAUTHORIZED, When::Asked, "nobody knows who asks"),
+    refusal("role_insufficient", StatusCode::FORBIDDEN, When::Asked, "whoever asks may not do this"),
+    refusal("origin_not_allowed", StatusCode::FORBIDDEN, When::Always, "a web page of somebody else's asks"),
+    refusal("not_found", StatusCode::NOT_FOUND, When::Asked, "there is no such thing, or not in this organization"),
+    refusal("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, When::Named, "`Allow` lists the methods there are"),
+    refusal("request_timeout", StatusCode::REQUEST_TIMEOUT, When::Read, "the body did not come in time"),
+    refusal(
+        "conflict",
+        StatusCode::CONFLICT,
+        When::Asked,
+        "it is there already, in use or declared; or there is no vault",
+    ),
+    refusal("corrupt", StatusCode::CONFLICT, When::Asked, "what is stored is damaged"),
+    refusal("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, When::Read, "the body is larger than 1 MiB"),
+    refusal(
+        "media_type_unsupported",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        When::Read,
+        "the body is not declared as JSON",
+    ),
+    refusal(
+        "host_unknown",
+        StatusCode::MISDIRECTED_REQUEST,
+        When::Always,
+        "the request was sent to a name that is not ours",
+    ),
+    refusal(
+        "invalid",
+        StatusCode::UNPROCESSABLE_ENTITY,
+        When::Asked,
+        "document or query have mistakes, which `errors` lists",
+    ),
+    refusal("vault_unavailable", StatusCode::SERVICE_UNAVAILABLE, When::Asked, "the vault cannot be read or written"),
+];
+
 impl AdminError {
-    fn told(&self) -> (StatusCode, &'static str) {
+    fn code(&self) -> &'static str {
         match self {
-            AdminError::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
-            AdminError::RoleInsufficient(_) => (StatusCode::FORBIDDEN, "role_insufficient"),
-            AdminError::OriginNotAllowed => (StatusCode::FORBIDDEN, "origin_not_allowed"),
-            AdminError::HostUnknown => (StatusCode::MISDIRECTED_REQUEST, "host_unknown"),
-            AdminError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
-            AdminError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
-            AdminError::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
-            AdminError::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type_unsupported"),
-            AdminError::Syntax(_) => (StatusCode::BAD_REQUEST, "syntax"),
-            AdminError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
-            AdminError::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
-            AdminError::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
-            AdminError::Vault(VaultError::Database(DatabaseError::Corrupt { .. })) => (StatusCode::CONFLICT, "corrupt"),
-            AdminError::Vault(_) => (StatusCode::SERVICE_UNAVAILABLE, "vault_unavailable"),
+            AdminError::Unauthenticated => "unauthenticated",
+            AdminError::RoleInsufficient | AdminError::AboveOwn => "role_insufficient",
+            AdminError::OriginNotAllowed => "origin_not_allowed",
+            AdminError::HostUnknown => "host_unknown",
+            AdminError::NotFound(_) => "not_found",
+            AdminError::Conflict(_) => "conflict",
+            AdminError::Invalid(_) => "invalid",
+            AdminError::MediaType => "media_type_unsupported",
+            AdminError::Syntax(_) => "syntax",
+            AdminError::TooLarge => "body_too_large",
+            AdminError::RequestTimeout => "request_timeout",
+            AdminError::MethodNotAllowed => "method_not_allowed",
+            AdminError::Vault(VaultError::Database(DatabaseError::Corrupt { .. })) => "corrupt",
+            AdminError::Vault(_) => "vault_unavailable",
         }
+    }
+
+    /// The code and its status, as the table has them.
+    fn told(&self) -> (StatusCode, &'static str) {
+        let code = self.code();
+        let known = PROBLEMS.iter().find(|refusal| refusal.code == code);
+        debug_assert!(known.is_some(), "{code} is not in the table of problems");
+        (known.map_or(StatusCode::INTERNAL_SERVER_ERROR, |refusal| refusal.status), code)
     }
 }
 

@@ -12,11 +12,18 @@ use super::error::AdminError;
 use super::{Control, Peer};
 
 /// The process is alive.
+#[utoipa::path(get, path = "/healthz", security(()), responses((status = 200, description = "It is.", body = String)))]
 pub async fn alive() -> &'static str {
     "ok\n"
 }
 
-/// The vault can be read; listeners were bound before this port answered.
+/// The vault can be read.
+///
+/// Listeners were bound before this port answered.
+#[utoipa::path(get, path = "/readyz", security(()), responses(
+    (status = 200, description = "Requests are served.", body = String),
+    (status = 503, description = "The vault cannot be read.", body = String),
+))]
 pub async fn ready(State(control): State<Arc<Control>>) -> Response {
     let vault = match control.vault.database() {
         Ok(database) => database.ready().await.is_ok(),
@@ -29,7 +36,14 @@ pub async fn ready(State(control): State<Arc<Control>>) -> Response {
     }
 }
 
-/// Counters in the OpenMetrics text format, to loopback only: they tell what an installation does.
+/// Counters in the OpenMetrics text format.
+///
+/// To loopback only: they tell what an installation does.
+#[utoipa::path(get, path = "/metrics", security(()), responses(
+    (status = 200, description = "The counters.", body = String,
+        content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+    (status = 404),
+))]
 pub async fn metrics(
     State(control): State<Arc<Control>>,
     Extension(peer): Extension<Peer>,

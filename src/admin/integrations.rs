@@ -1,5 +1,7 @@
 //! Integrations: the built-in and declared ones to read, the organization's own to write.
 
+pub mod written;
+
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,11 +10,13 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
 use super::document::Document;
 use super::error::AdminError;
+use super::openapi::Paging;
 use super::request::{At, Items, Query, stored};
 use crate::model::document::Problem;
 use crate::model::id::{IntegrationId, OrganizationId};
@@ -23,11 +27,13 @@ use crate::vault::declared::Author;
 use crate::vault::{Vault, VaultError};
 
 /// An integration as it is shown: as it was written, with where it is from.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Integration)]
 pub struct View {
     id: IntegrationId,
     source: Source,
     #[serde(flatten)]
+    #[schema(value_type = written::Body)]
     document: Value,
 }
 
@@ -35,7 +41,7 @@ pub struct View {
 const SHOWN_ONLY: [&str; 2] = ["id", "source"];
 
 /// Where something is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// In Sidekey itself.
@@ -55,7 +61,10 @@ fn view(vault: &Vault, integration: &Integration) -> View {
     View { id: integration.id, source, document: integration.document.clone() }
 }
 
-/// `GET /integrations`: everything that a connection of the organization may name.
+/// Lists the integrations that a connection of the organization may name.
+#[utoipa::path(get, path = "/integrations", params(Paging), responses(
+    (status = 200, description = "A page of them.", body = Items<View>)
+))]
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -70,7 +79,10 @@ pub(super) async fn list(
     Ok(Json(page.map(|integration| view(&control.vault, &integration))))
 }
 
-/// `POST /integrations`
+/// Creates an integration of the organization's own.
+#[utoipa::path(post, path = "/integrations", request_body = written::Body, responses(
+    (status = 201, description = "It is there.", body = View, headers(("Location" = String)))
+))]
 pub(super) async fn create(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -79,7 +91,10 @@ pub(super) async fn create(
     store(&control, &actor, parse(&document.without(&SHOWN_ONLY))?, PutMode::Create).await
 }
 
-/// `GET /integrations/{slug}`
+/// Shows an integration.
+#[utoipa::path(get, path = "/integrations/{slug}", responses(
+    (status = 200, description = "The integration.", body = View)
+))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -89,8 +104,13 @@ pub(super) async fn show(
     Ok(Json(view(&control.vault, &integration)))
 }
 
-/// `PUT /integrations/{slug}`. Credentials that were entered for other hosts are of no use until they are entered
-/// again: they are bound to those.
+/// Creates or replaces an integration of the organization's own.
+///
+/// Credentials that were entered for other hosts are of no use until they are entered again: they are bound to those.
+#[utoipa::path(put, path = "/integrations/{slug}", request_body = written::Body, responses(
+    (status = 200, description = "It is replaced.", body = View),
+    (status = 201, description = "It is there.", body = View, headers(("Location" = String))),
+))]
 pub(super) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -107,7 +127,8 @@ pub(super) async fn replace(
     store(&control, &actor, integration, PutMode::Replace).await
 }
 
-/// `DELETE /integrations/{slug}`, when no connection uses it.
+/// Deletes an integration that no connection uses.
+#[utoipa::path(delete, path = "/integrations/{slug}", responses((status = 204, description = "It is gone.")))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,

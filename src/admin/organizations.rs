@@ -7,38 +7,70 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
 use super::document::Document;
 use super::error::AdminError;
+use super::openapi::Paging;
 use super::request::{At, Items, Query, stored};
 use crate::model::id::OrganizationId;
 use crate::model::name::Key;
+use crate::model::role::Role;
 use crate::vault::change::Change;
 use crate::vault::query::Organization;
 
 /// An organization as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Organization)]
 pub struct View {
     id: OrganizationId,
     key: Key,
     name: String,
 }
 
+/// An organization as it is written.
+#[derive(ToSchema)]
+#[schema(as = NewOrganization)]
+pub struct Body {
+    /// Its key, for ever.
+    pub key: Key,
+    /// As a person reads it; the key where it is not said.
+    #[schema(max_length = 200)]
+    pub name: Option<String>,
+}
+
 impl From<Organization> for View {
-    fn from(Organization { id, key, name }: Organization) -> Self {
+    fn from(Organization { id, key, name, .. }: Organization) -> Self {
         View { id, key, name }
     }
 }
 
-/// `GET /organizations`
-pub(super) async fn list(State(control): State<Arc<Control>>, query: Query) -> Result<Json<Items<View>>, AdminError> {
+/// Lists the organizations: all of them to a super admin, to anybody else their own.
+#[utoipa::path(get, path = "/organizations", params(Paging), responses(
+    (status = 200, description = "A page of them.", body = Items<View>)
+))]
+pub(super) async fn list(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    query: Query,
+) -> Result<Json<Items<View>>, AdminError> {
+    if !actor.roles.has(Role::SuperAdmin) {
+        let own = find(&control, &actor, &actor.own_organization.to_string()).await?;
+        let items = if own.key.as_str() > query.cursor() { vec![own.into()] } else { Vec::new() };
+        return Ok(Json(Items { items, next: None }));
+    }
     let list = control.vault.database()?.organizations(query.page()).await?;
     Ok(Json(Items::from(list).map(View::from)))
 }
 
-/// `POST /organizations` with `{"key", "name"}`. It begins with the three default environments.
+/// Creates an organization.
+///
+/// It begins with the three default environments.
+#[utoipa::path(post, path = "/organizations", request_body = Body, responses(
+    (status = 201, description = "It is there.", body = View, headers(("Location" = String)))
+))]
 pub(super) async fn create(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -54,22 +86,33 @@ pub(super) async fn create(
     Ok(stored(true, &format!("organizations/{key}"), View { id, key, name }))
 }
 
-/// `GET /organizations/{organization}`
-pub(super) async fn show(State(control): State<Arc<Control>>, At(named): At<String>) -> Result<Json<View>, AdminError> {
-    Ok(Json(find(&control, &named).await?.into()))
+/// Shows an organization.
+#[utoipa::path(get, path = "/organizations/{organization}", responses(
+    (status = 200, description = "The organization.", body = View)
+))]
+pub(super) async fn show(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+) -> Result<Json<View>, AdminError> {
+    Ok(Json(find(&control, &actor, &named).await?.into()))
 }
 
-/// `DELETE /organizations/{organization}`, when nothing is in it.
+/// Deletes an organization in which there is nothing.
+#[utoipa::path(delete, path = "/organizations/{organization}", responses((status = 204, description = "It is gone.")))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
 ) -> Result<StatusCode, AdminError> {
-    let organization = find(&control, &named).await?.id;
+    let organization = find(&control, &actor, &named).await?.id;
     control.commit(&actor, Change::DeleteOrganization { organization }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn find(control: &Control, named: &str) -> Result<Organization, AdminError> {
-    control.vault.organization(named).await?.ok_or(AdminError::NotFound("organization"))
+/// An organization that the actor may see: their own, or any for a super admin.
+pub(super) async fn find(control: &Control, actor: &Actor, named: &str) -> Result<Organization, AdminError> {
+    let reaches = |found: &Organization| found.id == actor.own_organization || actor.roles.has(Role::SuperAdmin);
+    let found = control.vault.organization(named).await?;
+    found.filter(reaches).ok_or(AdminError::NotFound("organization"))
 }

@@ -9,10 +9,12 @@ use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::error::AdminError;
 use crate::model::document::Problem;
 use crate::model::name::CustomerName;
+use crate::vault::change::resource::Force;
 use crate::vault::list::{List, Page};
 
 const DEFAULT_LIMIT: u32 = 50;
@@ -30,22 +32,24 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for At<T> {
     }
 }
 
-/// What may stand behind the `?`. A parameter nobody knows is refused: a misspelt `organization` must not change
-/// another one.
+/// What may stand behind the `?` of any call. One that the call's description does not have is refused before
+/// (`openapi::check_query`): a misspelt `organization` must not change another one.
 pub(super) struct Query {
     /// Which organization is meant: an id or key.
     pub organization: Option<String>,
     /// Whose connection a key means.
     pub customer: Option<CustomerName>,
+    /// Whether something is done although others rely on what it does away with.
+    pub force: Force,
     limit: u32,
     cursor: Option<String>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Written {
     organization: Option<String>,
     customer: Option<String>,
+    force: Option<bool>,
     limit: Option<u32>,
     cursor: Option<String>,
 }
@@ -60,7 +64,8 @@ impl Query {
         }
         let customer = written.customer.map(|text| text.parse()).transpose();
         let customer = customer.map_err(|error: crate::model::name::NameError| wrong(error.to_string()))?;
-        Ok(Query { organization: written.organization, customer, limit, cursor: written.cursor })
+        let force = if written.force.unwrap_or(false) { Force::Yes } else { Force::No };
+        Ok(Query { organization: written.organization, customer, force, limit, cursor: written.cursor })
     }
 
     /// The part of a list that is asked for.
@@ -95,8 +100,20 @@ impl Query {
     }
 }
 
-fn wrong(detail: String) -> AdminError {
+pub(super) fn wrong(detail: String) -> AdminError {
     AdminError::Invalid(vec![Problem { pointer: String::new(), detail }])
+}
+
+/// What else stands behind the `?` of a call.
+pub(super) struct Own<T>(pub T);
+
+impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Own<T> {
+    type Rejection = AdminError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, AdminError> {
+        let read = Pairs::try_from_uri(&parts.uri);
+        read.map(|Pairs(own)| Own(own)).map_err(|error| wrong(error.body_text()))
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Query {
@@ -108,7 +125,8 @@ impl<S: Sync> FromRequestParts<S> for Query {
 }
 
 /// A page of a list as it is shown.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Page)]
 pub(super) struct Items<T> {
     /// In the order of their names.
     pub items: Vec<T>,
@@ -165,9 +183,7 @@ mod tests {
 
     #[test]
     fn a_query_that_is_not_understood_is_refused() {
-        for query in
-            ["limit=0", "limit=201", "limit=x", "organisation=a", "limit=1&limit=2", "customer=", "customer=a%20b"]
-        {
+        for query in ["limit=0", "limit=201", "limit=x", "limit=1&limit=2", "customer=", "customer=a%20b"] {
             assert!(Query::read(&format!("/x?{query}").parse().unwrap()).is_err(), "{query}");
         }
     }

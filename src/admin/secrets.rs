@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
@@ -15,11 +16,12 @@ use super::document::{Document, Given, SecretFields};
 use super::environments;
 use super::error::AdminError;
 use super::integrations::Source;
+use super::openapi::{Forced, Paging};
 use super::request::{At, Items, Query, stored};
 use crate::model::document::Problem;
 use crate::model::id::{OrganizationId, SecretId};
 use crate::model::name::{EnvironmentName, SecretKey};
-use crate::vault::change::{Change, PutMode};
+use crate::vault::change::{Change, PutMode, resource};
 use crate::vault::declared::Declared;
 use crate::vault::list::{List, SecretSummary};
 
@@ -27,7 +29,8 @@ use crate::vault::list::{List, SecretSummary};
 const LONGEST: usize = 64 * 1024;
 
 /// A secret as it is shown: where it has a value, not which.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Secret)]
 pub struct View {
     /// A declared one has none.
     id: Option<SecretId>,
@@ -37,11 +40,31 @@ pub struct View {
     source: Source,
 }
 
+/// A secret as it is written: without a value, which each environment has its own of.
+#[derive(ToSchema)]
+#[schema(as = NewSecret)]
+pub struct Body {
+    /// Its key, for ever; the path says it already where there is one.
+    pub key: Option<SecretKey>,
+    /// As a person reads it.
+    #[schema(max_length = 500)]
+    pub description: Option<String>,
+}
+
+/// A value of a secret.
+#[derive(ToSchema)]
+#[schema(as = SecretValue)]
+pub struct ValueBody {
+    /// At most 64 KiB; it never comes back.
+    #[schema(min_length = 1, max_length = 65_536, write_only)]
+    pub value: String,
+}
+
 /// What a view shows and nobody sets.
 const SHOWN_ONLY: [&str; 3] = ["id", "environments", "source"];
 
 impl From<SecretSummary> for View {
-    fn from(SecretSummary { id, key, description, environments }: SecretSummary) -> Self {
+    fn from(SecretSummary { id, key, description, environments, .. }: SecretSummary) -> Self {
         View { id: Some(id), key, description, environments, source: Source::Stored }
     }
 }
@@ -59,7 +82,10 @@ fn declared(declared: &Declared, owner: OrganizationId) -> impl Iterator<Item = 
     })
 }
 
-/// `GET /secrets`
+/// Lists the secrets of the organization, without their values.
+#[utoipa::path(get, path = "/secrets", params(Paging), responses(
+    (status = 200, description = "A page of them.", body = Items<View>)
+))]
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -72,7 +98,10 @@ pub(super) async fn list(
     Ok(Json(query.merge(behind, stored, |secret| secret.key.clone(), SecretKey::to_string)))
 }
 
-/// `POST /secrets` with `{"key", "description"}`
+/// Creates a secret, without a value.
+#[utoipa::path(post, path = "/secrets", request_body = Body, responses(
+    (status = 201, description = "It is there.", body = View, headers(("Location" = String)))
+))]
 pub(super) async fn create(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -81,7 +110,8 @@ pub(super) async fn create(
     store(&control, &actor, None, document, PutMode::Create).await
 }
 
-/// `GET /secrets/{key}`
+/// Shows a secret, without its values.
+#[utoipa::path(get, path = "/secrets/{key}", responses((status = 200, description = "The secret.", body = View)))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -90,7 +120,11 @@ pub(super) async fn show(
     Ok(Json(find(&control, actor.organization, &parse_key(&key)?).await?))
 }
 
-/// `PUT /secrets/{key}` with `{"description"}`: creates it, or replaces its description and keeps its values.
+/// Creates a secret, or replaces its description and keeps its values.
+#[utoipa::path(put, path = "/secrets/{key}", request_body = Body, responses(
+    (status = 200, description = "It is replaced.", body = View),
+    (status = 201, description = "It is there.", body = View, headers(("Location" = String))),
+))]
 pub(super) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -101,19 +135,27 @@ pub(super) async fn replace(
     store(&control, &actor, Some(key), document, PutMode::Replace).await
 }
 
-/// `DELETE /secrets/{key}`, with its values. Which connections refer to it stands in sealed values, so it is not asked:
-/// their next request is refused and names what is missing.
+/// Deletes a secret with its values.
+///
+/// A secret that credentials refer to is not deleted unless that is forced: their next request is refused then, and
+/// names what is missing.
+#[utoipa::path(delete, path = "/secrets/{key}", params(Forced), responses((status = 204, description = "It is gone.")))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,
+    query: Query,
     At(key): At<String>,
 ) -> Result<StatusCode, AdminError> {
     let key = parse_key(&key)?;
-    control.commit(&actor, Change::DeleteSecret { organization: actor.organization, key }).await?;
+    let change = resource::Change::DeleteSecret { organization: actor.organization, key, force: query.force };
+    control.commit(&actor, Change::Resource(change)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `PUT /secrets/{key}/values/{environment}` with `{"value": "…"}`
+/// Sets the value of a secret in an environment.
+#[utoipa::path(put, path = "/secrets/{key}/values/{environment}", request_body = ValueBody, responses(
+    (status = 204, description = "It is set.")
+))]
 pub(super) async fn put_value(
     State(control): State<Arc<Control>>,
     actor: Actor,
@@ -127,7 +169,8 @@ pub(super) async fn put_value(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `DELETE /secrets/{key}/values/{environment}`
+/// Deletes the value of a secret in an environment.
+#[utoipa::path(delete, path = "/secrets/{key}/values/{environment}", responses((status = 204, description = "It is gone.")))]
 pub(super) async fn delete_value(
     State(control): State<Arc<Control>>,
     actor: Actor,

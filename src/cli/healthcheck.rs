@@ -1,6 +1,6 @@
 //! `sidekey healthcheck`: whether the server of this configuration answers, for container platforms.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,23 +32,11 @@ pub fn run(explicit: Option<PathBuf>, options: &Options) -> Result<(), Failure> 
             "the admin port is off, so there is nothing to ask; enable it on loopback".to_owned(),
         ));
     }
-    let address = reachable(options.address.unwrap_or(config.admin.address));
+    let address = super::reachable(options.address.unwrap_or(config.admin.address));
     super::on_control_runtime(async {
         let asked = timeout(PATIENCE, ask(address, &config)).await;
         asked.map_err(|_| Failure::Unreachable(format!("nothing answered on {address} within 4 seconds")))?
     })
-}
-
-/// Where a port that listens on every address can be asked.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            IpAddr::V4(Ipv4Addr::LOCALHOST)
-        } else {
-            IpAddr::V6(Ipv6Addr::LOCALHOST)
-        });
-    }
-    address
 }
 
 async fn ask(address: SocketAddr, config: &Config) -> Result<(), Failure> {

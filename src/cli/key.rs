@@ -8,6 +8,7 @@ use super::Failure;
 use crate::config::{Config, Environment};
 use crate::server::assemble::vault_options;
 use crate::server::control_socket::{Answer, Question, ask};
+use crate::vault::audit::Author;
 use crate::vault::error::DatabaseError;
 use crate::vault::key::keygen;
 use crate::vault::rekey::{NewKey, rekey};
@@ -54,7 +55,8 @@ pub fn renew(explicit: Option<PathBuf>, options: Rekey) -> Result<(), Failure> {
             Some(Answer::Failed(why)) => return Err(Failure::Failed(why)),
             None => {
                 let new = write_to.map_or(NewKey::Replace, NewKey::Write);
-                let rekeyed = rekey(vault_options(&config.vault, &environment)?, "command line", new).await;
+                let rekeyed =
+                    rekey(vault_options(&config.vault, &environment)?, &Author::system("command line"), new).await;
                 println!("{}", rekeyed.map_err(failed)?);
             }
         }

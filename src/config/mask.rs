@@ -72,6 +72,7 @@ const SHOWN: &[&str] = &[
     "kind",
     "level",
     "max_connections",
+    "max_requests",
     "method",
     "mode",
     "name",
@@ -86,6 +87,7 @@ const SHOWN: &[&str] = &[
     "resolve_timeout",
     "response",
     "response_timeout",
+    "revoke_within",
     "secret",
     "slug",
     "status",
@@ -95,6 +97,7 @@ const SHOWN: &[&str] = &[
     "trust",
     "tunnel_idle_timeout",
     "type",
+    "usage_interval",
 ];
 
 /// Whether the value of a setting may be shown, by the names on the way to it.

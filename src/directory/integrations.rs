@@ -27,14 +27,19 @@ impl Integrations {
         slug: &Key,
         stamp: &mut Stamp,
     ) -> Result<Option<Arc<Integration>>, VaultError> {
-        let subject = || Subject::Integration(organization, slug.clone());
-        stamp.take(vault.revisions(), subject());
+        let take = |stamp: &mut Stamp| {
+            for subject in [Subject::Integration(organization, slug.clone()), Subject::SystemIntegration(slug.clone())]
+            {
+                stamp.take(vault.revisions(), subject);
+            }
+        };
+        take(stamp);
         let named = (organization, slug.clone());
         if let Some(integration) = self.current(&named) {
             return Ok(Some(integration));
         }
         let mut own = Stamp::default();
-        own.take(vault.revisions(), subject());
+        take(&mut own);
         let found = vault.integration(organization, slug).await?;
         if let Some(integration) = &found {
             self.keep(named, Shared { integration: Arc::downgrade(integration), stamp: own });

@@ -76,7 +76,7 @@ impl Route {
         overtaken: Option<Permit>,
     ) -> Result<Permit, Denied> {
         // What most callers may use is everything, which needs no look at the connection.
-        let covered = !self.is_a_customers && scope.covers_all() || scope.covers(&self.connection);
+        let covered = !self.is_reserved && scope.covers_all() || scope.covers(&self.connection);
         if !covered {
             return Err(Denied::OutOfScope);
         }
@@ -211,6 +211,7 @@ mod tests {
             connections: vec![connections.parse().unwrap()],
             customers: Vec::new(),
             connection: None,
+            owner: None,
         }
     }
 

@@ -27,8 +27,8 @@ pub struct Route {
     pub integration: Arc<Integration>,
     /// Which of the integration's auth methods it uses.
     method: usize,
-    /// Whether it belongs to a customer.
-    pub(super) is_a_customers: bool,
+    /// Whether it is a customer's or somebody's own: not for everybody who may use everything.
+    pub(super) is_reserved: bool,
     /// Where its requests go, and what each of them has.
     site: Arc<Site>,
     /// What access lines say of it.
@@ -111,8 +111,9 @@ impl Route {
         }
         let customer = connection.customer.as_ref().map(CustomerName::as_str);
         let names = Names::new(connection.key.as_str(), &connection.id.to_string(), customer);
-        let (is_a_customers, stamp) = (customer.is_some(), Stamp::default());
-        Ok(Route { connection, integration, method, is_a_customers, site, names, limiter: None, stamp })
+        let is_reserved = customer.is_some() || connection.keeper().is_some();
+        let stamp = Stamp::default();
+        Ok(Route { connection, integration, method, is_reserved, site, names, limiter: None, stamp })
     }
 
     /// The same, at the revisions it was made at and with its limiter.

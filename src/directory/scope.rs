@@ -2,7 +2,7 @@
 
 use crate::model::connection::Connection;
 use crate::model::glob::Glob;
-use crate::model::id::{ConnectionRef, OrganizationId};
+use crate::model::id::{ConnectionRef, OrganizationId, UserId};
 use crate::model::name::{CustomerName, EnvironmentName};
 
 /// The bounds of a caller: a listener's that trusts its network.
@@ -20,15 +20,17 @@ pub struct Scope {
     pub customers: Vec<Glob>,
     /// The connection that is meant where a request names none.
     pub connection: Option<ConnectionRef>,
+    /// Whose personal connections it may use, beside what is everybody's.
+    pub owner: Option<UserId>,
 }
 
 impl Scope {
-    /// Whether every connection is inside that is no customer's.
+    /// Whether every connection is inside that is no customer's and nobody's own.
     pub fn covers_all(&self) -> bool {
         self.connections.iter().any(Glob::is_everything)
     }
 
-    /// Whether a connection is inside.
+    /// Whether a connection is inside. A personal one is so for its owner only, whatever names it.
     pub fn covers(&self, connection: &Connection) -> bool {
         let by_key = |glob: &Glob| glob.matches(connection.key.as_str());
         let by_id = || {
@@ -37,6 +39,7 @@ impl Scope {
         };
         (self.connections.iter().any(by_key) || by_id())
             && connection.customer.as_ref().is_none_or(|customer| self.covers_customer(customer))
+            && connection.keeper().is_none_or(|keeper| keeper.is(self.owner))
     }
 
     /// Whether a customer is inside.

@@ -1,32 +1,66 @@
 //! Globs: how configuration names several connections or customers at once.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::str::FromStr;
 
 /// A text in which `*` stands for any characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Glob(Box<str>);
+pub struct Glob {
+    text: Box<str>,
+    kind: Kind,
+}
+
+/// What a glob comes to; looked at once, so that a request compares no more than it must.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// `*`
+    Everything,
+    /// No `*` in it.
+    Exact,
+    /// The only `*` stands behind everything else.
+    Prefix,
+    /// Any other.
+    Parts,
+}
 
 impl FromStr for Glob {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Glob(text.into()))
+        let kind = match text.find('*') {
+            None => Kind::Exact,
+            Some(0) if text.len() == 1 => Kind::Everything,
+            Some(at) if at + 1 == text.len() => Kind::Prefix,
+            Some(_) => Kind::Parts,
+        };
+        Ok(Glob { text: text.into(), kind })
     }
 }
 
 impl Glob {
+    /// The one that every text matches.
+    pub fn everything() -> Self {
+        Glob { text: "*".into(), kind: Kind::Everything }
+    }
+
     /// Whether every text matches.
     pub fn is_everything(&self) -> bool {
-        *self.0 == *"*"
+        self.kind == Kind::Everything
     }
 
     /// Whether the whole text matches.
     pub fn matches(&self, text: &str) -> bool {
-        if self.is_everything() {
-            return true;
+        match self.kind {
+            Kind::Everything => true,
+            Kind::Exact => *self.text == *text,
+            Kind::Prefix => text.as_bytes().starts_with(&self.text.as_bytes()[..self.text.len() - 1]),
+            Kind::Parts => self.matches_parts(text),
         }
-        let mut parts = self.0.split('*');
+    }
+
+    fn matches_parts(&self, text: &str) -> bool {
+        let mut parts = self.text.split('*');
         let first = parts.next().unwrap_or_default();
         let Some(mut rest) = text.strip_prefix(first) else { return false };
         let Some(last) = parts.next_back() else { return rest.is_empty() };
@@ -35,6 +69,24 @@ impl Glob {
             rest = &rest[at + part.len()..];
         }
         rest.ends_with(last)
+    }
+
+    /// Whether every text that matches another glob matches this one. A `*` of the other can only lie in what a `*` of
+    /// this one stands for, and what it stands for lies there too. `false` may also mean that it cannot be told.
+    pub fn contains(&self, other: &Glob) -> bool {
+        self.matches(&other.text)
+    }
+}
+
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl serde::Serialize for Glob {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
     }
 }
 
@@ -52,6 +104,30 @@ mod tests {
         }
         for (glob, text) in [("crm-*", "crm"), ("a", "ab"), ("", "a"), ("a*a", "a"), ("a*b*c", "acb")] {
             assert!(!matches(glob, text), "{glob} {text}");
+        }
+    }
+
+    #[test]
+    fn one_glob_is_inside_another() {
+        let contains =
+            |outer: &str, inner: &str| outer.parse::<Glob>().unwrap().contains(&inner.parse::<Glob>().unwrap());
+        for (outer, inner) in [("*", "a*b"), ("crm-*", "crm-eu-*"), ("a*c", "ab*c"), ("a", "a"), ("*b*", "a*b*c")] {
+            assert!(contains(outer, inner), "{outer} {inner}");
+        }
+        for (outer, inner) in
+            [("crm-*", "*"), ("a", "*"), ("a*", "*a"), ("crm-eu-*", "crm-*"), ("a*b", "a*"), ("ab", "a*")]
+        {
+            assert!(!contains(outer, inner), "{outer} {inner}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_inside_matches(outer in "[ab*]{0,6}", inner in "[ab*]{0,6}", text in "[ab]{0,8}") {
+            let (outer, inner): (Glob, Glob) = (outer.parse().unwrap(), inner.parse().unwrap());
+            if outer.contains(&inner) && inner.matches(&text) {
+                proptest::prop_assert!(outer.matches(&text), "{outer} {inner} {text}");
+            }
         }
     }
 }

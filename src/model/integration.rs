@@ -261,6 +261,33 @@ impl Integration {
         values.get(name).map(String::as_str).or(field.default.as_deref())
     }
 
+    /// Whether requests over this integration go nowhere else than over another one, whatever the values of a
+    /// connection: only then may it take the other's place without anybody looking at its credentials.
+    pub fn leads_as(&self, other: &Integration) -> bool {
+        let leading = |integration: &Integration| -> Vec<Field> {
+            let urls = std::iter::once(&integration.base_url).chain(&integration.hosts);
+            let names: Vec<&FieldName> = urls.flat_map(UrlTemplate::fields).collect();
+            integration.fields.iter().filter(|field| names.contains(&&field.name)).cloned().collect()
+        };
+        self.base_url == other.base_url
+            && self.hosts == other.hosts
+            && self.plaintext == other.plaintext
+            && leading(self) == leading(other)
+    }
+
+    /// The same with other defaults: what an organization has filled in once for all its connections. A value for a
+    /// field that is secret, or is there no more, is nothing.
+    pub fn filled(&self, values: &Values) -> Integration {
+        let mut filled = self.clone();
+        for field in filled.fields.iter_mut().filter(|field| !field.secret) {
+            if let Some(value) = values.get(&field.name) {
+                field.default = Some(value.clone());
+            }
+        }
+        filled.fixed = Site::fixed(&filled);
+        filled
+    }
+
     /// Checks the values of a connection; the problems' pointers begin with a field's name.
     pub fn check_values(&self, values: &Values) -> Vec<(FieldName, String)> {
         let mut wrong = Vec::new();

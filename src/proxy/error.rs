@@ -89,6 +89,9 @@ pub enum ProxyError {
     /// The vault could not be read.
     #[error("the vault cannot be read at the moment")]
     VaultUnavailable,
+    /// As many requests are under way as this server takes.
+    #[error("this server has as many requests under way as it takes; send it again in a second")]
+    Overloaded,
     /// The client went away.
     #[error("the client went away")]
     ClientGone,
@@ -118,7 +121,7 @@ enum Retry {
 }
 
 /// Every code and every other reason, so that each can be counted from the start.
-pub const CODES: [&str; 35] = [
+pub const CODES: [&str; 36] = [
     "connection_missing",
     "tag_malformed",
     "tag_conflict",
@@ -149,6 +152,7 @@ pub const CODES: [&str; 35] = [
     "upstream_closed",
     "upstream_malformed",
     "vault_unavailable",
+    "overloaded",
     "connect_timeout",
     "response_timeout",
     "client_gone",
@@ -225,6 +229,7 @@ impl ProxyError {
             Self::VaultUnavailable => {
                 ours(StatusCode::SERVICE_UNAVAILABLE, "vault_unavailable", "The vault is unavailable")
             }
+            Self::Overloaded => ours(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "The server is overloaded"),
             Self::Internal => ours(StatusCode::INTERNAL_SERVER_ERROR, "internal", "A defect was met"),
             Self::Upstream(error) => upstream_told(error),
         }

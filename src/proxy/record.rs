@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 
 use super::body::BrokenOff;
+use super::usage::{Used, Uses, Verdict};
 use crate::directory::Permit;
 use crate::directory::route::Route;
 use crate::model::id::ConnectionRef;
@@ -28,14 +29,24 @@ pub struct Reporter {
     pub metrics: Arc<Metrics>,
     /// This worker's part of those that every request touches.
     counters: RequestCounters,
+    /// What requests used.
+    pub uses: Uses,
     ids: RequestIds,
+    places: Places,
+}
+
+/// How many requests one worker has under way, of those that it takes.
+struct Places {
+    taken: Cell<usize>,
+    most: usize,
 }
 
 impl Reporter {
-    /// For one worker.
-    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>) -> Self {
+    /// For one worker, which takes this many requests at once.
+    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>, uses: Uses, most: usize) -> Self {
         let counters = metrics.request_counters();
-        Reporter { access, metrics, counters, ids: RequestIds::default() }
+        let places = Places { taken: Cell::new(0), most };
+        Reporter { access, metrics, counters, uses, ids: RequestIds::default(), places }
     }
 }
 
@@ -58,6 +69,8 @@ pub struct Record {
     response_bytes: u64,
     reused: bool,
     complete: bool,
+    /// Whether it is one of those that the worker takes at once.
+    has_place: bool,
 }
 
 struct Admitted {
@@ -88,7 +101,17 @@ impl Record {
             response_bytes: 0,
             reused: false,
             complete: false,
+            has_place: false,
         }
+    }
+
+    /// Takes a place among the requests that are under way, until the record is dropped; false where all are taken.
+    #[must_use]
+    pub fn take_place(&mut self) -> bool {
+        let Places { taken, most } = &self.reporter.places;
+        self.has_place = taken.get() < *most;
+        taken.set(taken.get() + usize::from(self.has_place));
+        self.has_place
     }
 
     /// The request's id.
@@ -167,6 +190,8 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        let taken = &self.reporter.places.taken;
+        taken.set(taken.get() - usize::from(self.has_place));
         let now = Instant::now();
         if !self.complete && self.reason.is_none() {
             self.reason = Some(CLIENT_GONE);
@@ -186,6 +211,21 @@ impl Drop for Record {
         // Of a request that was refused, or whose client had gone before the answer, this is not what relaying costs.
         if self.answered.is_some() && self.head_passed.is_some() {
             counters.added(added);
+        }
+        if let Some(admitted) = self.admitted.as_ref().filter(|_| self.sent.is_some()) {
+            let connection = &admitted.route.connection;
+            let (organization, connection) = (connection.organization, connection.id);
+            // A reason stands beside a status of our own, and beside an answer that broke off.
+            let status = self.status.filter(|_| self.reason.is_none());
+            let used = Used {
+                organization,
+                connection,
+                environment: &admitted.environment,
+                caller: None,
+                verdict: status.and_then(Verdict::of),
+                workflow: self.workflow.as_deref(),
+            };
+            self.reporter.uses.count(used, now);
         }
         let asked = self.asked.as_ref().filter(|_| self.admitted.is_none()).map(ToString::to_string);
         let connection = match (&self.admitted, &asked) {

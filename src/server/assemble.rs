@@ -64,6 +64,7 @@ pub fn upstream_settings(
     upstream::Settings {
         connect_timeout: settings.connect_timeout,
         tls_timeout: settings.tls_timeout,
+        resolver: upstream::Resolver::default(),
         resolve_timeout: settings.resolve_timeout,
         response_timeout: settings.response_timeout,
         idle_timeout: settings.idle_timeout,
@@ -93,6 +94,7 @@ pub fn gate(listener: &Listener, organization: OrganizationId) -> Gate {
             connections: listener.connections.iter().map(glob).collect(),
             customers: listener.customers.iter().map(glob).collect(),
             connection: listener.connection.clone(),
+            owner: None,
         },
     }
 }

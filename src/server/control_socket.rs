@@ -12,6 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::bind::{BindError, Sockets, take};
 use crate::config::Address;
 use crate::vault::Vault;
+use crate::vault::audit::Author;
 use crate::vault::rekey::NewKey;
 
 /// The longest line that is read.
@@ -92,7 +93,7 @@ async fn answer(question: Question, vault: &Vault) -> Answer {
     let Question::Rekey { write_to } = question;
     let new = write_to.map_or(NewKey::Replace, NewKey::Write);
     let rekeyed = match vault.database() {
-        Ok(database) => database.rekey("control socket", new).await.map_err(|error| error.to_string()),
+        Ok(database) => database.rekey(&Author::system("control socket"), new).await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     rekeyed.map_or_else(Answer::Failed, |rekeyed| Answer::Done(rekeyed.to_string()))

@@ -11,6 +11,7 @@ use http::Request;
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::LocalOptions;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +21,7 @@ use crate::proxy::gate::Gate;
 use crate::proxy::http1::{self, Client, Ended, Terms};
 use crate::proxy::http2;
 use crate::proxy::record::Reporter;
+use crate::proxy::usage::{Use, Uses};
 use crate::proxy::{Proxy, Shared};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -39,8 +41,14 @@ pub struct Setup {
     pub access: AccessLog,
     /// The process's counters.
     pub metrics: Arc<Metrics>,
+    /// Who takes what requests have used.
+    pub uses: UnboundedSender<Vec<Use>>,
+    /// How often it is handed over.
+    pub usage_interval: Duration,
     /// A place for each connection that may be open at once, over all workers.
     pub places: Arc<Semaphore>,
+    /// How many requests this worker takes at once.
+    pub most_requests: usize,
     /// See [`Terms`].
     pub head_timeout: Duration,
     /// See [`Terms`].
@@ -78,6 +86,7 @@ pub fn run(setup: Setup) -> io::Result<()> {
     // What is cut here is told too: requests write their lines when their tasks are dropped.
     drop(runtime);
     reporter.access.flush();
+    reporter.uses.hand_over();
     Ok(())
 }
 
@@ -94,7 +103,8 @@ struct Worker {
 }
 
 async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
-    let reporter = Rc::new(Reporter::new(setup.access.buffer(), Arc::clone(&setup.metrics)));
+    let (access, metrics) = (setup.access.buffer(), Arc::clone(&setup.metrics));
+    let reporter = Rc::new(Reporter::new(access, metrics, Uses::new(setup.uses), setup.most_requests));
     let connections = TaskTracker::new();
     let upstream = Upstream::new(setup.upstream);
     let worker = Rc::new(Worker {
@@ -119,13 +129,13 @@ async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
     tokio::select! {
         () = worker.connections.wait() => {}
         () = setup.stop.cancelled() => {}
-        () = keep_house(&worker, setup.sweep_interval) => {}
+        () = keep_house(&worker, setup.sweep_interval, setup.usage_interval) => {}
     }
     Ok(Rc::clone(&worker.reporter))
 }
 
-/// Flushes the log, sweeps caches and passes on that the server drains, for as long as it is polled.
-async fn keep_house(worker: &Worker, sweep_interval: Duration) {
+/// Flushes the log, hands over what was used, sweeps caches and passes on that the server drains, for as long as it is polled.
+async fn keep_house(worker: &Worker, sweep_interval: Duration, usage_interval: Duration) {
     let sweep = async {
         loop {
             tokio::time::sleep(sweep_interval).await;
@@ -140,6 +150,7 @@ async fn keep_house(worker: &Worker, sweep_interval: Duration) {
     };
     tokio::select! {
         () = worker.reporter.access.keep_flushing() => {}
+        () = worker.reporter.uses.keep_handing_over(usage_interval) => {}
         () = sweep => {}
         () = drain => {}
     }

@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The clock of one worker.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
     /// The second, since 1970 in UTC.
     second: u64,
     /// When it began.
@@ -16,21 +16,21 @@ pub(super) struct Clock {
 
 /// A time of day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Moment {
+pub struct Moment {
     /// Since 1970 in UTC.
-    pub(super) second: u64,
+    pub second: u64,
     /// Into the second.
-    pub(super) nanosecond: u32,
+    pub nanosecond: u32,
 }
 
 impl Clock {
     /// A clock that has not been read yet.
-    pub(super) const fn new() -> Self {
+    pub const fn new() -> Self {
         Clock { second: 0, began: None }
     }
 
     /// What time of day it was at a moment of the recent past.
-    pub(super) fn at(&mut self, instant: Instant) -> Moment {
+    pub fn at(&mut self, instant: Instant) -> Moment {
         let into = self.began.map(|began| instant.saturating_duration_since(began));
         let into = match into {
             Some(into) if into.as_secs() == 0 => into,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Settings;
@@ -74,20 +74,8 @@ async fn resolve(settings: &Settings, origin: &Origin, connect_by: Instant) -> R
     if limit.is_zero() {
         return Err(UpstreamError::Dns(DnsError::Timeout)); // not left to who is faster
     }
-    let found = timeout(limit, lookup_host((&**name, origin.port)))
-        .await
-        .map_err(|_| UpstreamError::Dns(DnsError::Timeout))?
-        .map_err(|error| UpstreamError::Dns(DnsError::Failed(error.to_string())))?;
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for address in found {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    if addresses.is_empty() {
-        return Err(UpstreamError::Dns(DnsError::NoAddress));
-    }
-    Ok(addresses)
+    let found = timeout(limit, settings.resolver.resolve(name, origin.port)).await;
+    found.unwrap_or(Err(DnsError::Timeout)).map_err(UpstreamError::Dns)
 }
 
 /// Dials the addresses in turn. The time left is shared among those not yet tried, so that a first one that swallows

@@ -41,6 +41,7 @@ fn settings(tls: ClientTls, address: SocketAddr) -> Settings {
     Settings {
         connect_timeout: LONG,
         tls_timeout: LONG,
+        resolver: Resolver::default(),
         resolve_timeout: LONG,
         response_timeout: LONG,
         idle_timeout: LONG,

@@ -1,16 +1,27 @@
 //! Changes: everything that may be written, each in one transaction with its audit event.
 
+mod api_key;
 mod connection;
 mod credential;
+mod environment;
+mod integration;
 mod organization;
+mod precondition;
+pub mod resource;
 mod secret;
 
 use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::{Connection as _, Row, SqliteConnection};
 
-pub(super) use organization::{DEFAULT_ENVIRONMENTS, insert_organization};
+pub use api_key::{ApiKeyChange, Ceiling};
+pub(super) use environment::DEFAULT_ENVIRONMENTS;
+pub(super) use organization::insert_organization;
+pub use precondition::{Attempt, Expected};
+use resource::{EnvironmentDraft, Force, Place, Reach};
 
+use super::audit::chain::Told;
+use super::audit::{Author, Chain};
 use super::database::{Database, Inner};
 use super::error::{Cause, DatabaseError};
 use super::key::{DataKey, MasterKey};
@@ -20,9 +31,10 @@ use super::schema;
 use super::seal::{Counters, Purpose};
 use crate::model::connection::Connection;
 use crate::model::credential::Credential;
-use crate::model::id::{ConnectionId, EventId, OrganizationId};
+use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::integration::Integration;
 use crate::model::name::{EnvironmentName, Key, SecretKey};
+use crate::model::version::Version;
 
 /// Everything that may be done to the vault.
 #[derive(Debug)]
@@ -36,7 +48,7 @@ pub enum Change {
         /// As a person reads it.
         name: String,
     },
-    /// Only when it holds no integration, connection, secret or API key.
+    /// Only when it holds no integration, connection, secret or API key that is not revoked.
     DeleteOrganization {
         /// Which.
         organization: OrganizationId,
@@ -97,6 +109,8 @@ pub enum Change {
         credential: Credential,
         /// The origins it may go to, sealed with it.
         origins: Vec<String>,
+        /// When it ends to be of use, in milliseconds since 1970, where that is known.
+        expires_at: Option<i64>,
     },
     /// Removes a credential.
     DeleteCredential {
@@ -136,6 +150,8 @@ pub enum Change {
         /// Its value.
         value: SecretString,
     },
+    /// API keys.
+    ApiKey(ApiKeyChange),
     /// Removes the value in one environment.
     DeleteSecretValue {
         /// Whose.
@@ -144,6 +160,15 @@ pub enum Change {
         key: SecretKey,
         /// In which environment.
         environment: EnvironmentName,
+    },
+    /// What else people do to integrations, environments, organizations, connections and secrets.
+    Resource(resource::Change),
+    /// Another change, if what it changes is as expected.
+    Guarded {
+        /// How the thing must be.
+        expected: Expected,
+        /// What to do then.
+        change: Box<Change>,
     },
 }
 
@@ -154,6 +179,8 @@ pub enum PutMode {
     Create,
     /// It is replaced if it is, and created if it is not.
     Replace,
+    /// It is replaced, and must be there under its id. Of connections only: its key may be another one now.
+    Update,
 }
 
 /// What a change has done.
@@ -165,24 +192,32 @@ pub struct Outcome {
     pub created: bool,
     /// The connection that was stored. It is another id than the one given where a connection was replaced.
     pub connection: Option<ConnectionId>,
+    /// How many requests an organization's callers may make together, where that was set.
+    pub ceiling: Option<Ceiling>,
+    /// The version of what was stored.
+    pub version: Option<Version>,
 }
 
 impl Database {
     /// Makes a change. When this returns, the change and its audit event are durable; on an error nothing was changed.
     /// Dropping the returned future does not stop what was begun.
-    pub async fn commit(&self, actor: &str, change: Change) -> Result<Outcome, DatabaseError> {
-        self.commit_then(actor, change, |_| ()).await
+    pub async fn commit(&self, author: &Author, change: Change) -> Result<Outcome, DatabaseError> {
+        self.commit_then(author, change, |_| ()).await
     }
 
     /// As [`commit`](Self::commit), and calls `then` after the change is durable and before it is acknowledged, even
     /// when nobody waits for the acknowledgement any more.
-    pub async fn commit_then<F>(&self, actor: &str, change: Change, then: F) -> Result<Outcome, DatabaseError>
+    pub async fn commit_then<F>(&self, author: &Author, change: Change, then: F) -> Result<Outcome, DatabaseError>
     where
         F: FnOnce(&Outcome) + Send + 'static,
     {
-        let (inner, actor) = (self.inner.clone(), actor.to_owned());
+        let (inner, author) = (self.inner.clone(), author.clone());
         let task = self.inner.runtime.spawn(async move {
-            let outcome = apply(&inner, &actor, change).await.map_err(|error| inner.note(error))?;
+            let applied = apply(&inner, &author, change).await;
+            if let Err(DatabaseError::Overtaken(attempt)) = &applied {
+                precondition::record_attempt(&inner, &author, attempt).await.map_err(|error| inner.note(error))?;
+            }
+            let outcome = applied.map_err(|error| inner.note(error))?;
             then(&outcome);
             Ok(outcome)
         });
@@ -190,10 +225,10 @@ impl Database {
     }
 }
 
-async fn apply(inner: &Inner, actor: &str, change: Change) -> Result<Outcome, DatabaseError> {
+async fn apply(inner: &Inner, author: &Author, change: Change) -> Result<Outcome, DatabaseError> {
     inner.check_writable()?;
     let mut writer = inner.writer.acquire().await?;
-    let applied = transact(inner, &mut writer, actor, change).await;
+    let applied = transact(inner, &mut writer, author, change).await;
     if applied.is_err() {
         schema::settle(&mut writer).await;
     }
@@ -203,14 +238,18 @@ async fn apply(inner: &Inner, actor: &str, change: Change) -> Result<Outcome, Da
 async fn transact(
     inner: &Inner,
     writer: &mut SqliteConnection,
-    actor: &str,
+    author: &Author,
     change: Change,
 ) -> Result<Outcome, DatabaseError> {
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
-    let mut writing = Writing { inner, connection: &mut transaction, outcome: Outcome::default() };
-    let Event { organization, action, object, detail } = writing.write(change).await?;
+    let (expected, change) = change.unguarded();
+    let outcome = Outcome::default();
+    let mut writing = Writing { inner, author, connection: &mut transaction, outcome, expected };
+    let event = writing.write(change).await?;
+    writing.check_expected(event.organization, &event.object)?;
     let outcome = writing.outcome;
-    record(&mut transaction, Some(organization), actor, action, &object, &detail.to_string()).await?;
+    let told = Told { action: event.action, object: &event.object, detail: &event.detail };
+    inner.record(&mut transaction, event.chain(), author, told).await?;
     transaction.commit().await?;
     Ok(outcome)
 }
@@ -218,8 +257,11 @@ async fn transact(
 /// A change under way.
 struct Writing<'a> {
     inner: &'a Inner,
+    author: &'a Author,
     connection: &'a mut SqliteConnection,
     outcome: Outcome,
+    /// How the thing must be that is changed, until it was looked at.
+    expected: Option<Expected>,
 }
 
 /// What the audit log tells of a change.
@@ -227,7 +269,18 @@ struct Event {
     organization: OrganizationId,
     action: &'static str,
     object: String,
+    /// Without a secret. The members `before` and `after` are the two states of the thing: `audit::difference` of them.
     detail: Value,
+}
+
+impl Event {
+    /// Where it is recorded. Nobody can ask for the events of an organization that is gone.
+    fn chain(&self) -> Chain {
+        match self.action {
+            "organization.delete" => Chain::Vault,
+            _ => Chain::Organization(self.organization),
+        }
+    }
 }
 
 impl Writing<'_> {
@@ -235,18 +288,24 @@ impl Writing<'_> {
         match change {
             Change::CreateOrganization { id, key, name } => self.create_organization(id, &key, &name).await,
             Change::DeleteOrganization { organization } => self.delete_organization(organization).await,
-            Change::CreateEnvironment { organization, name } => self.create_environment(organization, &name).await,
+            Change::CreateEnvironment { organization, name } => {
+                self.create_environment(organization, &EnvironmentDraft { name, position: None, designer: false }).await
+            }
             Change::DeleteEnvironment { organization, name } => self.delete_environment(organization, &name).await,
             Change::PutIntegration { organization, integration, mode } => {
-                self.put_integration(organization, &integration, mode).await
+                let place = Place { organization, reach: Reach::Organization };
+                self.put_integration(place, &integration, mode).await
             }
-            Change::DeleteIntegration { organization, slug } => self.delete_integration(organization, &slug).await,
+            Change::DeleteIntegration { organization, slug } => {
+                self.delete_integration(Place { organization, reach: Reach::Organization }, &slug).await
+            }
             Change::PutConnection { connection, mode } => self.put_connection(&connection, mode).await,
             Change::DeleteConnection { organization, connection } => {
-                self.delete_connection(organization, connection).await
+                self.delete_connection(organization, connection, Force::Yes).await
             }
-            Change::PutCredential { organization, connection, environment, credential, origins } => {
-                self.put_credential(organization, connection, &environment, &credential, &origins).await
+            Change::PutCredential { organization, connection, environment, credential, origins, expires_at } => {
+                let place = (connection, &environment);
+                self.put_credential(organization, place, &credential, &origins, expires_at).await
             }
             Change::DeleteCredential { organization, connection, environment } => {
                 self.delete_credential(organization, connection, &environment).await
@@ -254,13 +313,17 @@ impl Writing<'_> {
             Change::PutSecret { organization, key, description, mode } => {
                 self.put_secret(organization, &key, description.as_deref(), mode).await
             }
-            Change::DeleteSecret { organization, key } => self.delete_secret(organization, &key).await,
+            Change::DeleteSecret { organization, key } => self.delete_secret(organization, &key, Force::No).await,
             Change::PutSecretValue { organization, key, environment, value } => {
                 self.put_secret_value(organization, &key, &environment, &value).await
             }
+            Change::ApiKey(change) => self.change_api_key(change).await,
             Change::DeleteSecretValue { organization, key, environment } => {
                 self.delete_secret_value(organization, &key, &environment).await
             }
+            Change::Resource(change) => self.write_resource(change).await,
+            // Taken apart before anything is written.
+            Change::Guarded { .. } => Err(DatabaseError::Conflict("a change was guarded twice".to_owned())),
         }
     }
 
@@ -350,30 +413,6 @@ pub(super) async fn insert_data_key(
     .bind(wrapped.nonce)
     .bind(wrapped.ciphertext)
     .bind(schema::now())
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Appends an audit event, of the whole vault where no organization is given. The detail is a JSON text without a secret in it.
-pub(super) async fn record(
-    connection: &mut SqliteConnection,
-    organization: Option<OrganizationId>,
-    actor: &str,
-    action: &str,
-    object: &str,
-    detail: &str,
-) -> Result<(), DatabaseError> {
-    sqlx::query(
-        "INSERT INTO audit (id, organization_id, at, actor, action, object, detail) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    )
-    .bind(EventId::generate().to_string())
-    .bind(organization.map(|id| id.to_string()).unwrap_or_default())
-    .bind(schema::now())
-    .bind(actor)
-    .bind(action)
-    .bind(object)
-    .bind(detail)
     .execute(connection)
     .await?;
     Ok(())

@@ -10,14 +10,17 @@ use secrecy::SecretString;
 use sqlx::{Connection, SqliteConnection};
 use zeroize::Zeroizing;
 
+use super::api_key::PlainKey;
+use super::audit::chain::{Keys, Told, record};
+use super::audit::{Author, Chain};
 use super::change::{self, DEFAULT_ENVIRONMENTS};
 use super::database::Options;
 use super::durable;
 use super::error::DatabaseError;
 use super::key::{DataKey, MasterKey};
 use super::schema;
-use super::seal::{self, Counters, Purpose};
-use crate::model::id::{ApiKeyId, OrganizationId};
+use super::seal::{Counters, Purpose};
+use crate::model::id::OrganizationId;
 
 /// The files of a vault.
 #[derive(Clone, Debug)]
@@ -105,7 +108,7 @@ pub(super) struct Creation<'a> {
     /// Whether the master key was made too.
     pub made_master_key: bool,
     master: Option<MasterKey>,
-    admin: Option<(ApiKeyId, SecretString)>,
+    admin: Option<PlainKey>,
 }
 
 impl<'a> Creation<'a> {
@@ -139,11 +142,9 @@ impl<'a> Creation<'a> {
     }
 
     fn write_admin_key(&mut self) -> Result<(), DatabaseError> {
-        let id = ApiKeyId::generate();
-        let text = Zeroizing::new(format!("{id}_{}", *base62()?));
-        let line = Zeroizing::new(format!("{}\n", *text));
-        durable::write_new(&self.files.pending_admin_key, line.as_bytes())?;
-        self.admin = Some((id, SecretString::from(text.as_str())));
+        let admin = PlainKey::generate()?;
+        durable::write_new(&self.files.pending_admin_key, &admin.line())?;
+        self.admin = Some(admin);
         Ok(())
     }
 
@@ -162,7 +163,7 @@ impl<'a> Creation<'a> {
     }
 
     async fn fill(&self, connection: &mut SqliteConnection) -> Result<(), DatabaseError> {
-        let (Some(master), Some((admin, text))) = (&self.master, &self.admin) else {
+        let (Some(master), Some(admin)) = (&self.master, &self.admin) else {
             return Err(DatabaseError::NotFound("master key"));
         };
         let counters = Counters::default();
@@ -182,31 +183,18 @@ impl<'a> Creation<'a> {
             "INSERT INTO api_keys (id, organization_id, name, digest, roles_json, created_at) \
              VALUES ($1, $2, 'admin', $3, '[\"super_admin\"]', $4)",
         )
-        .bind(admin.to_string())
+        .bind(admin.id.to_string())
         .bind(organization.to_string())
-        .bind(digest_key.digest(text).as_slice())
+        .bind(digest_key.digest(admin.text()).as_slice())
         .bind(schema::now())
         .execute(&mut *transaction)
         .await?;
-        change::record(&mut transaction, Some(organization), "sidekey", "vault.create", &admin.to_string(), "{}")
-            .await?;
+        let author = Author::system("sidekey");
+        let keys = Keys { current: master, masters: &[], counters: &counters };
+        let told = Told { action: "vault.create", object: &admin.id.to_string(), detail: &serde_json::json!({}) };
+        record(&mut transaction, &keys, Chain::Organization(organization), &author, told).await?;
         Ok(transaction.commit().await?)
     }
-}
-
-/// 43 characters of 62, each drawn evenly: more than 256 random bits.
-fn base62() -> Result<Zeroizing<String>, DatabaseError> {
-    const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let mut text = Zeroizing::new(String::with_capacity(43));
-    while text.len() < 43 {
-        for byte in seal::random::<64>()?.iter() {
-            // 248 is the largest multiple of 62 in a byte: what is beyond would favour the first letters.
-            if *byte < 248 && text.len() < 43 {
-                text.push(char::from(ALPHABET[usize::from(byte % 62)]));
-            }
-        }
-    }
-    Ok(text)
 }
 
 #[cfg(test)]

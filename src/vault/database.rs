@@ -8,6 +8,7 @@ use sqlx::sqlite::SqlitePool;
 use sqlx::{Connection, SqliteConnection};
 use tokio::runtime::Handle;
 
+use super::audit::{MOST_WAITING, chain};
 use super::create::{Creation, Files, Step};
 use super::durable;
 use super::error::{Cause, DatabaseError};
@@ -15,6 +16,7 @@ use super::key::{DataKey, KeyId, MasterKey, MasterKeySource, WrappedKey};
 use super::lock::Lock;
 use super::schema;
 pub use super::seal::Counters;
+use crate::model::moment::Moment;
 
 /// Which vault, and where its master key is.
 #[derive(Debug)]
@@ -56,6 +58,8 @@ pub(super) struct Inner {
     pub runtime: Handle,
     /// Set when the disk did not confirm a write: what is on it is not known until it is read back.
     pub unconfirmed: AtomicBool,
+    /// A place for each event that waits to be recorded.
+    pub notices: Arc<tokio::sync::Semaphore>,
     /// Held by whoever changes the master key.
     pub rekeying: tokio::sync::Mutex<()>,
     lock: Mutex<Option<Lock>>,
@@ -116,10 +120,12 @@ impl Database {
                 counters: Arc::default(),
                 runtime: Handle::current(),
                 unconfirmed: AtomicBool::new(false),
+                notices: Arc::new(tokio::sync::Semaphore::new(MOST_WAITING)),
                 rekeying: tokio::sync::Mutex::default(),
                 lock: Mutex::new(Some(lock)),
             }),
         };
+        chain::begin_chains(&database.inner).await?;
         database.finish_creation(&files, &mut opened).await?;
         Ok((database, opened))
     }
@@ -128,7 +134,7 @@ impl Database {
     async fn finish_creation(&self, files: &Files, opened: &mut Opened) -> Result<(), DatabaseError> {
         let Some(pending) = files.pending_admin_key() else { return Ok(()) };
         // One that does not open this vault belongs to something else and is left alone.
-        if self.authenticate(&pending).await?.is_some() {
+        if self.authenticate(&pending, Moment::now()).await?.is_some() {
             files.publish_admin_key()?;
             opened.admin_key_path = Some(files.admin_key.clone());
         }

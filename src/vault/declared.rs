@@ -264,6 +264,7 @@ mod tests {
                 auth,
                 values,
                 limit,
+                sharing: Default::default(),
             });
         }
         for connection in declared.connections() {

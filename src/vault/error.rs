@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::change::Attempt;
 use super::key::{KeyId, KeyProblem};
 
 /// Why the vault did not do what it was asked.
@@ -17,6 +18,9 @@ pub enum DatabaseError {
     /// Something of that name is there already.
     #[error("{0}")]
     Conflict(String),
+    /// It is not as the change expected it to be: somebody else has changed it.
+    #[error("it was changed by somebody else meanwhile; read it again and decide anew")]
+    Overtaken(Attempt),
     /// Other things still depend on it.
     #[error("{0}")]
     InUse(String),

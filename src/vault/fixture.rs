@@ -8,12 +8,13 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 
+use super::audit::Author;
 use super::change::{Change, Outcome, PutMode};
 use super::database::{Database, Opened, Options};
 use super::error::DatabaseError;
 use super::key::MasterKeySource;
 pub(super) use super::seal::plain;
-use crate::model::connection::Connection;
+use crate::model::connection::{Connection, Sharing};
 use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, IntegrationId, OrganizationId};
 use crate::model::integration::Integration;
@@ -84,6 +85,11 @@ impl Home {
     }
 }
 
+/// Whoever changes something in a test.
+pub(super) fn author() -> Author {
+    Author::system("test")
+}
+
 pub(super) fn environment(name: &str) -> EnvironmentName {
     name.parse().unwrap()
 }
@@ -112,6 +118,7 @@ pub(super) fn connection(organization: OrganizationId, key: &str) -> Connection 
         auth: None,
         values: [("region".parse().unwrap(), "eu".to_owned())].into(),
         limit: None,
+        sharing: Sharing::default(),
     }
 }
 
@@ -122,7 +129,7 @@ impl Database {
     }
 
     pub(super) async fn put(&self, change: Change) -> Outcome {
-        self.commit("test", change).await.unwrap()
+        self.commit(&author(), change).await.unwrap()
     }
 
     pub(super) async fn put_connection(&self, organization: OrganizationId, key: &str) -> ConnectionId {
@@ -145,6 +152,7 @@ impl Database {
             environment: environment(env),
             credential: credential(&[("token", token)]),
             origins: vec!["https://api.example.test".to_owned()],
+            expires_at: None,
         };
         self.put(change).await;
     }

@@ -221,7 +221,7 @@ pub(super) struct WrappedKey {
     pub sealed: Sealed,
 }
 
-/// A key that seals an organization's values, or digests API keys.
+/// A key that seals an organization's values, digests API keys, or authenticates audit events.
 pub(super) struct DataKey {
     pub id: String,
     organization: Option<OrganizationId>,
@@ -252,9 +252,21 @@ impl DataKey {
         SealingKey { id: &self.id, bytes: &self.bytes, counters }
     }
 
+    /// The digest of the bytes of an API key under this key.
+    pub(super) fn digest_bytes(&self, presented: &[u8]) -> [u8; 32] {
+        seal::mac(&self.bytes, presented)
+    }
+
     /// The digest of an API key under this key.
     pub(super) fn digest(&self, presented: &SecretString) -> [u8; 32] {
         seal::digest(&self.bytes, presented)
+    }
+
+    /// The HMAC of an audit event, under the key that is derived from this one for its chain.
+    pub(super) fn authenticate_event(&self, chain: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+        let label = seal::join_bytes([b"sidekey audit chain".as_slice(), chain].into_iter());
+        let key = Zeroizing::new(seal::mac(&self.bytes, &label));
+        seal::mac(&key, &seal::join_bytes(parts.iter().copied()))
     }
 }
 

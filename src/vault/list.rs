@@ -10,11 +10,12 @@ use sqlx::sqlite::SqliteRow;
 
 use super::database::Database;
 use super::error::DatabaseError;
-use super::query::{self, BINDING, Organization};
-use crate::model::connection::Connection;
-use crate::model::id::{ConnectionId, OrganizationId, SecretId};
+use super::query::{self, BINDING, Organization, connection_columns};
+use crate::model::connection::{Connection, Label};
+use crate::model::id::{ConnectionId, OrganizationId, SecretId, UserId};
 use crate::model::integration::Integration;
-use crate::model::name::{CustomerName, EnvironmentName, FieldName, SecretKey};
+use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, SecretKey};
+use crate::model::version::Version;
 
 /// Which part of a list.
 #[derive(Clone, Debug)]
@@ -45,6 +46,63 @@ pub enum Owner<'a> {
     Customer(&'a CustomerName),
 }
 
+/// Which connections are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Whose.
+    pub owner: Owner<'a>,
+    /// By whom: others' personal ones are left out.
+    pub viewer: Viewer,
+    /// Of one integration only.
+    pub integration: Option<&'a Key>,
+    /// With this label only.
+    pub label: Option<&'a Label>,
+    /// Only those that may be offered, or may not.
+    pub exposed: Option<bool>,
+}
+
+impl Default for Wanted<'_> {
+    fn default() -> Self {
+        let (owner, viewer) = (Owner::Anyone, Viewer::Administrator);
+        Wanted { owner, viewer, integration: None, label: None, exposed: None }
+    }
+}
+
+impl Wanted<'_> {
+    /// Whether a connection is wanted.
+    pub fn includes(&self, connection: &Connection) -> bool {
+        let of_owner = match self.owner {
+            Owner::Anyone => true,
+            Owner::Organization => connection.customer.is_none(),
+            Owner::Customer(customer) => connection.customer.as_ref() == Some(customer),
+        };
+        of_owner
+            && self.viewer.sees(connection)
+            && self.integration.is_none_or(|integration| connection.integration == *integration)
+            && self.label.is_none_or(|label| connection.sharing.labels.contains(label))
+            && self.exposed.is_none_or(|exposed| connection.sharing.exposed == exposed)
+    }
+}
+
+/// Who looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Viewer {
+    /// Somebody who sees all connections of the organization.
+    Administrator,
+    /// Somebody who sees of the personal ones only their own.
+    User(Option<UserId>),
+}
+
+impl Viewer {
+    /// Whether they see a connection.
+    pub fn sees(self, connection: &Connection) -> bool {
+        match self {
+            Viewer::Administrator => true,
+            Viewer::User(user) => connection.keeper().is_none_or(|keeper| keeper.is(user)),
+        }
+    }
+}
+
 /// A secret without its values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretSummary {
@@ -56,19 +114,23 @@ pub struct SecretSummary {
     pub description: Option<String>,
     /// Where it has a value, in the order of the environments.
     pub environments: Vec<EnvironmentName>,
+    /// The stored connections whose credentials refer to it, by customer and key, at most 100 of them.
+    pub used_by: Vec<Connection>,
+    /// What tells this state of it from others.
+    pub version: Version,
 }
 
 impl Page<'_> {
-    fn cursor(&self) -> &str {
+    pub(super) fn cursor(&self) -> &str {
         self.cursor.unwrap_or_default()
     }
 
     /// One more than asked for tells whether there is a next page.
-    fn fetch(&self) -> i64 {
+    pub(super) fn fetch(&self) -> i64 {
         i64::from(self.limit) + 1
     }
 
-    fn list<T>(
+    pub(super) fn list<T>(
         &self,
         rows: &[SqliteRow],
         read: impl Fn(&SqliteRow) -> Result<T, DatabaseError>,
@@ -85,7 +147,7 @@ impl Database {
     /// All organizations, by key.
     pub async fn organizations(&self, page: Page<'_>) -> Result<List<Organization>, DatabaseError> {
         self.inner.counters.read();
-        let rows = sqlx::query("SELECT id, key, name FROM organizations WHERE key > $1 ORDER BY key LIMIT $2")
+        let rows = sqlx::query("SELECT id, key, name, version FROM organizations WHERE key > $1 ORDER BY key LIMIT $2")
             .bind(page.cursor())
             .bind(page.fetch())
             .fetch_all(&self.inner.readers)
@@ -93,7 +155,7 @@ impl Database {
         page.list(&rows, query::organization, |organization| organization.key.to_string())
     }
 
-    /// The stored integrations of an organization, by slug.
+    /// The stored integrations that an organization may use, by slug: its own, and those of all.
     pub async fn integrations(
         &self,
         organization: OrganizationId,
@@ -101,8 +163,9 @@ impl Database {
     ) -> Result<List<Integration>, DatabaseError> {
         self.inner.counters.read();
         let rows = sqlx::query(
-            "SELECT id, slug, document FROM integrations WHERE organization_id = $1 AND slug > $2 \
-             ORDER BY slug LIMIT $3",
+            "SELECT id, slug, document FROM integrations i WHERE slug > $2 AND (organization_id = $1 OR \
+             organization_id IS NULL AND NOT EXISTS (SELECT 1 FROM integrations own \
+             WHERE own.organization_id = $1 AND own.slug = i.slug)) ORDER BY slug LIMIT $3",
         )
         .bind(organization.to_string())
         .bind(page.cursor())
@@ -119,24 +182,46 @@ impl Database {
         owner: Owner<'_>,
         page: Page<'_>,
     ) -> Result<List<Connection>, DatabaseError> {
+        self.connections_like(organization, &Wanted { owner, ..Wanted::default() }, page).await
+    }
+
+    /// Those of the connections of an organization that are wanted, in the same order.
+    pub async fn connections_like(
+        &self,
+        organization: OrganizationId,
+        wanted: &Wanted<'_>,
+        page: Page<'_>,
+    ) -> Result<List<Connection>, DatabaseError> {
         self.inner.counters.read();
-        let (any, customer) = match owner {
+        let (any, customer) = match wanted.owner {
             Owner::Anyone => (true, ""),
             Owner::Organization => (false, ""),
             Owner::Customer(customer) => (false, customer.as_str()),
         };
+        let (sees_all, viewer) = match wanted.viewer {
+            Viewer::Administrator => (true, None),
+            Viewer::User(user) => (false, user.map(|user| user.to_string())),
+        };
         // Neither a customer nor a key has a slash.
         let (after_customer, after_key) = page.cursor().split_once('/').unwrap_or_default();
-        let rows = sqlx::query(
-            "SELECT id, organization_id, customer, key, name, integration, auth, values_json, limit_json \
-             FROM connections WHERE organization_id = $1 AND (customer, key) > ($2, $3) AND ($4 OR customer = $5) \
-             ORDER BY customer, key LIMIT $6",
-        )
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            connection_columns!(),
+            " FROM connections WHERE organization_id = $1 AND (customer, key) > ($2, $3) AND ($4 OR customer = $5) \
+             AND ($6 OR visibility = 'organization' OR owner_id = $7) AND ($8 IS NULL OR integration = $8) \
+             AND ($9 IS NULL OR EXISTS (SELECT 1 FROM json_each(labels_json) AS label WHERE label.value = $9)) \
+             AND ($10 IS NULL OR exposed = $10) ORDER BY customer, key LIMIT $11"
+        ))
         .bind(organization.to_string())
         .bind(after_customer)
         .bind(after_key)
         .bind(any)
         .bind(customer)
+        .bind(sees_all)
+        .bind(viewer)
+        .bind(wanted.integration.map(Key::as_str))
+        .bind(wanted.label.map(Label::as_str))
+        .bind(wanted.exposed)
         .bind(page.fetch())
         .fetch_all(&self.inner.readers)
         .await?;
@@ -153,7 +238,8 @@ impl Database {
     ) -> Result<List<SecretSummary>, DatabaseError> {
         self.inner.counters.read();
         let rows = sqlx::query(
-            "SELECT id, key, description FROM secrets WHERE organization_id = $1 AND key > $2 ORDER BY key LIMIT $3",
+            "SELECT id, key, description, version FROM secrets WHERE organization_id = $1 AND key > $2 \
+             ORDER BY key LIMIT $3",
         )
         .bind(organization.to_string())
         .bind(page.cursor())
@@ -163,6 +249,7 @@ impl Database {
         let mut list = page.list(&rows, secret, |secret| secret.key.to_string())?;
         for secret in &mut list.items {
             secret.environments = self.secret_environments(organization, &secret.key).await?;
+            secret.used_by = self.secret_users(organization, &secret.key).await?;
         }
         Ok(list)
     }
@@ -174,14 +261,34 @@ impl Database {
         key: &SecretKey,
     ) -> Result<Option<SecretSummary>, DatabaseError> {
         self.inner.counters.read();
-        let row = sqlx::query("SELECT id, key, description FROM secrets WHERE organization_id = $1 AND key = $2")
-            .bind(organization.to_string())
-            .bind(key.as_str())
-            .fetch_optional(&self.inner.readers)
-            .await?;
+        let row =
+            sqlx::query("SELECT id, key, description, version FROM secrets WHERE organization_id = $1 AND key = $2")
+                .bind(organization.to_string())
+                .bind(key.as_str())
+                .fetch_optional(&self.inner.readers)
+                .await?;
         let Some(row) = row else { return Ok(None) };
         let environments = self.secret_environments(organization, key).await?;
-        Ok(Some(SecretSummary { environments, ..secret(&row)? }))
+        let used_by = self.secret_users(organization, key).await?;
+        Ok(Some(SecretSummary { environments, used_by, ..secret(&row)? }))
+    }
+
+    async fn secret_users(
+        &self,
+        organization: OrganizationId,
+        key: &SecretKey,
+    ) -> Result<Vec<Connection>, DatabaseError> {
+        let rows = sqlx::query(concat!(
+            "SELECT ",
+            connection_columns!(),
+            " FROM connections WHERE id IN (SELECT connection_id FROM credential_secrets \
+             WHERE organization_id = $1 AND secret_key = $2) ORDER BY customer, key LIMIT 100"
+        ))
+        .bind(organization.to_string())
+        .bind(key.as_str())
+        .fetch_all(&self.inner.readers)
+        .await?;
+        rows.iter().map(query::connection).collect()
     }
 
     async fn secret_environments(
@@ -234,5 +341,7 @@ fn secret(row: &SqliteRow) -> Result<SecretSummary, DatabaseError> {
         key: query::parse(&key, "secret", &key)?,
         description: row.try_get("description")?,
         environments: Vec::new(),
+        used_by: Vec::new(),
+        version: Version::stored(row.try_get("version")?),
     })
 }

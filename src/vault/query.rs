@@ -3,30 +3,47 @@
 //! A row that cannot be read back into the type it was written from is a [`DatabaseError::Corrupt`] that names it; no
 //! other row is affected.
 
-use std::collections::{BTreeMap, BTreeSet};
+pub(in crate::vault) mod api_key;
+mod credential;
+mod facts;
+mod integration;
+
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use secrecy::SecretString;
-use serde::Deserialize;
 use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
-use subtle::ConstantTimeEq;
 
-use super::database::Database;
+use super::database::{Database, Inner};
 use super::error::DatabaseError;
-use super::key::{DataKey, WrappedKey};
+use super::key::{DataKey, MasterKey, WrappedKey};
 use super::seal::{self, Place, Purpose, Sealed};
-use crate::model::connection::Connection;
-use crate::model::credential::Credential;
+use crate::model::connection::{Connection, Sharing};
 use crate::model::document::{Problems, Reader};
-use crate::model::id::{ApiKeyId, ConnectionId, ConnectionRef, OrganizationId};
+use crate::model::id::{ConnectionRef, OrganizationId};
 use crate::model::integration::{Integration, Limit, Values};
-use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, SecretKey};
+use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
+use crate::model::version::Version;
 
 /// The field under which a credential's binding is stored. No [`FieldName`] is written like it.
 pub(super) const BINDING: &str = "@binding";
+
+pub use credential::{StoredCredential, StoredCredentials};
+pub use facts::{ConnectionFacts, Entry, Refusal, Used};
+pub use integration::{IntegrationFacts, IntegrationVersion};
+
+/// The columns that a [`Connection`] is read from.
+macro_rules! connection_columns {
+    () => {
+        "id, organization_id, customer, key, name, integration, auth, values_json, limit_json, visibility, owner_id, \
+         labels_json, exposed"
+    };
+}
+pub(super) use connection_columns;
 
 /// A tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,46 +54,50 @@ pub struct Organization {
     pub key: Key,
     /// As a person reads it.
     pub name: String,
+    /// What tells this state of it from others.
+    pub version: Version,
 }
 
-/// A credential with the origins it was entered for.
-#[derive(Debug)]
-pub struct StoredCredential {
-    /// Its fields.
-    pub credential: Credential,
-    /// Where it may go, as given when it was stored; sealed with it, so that editing the vault cannot redirect it.
-    pub origins: Vec<String>,
-}
-
-/// An API key as far as it is stored.
+/// An environment of an organization.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiKeyRecord {
-    /// Its public part.
-    pub id: ApiKeyId,
-    /// Whose it is.
-    pub organization: OrganizationId,
-    /// As a person reads it.
-    pub name: String,
-    /// What its holder may do.
-    pub roles: Vec<String>,
+pub struct Environment {
+    /// Its name.
+    pub name: EnvironmentName,
+    /// Whether workflows are built with its credentials.
+    pub designer: bool,
+    /// What tells this state of it from others.
+    pub version: Version,
 }
-
-/// The fields of one credential. The `+` keeps the planner from looking up all credentials of an organization in an
-/// environment, which it takes to be as few as those of one connection (sqlite.org/optoverview.html#uplus).
-const CREDENTIAL: &str = "SELECT c.field, c.version, c.key_id AS value_key_id, c.nonce AS value_nonce, \
-     c.ciphertext AS value_ciphertext, k.id, k.organization_id, k.purpose, k.master_key_id, k.nonce, k.ciphertext \
-     FROM credentials c LEFT JOIN data_keys k ON k.id = c.key_id \
-     WHERE c.connection_id = $1 AND +c.organization_id = $2 AND c.environment = $3";
 
 impl Database {
     /// An organization by id or key.
     pub async fn organization(&self, key_or_id: &str) -> Result<Option<Organization>, DatabaseError> {
         self.inner.counters.read();
-        let row = sqlx::query("SELECT id, key, name FROM organizations WHERE id = $1 OR key = $1")
+        let row = sqlx::query("SELECT id, key, name, version FROM organizations WHERE id = $1 OR key = $1")
             .bind(key_or_id)
             .fetch_optional(&self.inner.readers)
             .await?;
         row.as_ref().map(organization).transpose()
+    }
+
+    /// The environments of an organization in their order, with what each is for.
+    pub async fn environment_list(&self, organization: OrganizationId) -> Result<Vec<Environment>, DatabaseError> {
+        self.inner.counters.read();
+        let rows = sqlx::query(
+            "SELECT name, designer, version FROM environments WHERE organization_id = $1 ORDER BY position, name",
+        )
+        .bind(organization.to_string())
+        .fetch_all(&self.inner.readers)
+        .await?;
+        let environment = |row: &SqliteRow| {
+            let name: String = row.try_get("name")?;
+            Ok(Environment {
+                name: parse(&name, "environment", &name)?,
+                designer: row.try_get("designer")?,
+                version: Version::stored(row.try_get("version")?),
+            })
+        };
+        rows.iter().map(environment).collect()
     }
 
     /// The environments of an organization in their order; empty where there is no such organization.
@@ -94,16 +115,18 @@ impl Database {
     ) -> Result<Option<Connection>, DatabaseError> {
         self.inner.counters.read();
         let query = match reference {
-            ConnectionRef::Id(id) => sqlx::query(
-                "SELECT id, organization_id, customer, key, name, integration, auth, values_json, limit_json \
-                 FROM connections WHERE organization_id = $1 AND id = $2",
-            )
+            ConnectionRef::Id(id) => sqlx::query(concat!(
+                "SELECT ",
+                connection_columns!(),
+                " FROM connections WHERE organization_id = $1 AND id = $2"
+            ))
             .bind(organization.to_string())
             .bind(id.to_string()),
-            ConnectionRef::Key(key) => sqlx::query(
-                "SELECT id, organization_id, customer, key, name, integration, auth, values_json, limit_json \
-                 FROM connections WHERE organization_id = $1 AND customer = $2 AND key = $3",
-            )
+            ConnectionRef::Key(key) => sqlx::query(concat!(
+                "SELECT ",
+                connection_columns!(),
+                " FROM connections WHERE organization_id = $1 AND customer = $2 AND key = $3"
+            ))
             .bind(organization.to_string())
             .bind(customer_column(customer))
             .bind(key.as_str()),
@@ -112,64 +135,23 @@ impl Database {
         row.as_ref().map(connection).transpose()
     }
 
-    /// A stored integration.
+    /// A stored integration: the organization's own, else the one that all organizations share.
     pub async fn integration(
         &self,
         organization: OrganizationId,
         slug: &Key,
     ) -> Result<Option<Integration>, DatabaseError> {
         self.inner.counters.read();
-        let row = sqlx::query("SELECT id, slug, document FROM integrations WHERE organization_id = $1 AND slug = $2")
-            .bind(organization.to_string())
-            .bind(slug.as_str())
-            .fetch_optional(&self.inner.readers)
-            .await?;
+        let row = sqlx::query(
+            "SELECT id, slug, document FROM integrations \
+             WHERE slug = $2 AND (organization_id = $1 OR organization_id IS NULL) \
+             ORDER BY organization_id IS NULL LIMIT 1",
+        )
+        .bind(organization.to_string())
+        .bind(slug.as_str())
+        .fetch_optional(&self.inner.readers)
+        .await?;
         row.as_ref().map(integration).transpose()
-    }
-
-    /// The credential of a connection in one environment.
-    pub async fn credential(
-        &self,
-        organization: OrganizationId,
-        connection: ConnectionId,
-        environment: &EnvironmentName,
-    ) -> Result<Option<StoredCredential>, DatabaseError> {
-        self.inner.counters.read();
-        let masters = self.inner.masters.all();
-        let rows = sqlx::query(CREDENTIAL)
-            .bind(connection.to_string())
-            .bind(organization.to_string())
-            .bind(environment.as_str())
-            .fetch_all(&self.inner.readers)
-            .await?;
-        let corrupt = || DatabaseError::Corrupt { what: "credential", id: format!("{connection} ({environment})") };
-        let mut opening = Opening { database: self, masters: &masters, key: None };
-        let mut fields = BTreeMap::new();
-        let mut binding = None;
-        let mut versions = BTreeSet::new();
-        for row in &rows {
-            let field: String = row.try_get("field").map_err(|_| corrupt())?;
-            let version: i64 = row.try_get("version").map_err(|_| corrupt())?;
-            versions.insert(version);
-            let place = Place::Credential { organization, connection, environment, field: &field, version };
-            if field == BINDING {
-                let bytes = opening.value(row, |key, sealed| key.open_bytes(&place, sealed)).ok_or_else(corrupt)?;
-                binding = Some(serde_json::from_slice::<Binding>(&bytes).map_err(|_| corrupt())?);
-            } else {
-                let value = opening.value(row, |key, sealed| key.open(&place, sealed)).ok_or_else(corrupt)?;
-                fields.insert(field.parse::<FieldName>().map_err(|_| corrupt())?, value);
-            }
-        }
-        match binding {
-            None if rows.is_empty() => Ok(None),
-            // A row that was taken away, or left from an earlier version, must not make another credential.
-            Some(Binding { origins, fields: names })
-                if versions.len() == 1 && names.iter().eq(fields.keys().map(FieldName::as_str)) =>
-            {
-                Ok(Some(StoredCredential { credential: Credential::new(fields), origins }))
-            }
-            _ => Err(corrupt()),
-        }
     }
 
     /// The value of a secret in one environment.
@@ -196,66 +178,31 @@ impl Database {
         let corrupt = || DatabaseError::Corrupt { what: "secret", id: format!("{key} ({environment})") };
         let version: i64 = row.try_get("version").map_err(|_| corrupt())?;
         let place = Place::Secret { organization, key, environment, version };
-        let mut opening = Opening { database: self, masters: &masters, key: None };
+        let mut opening = Opening::new(&self.inner, &masters);
         opening.value(&row, |key, sealed| key.open(&place, sealed)).map(Some).ok_or_else(corrupt)
     }
-
-    /// The API key that was presented, if it is one: found by its public part, then its keyed digest compared in
-    /// constant time.
-    pub async fn authenticate(&self, presented: &SecretString) -> Result<Option<ApiKeyRecord>, DatabaseError> {
-        let Some(id) = seal::api_key_id(presented) else { return Ok(None) };
-        self.inner.counters.read();
-        let masters = self.inner.masters.all();
-        let rows = sqlx::query(
-            "SELECT k.id, k.organization_id, k.purpose, k.master_key_id, k.nonce, k.ciphertext, a.id AS api_key_id, \
-             a.organization_id AS api_key_organization_id, a.name, a.digest, a.roles_json \
-             FROM data_keys k LEFT JOIN api_keys a ON a.id = $1 WHERE k.purpose = $2",
-        )
-        .bind(id.to_string())
-        .bind(Purpose::Digest.as_str())
-        .fetch_all(&self.inner.readers)
-        .await?;
-        for row in &rows {
-            let key = self.inner.unwrap(&masters, &wrapped_key(row)?)?;
-            // Digested also where there is no such key, so that the time does not tell.
-            let digest = key.digest(presented);
-            let stored: Option<Vec<u8>> = row.try_get("digest")?;
-            if stored.is_some_and(|stored| bool::from(stored.ct_eq(&digest))) {
-                return api_key(row, id).map(Some);
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// What holds the fields of a credential together.
-#[derive(Deserialize)]
-struct Binding {
-    origins: Vec<String>,
-    /// In their order.
-    fields: Vec<String>,
 }
 
 /// Opens values, and each data key once.
-struct Opening<'a> {
-    database: &'a Database,
-    masters: &'a [std::sync::Arc<super::key::MasterKey>],
+pub(super) struct Opening<'a> {
+    inner: &'a Inner,
+    masters: &'a [Arc<MasterKey>],
     key: Option<DataKey>,
 }
 
-impl Opening<'_> {
+impl<'a> Opening<'a> {
+    /// With the master keys that were known before the rows were read.
+    pub(super) fn new(inner: &'a Inner, masters: &'a [Arc<MasterKey>]) -> Self {
+        Opening { inner, masters, key: None }
+    }
+
     /// Opens the value in a row that was read with its data key.
-    fn value<T>(
+    pub(super) fn value<T>(
         &mut self,
         row: &SqliteRow,
         open: impl FnOnce(&seal::SealingKey<'_>, &Sealed) -> Option<T>,
     ) -> Option<T> {
-        let sealed = Sealed {
-            key_id: row.try_get("value_key_id").ok()?,
-            nonce: row.try_get("value_nonce").ok()?,
-            ciphertext: row.try_get("value_ciphertext").ok()?,
-        };
-        let inner = &self.database.inner;
+        let (sealed, inner) = (sealed(row).ok()?, self.inner);
         let known = self.key.take().filter(|key| key.id == sealed.key_id);
         let key = match known {
             Some(key) => key,
@@ -265,6 +212,15 @@ impl Opening<'_> {
         self.key = Some(key);
         value
     }
+}
+
+/// Reads the columns `value_key_id`, `value_nonce` and `value_ciphertext`.
+pub(super) fn sealed(row: &SqliteRow) -> Result<Sealed, DatabaseError> {
+    Ok(Sealed {
+        key_id: row.try_get("value_key_id")?,
+        nonce: row.try_get("value_nonce")?,
+        ciphertext: row.try_get("value_ciphertext")?,
+    })
 }
 
 /// Reads a column that was a checked value when it was written.
@@ -304,6 +260,7 @@ pub(super) fn organization(row: &SqliteRow) -> Result<Organization, DatabaseErro
         id: parse(&id, "organization", &id)?,
         key: parse(&key, "organization", &id)?,
         name: row.try_get("name")?,
+        version: Version::stored(row.try_get("version")?),
     })
 }
 
@@ -350,7 +307,20 @@ pub(super) fn connection(row: &SqliteRow) -> Result<Connection, DatabaseError> {
         auth: auth.map(|auth| parse(&auth, "connection", &id)).transpose()?,
         values: read_values(&values).ok_or_else(|| corrupt("connection", &id))?,
         limit: limit.map(|limit| read_limit(&limit).ok_or_else(|| corrupt("connection", &id))).transpose()?,
+        sharing: sharing(row, &id)?,
         id: parse(&id, "connection", &id)?,
+    })
+}
+
+fn sharing(row: &SqliteRow, id: &str) -> Result<Sharing, DatabaseError> {
+    let (visibility, labels): (String, String) = (row.try_get("visibility")?, row.try_get("labels_json")?);
+    let owner: Option<String> = row.try_get("owner_id")?;
+    let labels: Vec<String> = serde_json::from_str(&labels).map_err(|_| corrupt("connection", id))?;
+    Ok(Sharing {
+        visibility: parse(&visibility, "connection", id)?,
+        owner: owner.map(|owner| parse(&owner, "connection", id)).transpose()?,
+        labels: labels.iter().map(|label| parse(label, "connection", id)).collect::<Result<_, _>>()?,
+        exposed: row.try_get("exposed")?,
     })
 }
 
@@ -364,17 +334,6 @@ fn read_limit(text: &str) -> Option<Limit> {
     let problems = Problems::default();
     let limit = Limit::read(Reader::new(&document, "", &problems)?);
     limit.filter(|_| problems.is_empty())
-}
-
-fn api_key(row: &SqliteRow, id: ApiKeyId) -> Result<ApiKeyRecord, DatabaseError> {
-    let organization: String = row.try_get("api_key_organization_id")?;
-    let roles: String = row.try_get("roles_json")?;
-    Ok(ApiKeyRecord {
-        id,
-        organization: parse(&organization, "API key", id)?,
-        name: row.try_get("name")?,
-        roles: serde_json::from_str(&roles).map_err(|_| corrupt("API key", id))?,
-    })
 }
 
 #[cfg(test)]

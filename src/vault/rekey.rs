@@ -11,7 +11,8 @@ use std::sync::atomic::Ordering;
 
 use sqlx::{Connection, SqliteConnection};
 
-use super::change;
+use super::audit::chain::{Keys, Told, record};
+use super::audit::{Author, Chain};
 use super::database::{self, Database, Inner, Options};
 use super::durable;
 use super::error::{Cause, DatabaseError};
@@ -60,12 +61,12 @@ impl fmt::Display for Rekeyed {
 impl Database {
     /// Makes a new master key for this open vault. Reads go on meanwhile, changes wait. Dropping the returned future
     /// does not stop what was begun.
-    pub async fn rekey(&self, actor: &str, new: NewKey) -> Result<Rekeyed, DatabaseError> {
-        let (inner, actor) = (self.inner.clone(), actor.to_owned());
+    pub async fn rekey(&self, author: &Author, new: NewKey) -> Result<Rekeyed, DatabaseError> {
+        let (inner, author) = (self.inner.clone(), author.clone());
         let task = self.inner.runtime.spawn(async move {
             // Two at once would take each other's new key away.
             let _alone = inner.rekeying.lock().await;
-            let mut rekey = Rekey::new(&inner, actor, new)?;
+            let mut rekey = Rekey::new(&inner, author, new)?;
             for step in Step::ALL {
                 rekey.perform(step).await.map_err(|error| inner.note(error))?;
             }
@@ -76,9 +77,9 @@ impl Database {
 }
 
 /// Makes a new master key for a vault that no server has open.
-pub async fn rekey(options: Options, actor: &str, new: NewKey) -> Result<Rekeyed, DatabaseError> {
+pub async fn rekey(options: Options, author: &Author, new: NewKey) -> Result<Rekeyed, DatabaseError> {
     let (database, _) = Database::open_existing(options).await?;
-    let rekeyed = database.rekey(actor, new).await;
+    let rekeyed = database.rekey(author, new).await;
     database.close().await;
     rekeyed
 }
@@ -103,7 +104,7 @@ impl Step {
 /// A rekey under way.
 pub(super) struct Rekey<'a> {
     inner: &'a Inner,
-    actor: String,
+    author: Author,
     /// Where the new key is written.
     written: PathBuf,
     /// Where it goes in the end.
@@ -115,7 +116,7 @@ pub(super) struct Rekey<'a> {
 }
 
 impl<'a> Rekey<'a> {
-    pub(super) fn new(inner: &'a Inner, actor: String, new: NewKey) -> Result<Self, DatabaseError> {
+    pub(super) fn new(inner: &'a Inner, author: Author, new: NewKey) -> Result<Self, DatabaseError> {
         let (written, path) = match new {
             NewKey::Write(path) => (path.clone(), path),
             NewKey::Replace => {
@@ -124,7 +125,7 @@ impl<'a> Rekey<'a> {
                 (durable::beside(&path, ".new"), path)
             }
         };
-        Ok(Rekey { inner, actor, written, path, old: inner.masters.current(), new: None, data_keys: 0, damaged: 0 })
+        Ok(Rekey { inner, author, written, path, old: inner.masters.current(), new: None, data_keys: 0, damaged: 0 })
     }
 
     /// Does one step. Each needs those before it.
@@ -207,8 +208,11 @@ impl<'a> Rekey<'a> {
             .bind(new.id().as_str())
             .execute(&mut *transaction)
             .await?;
-        let detail = serde_json::json!({ "from": self.old.id().as_str(), "to": new.id().as_str() }).to_string();
-        change::record(&mut transaction, None, &self.actor, "vault.rekey", new.id().as_str(), &detail).await?;
+        let detail = serde_json::json!({ "from": self.old.id().as_str(), "to": new.id().as_str() });
+        // A key that is made now must open with the new master key.
+        let keys = Keys { current: new, masters: &[], counters };
+        let told = Told { action: "vault.rekey", object: new.id().as_str(), detail: &detail };
+        record(&mut transaction, &keys, Chain::Vault, &self.author, told).await?;
         Ok(transaction.commit().await?)
     }
 }

@@ -14,7 +14,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::model::id::{ConnectionId, OrganizationId};
+use crate::model::id::{ApiKeyId, ConnectionId, OrganizationId};
 use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
 
 /// What can change on its own.
@@ -26,6 +26,12 @@ pub enum Subject {
     Connection(ConnectionId),
     /// What a slug means to an organization.
     Integration(OrganizationId, Key),
+    /// How many requests the callers of an organization may make together.
+    Ceiling(OrganizationId),
+    /// An API key.
+    ApiKey(ApiKeyId),
+    /// What a slug means to every organization that has none of its own.
+    SystemIntegration(Key),
     /// The credential of a connection in one environment.
     Credential(ConnectionId, EnvironmentName),
     /// The value of a secret in one environment.

@@ -4,6 +4,7 @@
 //! version and the id of its key are associated data. So a row that was moved, mixed or edited does not open, and
 //! nothing needs to be believed that stands beside it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aes_gcm::aead::{Aead, AeadInOut, KeyInit, Nonce, Payload};
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 
 use super::error::{Cause, DatabaseError};
 use super::key::{KeyId, KeyProblem};
+use crate::model::credential::{self, Credential, Piece};
 use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::name::{EnvironmentName, SecretKey};
 
@@ -79,6 +81,8 @@ pub(super) enum Purpose {
     Values,
     /// Digests of the vault's API keys.
     Digest,
+    /// The chains of audit events.
+    Audit,
 }
 
 impl Purpose {
@@ -86,11 +90,12 @@ impl Purpose {
         match self {
             Purpose::Values => "values",
             Purpose::Digest => "digest",
+            Purpose::Audit => "audit",
         }
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
-        [Purpose::Values, Purpose::Digest].into_iter().find(|purpose| purpose.as_str() == text)
+        [Purpose::Values, Purpose::Digest, Purpose::Audit].into_iter().find(|purpose| purpose.as_str() == text)
     }
 }
 
@@ -124,11 +129,17 @@ impl Place<'_> {
     }
 }
 
+/// Texts behind each other, each behind its length, so that no two lists are written alike.
 fn join(parts: &[&str]) -> Vec<u8> {
-    let mut joined = Vec::with_capacity(parts.iter().map(|part| part.len() + 8).sum());
+    join_bytes(parts.iter().map(|part| part.as_bytes()))
+}
+
+/// As [`join`], of bytes.
+pub(super) fn join_bytes<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone) -> Vec<u8> {
+    let mut joined = Vec::with_capacity(parts.clone().map(|part| part.len() + 8).sum());
     for part in parts {
         joined.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        joined.extend_from_slice(part.as_bytes());
+        joined.extend_from_slice(part);
     }
     joined
 }
@@ -210,13 +221,15 @@ pub(super) fn digest(key: &KeyBytes, presented: &SecretString) -> [u8; 32] {
     mac(key, presented.expose_secret().as_bytes())
 }
 
-/// The public part of a presented API key, if it has the form of one.
-#[expect(clippy::disallowed_methods, reason = "a presented key is taken apart to find its public part")]
-pub(super) fn api_key_id(presented: &SecretString) -> Option<crate::model::id::ApiKeyId> {
-    let text = presented.expose_secret();
-    let (id, secret) = text.rsplit_once('_')?;
-    let base62 = secret.len() == 43 && secret.bytes().all(|b| b.is_ascii_alphanumeric());
-    if base62 { id.parse().ok() } else { None }
+/// The secrets that the fields of a credential refer to.
+#[expect(clippy::disallowed_methods, reason = "a value is read for the references in it when it is sealed")]
+pub(super) fn referenced_secrets(credential: &Credential) -> BTreeSet<SecretKey> {
+    let pieces = |value: &SecretString| -> Vec<SecretKey> {
+        let pieces = credential::pieces(value.expose_secret()).unwrap_or_default();
+        let key = |piece| if let Piece::Secret(key) = piece { Some(key) } else { None };
+        pieces.into_iter().filter_map(key).collect()
+    };
+    credential.fields().values().flat_map(pieces).collect()
 }
 
 /// Reads a master key from its text form: base64 of 32 bytes, white space around it ignored.

@@ -139,7 +139,10 @@ async fn a_secret_that_is_replaced_is_replaced_in_the_next_request() {
     assert_eq!(admin.get("secrets/CRM").await.json()["environments"], json!(["production"]));
     assert_eq!(admin.delete("secrets/CRM/values/production").await.status, 204);
     assert_eq!(asked(&server, "crm").await, (424, "secret_missing".to_owned()));
-    assert_eq!(admin.delete("secrets/CRM").await.status, 204);
+    let used = admin.delete("secrets/CRM").await;
+    assert_eq!(refused(&used), (409, "conflict".to_owned()));
+    assert!(problem(&used).detail.contains("refer to the secret CRM: crm;"), "{}", used.text());
+    assert_eq!(admin.delete("secrets/CRM?force=true").await.status, 204);
     assert_eq!(admin.get("secrets/CRM").await.status, 404);
     assert_eq!(sink.count(), 2);
     server.finish(&[&first, &second]).await;

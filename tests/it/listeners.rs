@@ -17,7 +17,7 @@ use crate::harness::{Raw, Script, Sidekey, Sink, client, get};
 const NAME: &str = "sidekey.example.test";
 
 /// Writes a certificate for [`NAME`] into a folder, and gives the `tls` table that names it.
-fn certificate(folder: &Path, stem: &str, leaf: &Leaf) -> toml::Value {
+pub(crate) fn certificate(folder: &Path, stem: &str, leaf: &Leaf) -> toml::Value {
     let (certificate, key) = leaf.write(folder, stem);
     table(&[("certificate", certificate.display().to_string().into()), ("key", key.display().to_string().into())])
 }

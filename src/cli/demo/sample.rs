@@ -28,6 +28,7 @@ use crate::model::document::{Problems, Reader};
 use crate::model::id::{ConnectionId, IntegrationId};
 use crate::model::integration::Integration;
 use crate::tls::server_config;
+use crate::vault::audit::Author;
 use crate::vault::change::{Change, PutMode};
 use crate::vault::{Vault, VaultError};
 
@@ -141,9 +142,16 @@ impl Connection {
         for change in [
             Change::PutIntegration { organization: owner, integration: Box::new(integration), mode: PutMode::Create },
             Change::PutConnection { connection: Box::new(connection), mode: PutMode::Create },
-            Change::PutCredential { organization: owner, connection: id, environment, credential, origins },
+            Change::PutCredential {
+                organization: owner,
+                connection: id,
+                environment,
+                credential,
+                origins,
+                expires_at: None,
+            },
         ] {
-            vault.commit("demo", change).await.map_err(failed)?;
+            vault.commit(&Author::system("demo"), change).await.map_err(failed)?;
         }
         Ok(())
     }

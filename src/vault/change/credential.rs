@@ -1,28 +1,32 @@
 //! Credentials: each field sealed on its own, and the binding that holds them together.
 
+use std::collections::BTreeSet;
+
 use secrecy::SecretString;
 use serde_json::json;
 
 use super::{Event, Writing};
 use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, OrganizationId};
-use crate::model::name::EnvironmentName;
+use crate::model::name::{EnvironmentName, SecretKey};
 use crate::vault::error::DatabaseError;
 use crate::vault::query::BINDING;
 use crate::vault::revision::Subject;
-use crate::vault::seal::{Place, Sealed};
+use crate::vault::schema;
+use crate::vault::seal::{self, Place, Sealed};
 
 impl Writing<'_> {
     pub(super) async fn put_credential(
         &mut self,
         organization: OrganizationId,
-        connection: ConnectionId,
-        environment: &EnvironmentName,
+        (connection, environment): (ConnectionId, &EnvironmentName),
         credential: &Credential,
         origins: &[String],
+        expires_at: Option<i64>,
     ) -> Result<Event, DatabaseError> {
         self.require_connection(organization, connection).await?;
         self.require_environment(organization, environment).await?;
+        self.expect_credential(organization, connection, environment).await?;
         let names: Vec<&str> = credential.fields().keys().map(|name| name.as_str()).collect();
         let binding = SecretString::from(json!({ "origins": origins, "fields": names }).to_string());
         let values = credential.fields().iter().map(|(name, value)| (name.as_str(), value));
@@ -33,6 +37,8 @@ impl Writing<'_> {
             let sealed = key.sealing(&self.inner.counters).seal(&place, value)?;
             self.insert_field(organization, connection, environment, field, version, sealed).await?;
         }
+        let entry = (organization, connection, environment);
+        self.insert_entry(entry, expires_at, &seal::referenced_secrets(credential)).await?;
         self.outcome.created = created;
         self.outcome.connection = Some(connection);
         self.outcome.subjects.push(Subject::Credential(connection, environment.clone()));
@@ -40,7 +46,9 @@ impl Writing<'_> {
             organization,
             action: "credential.put",
             object: connection.to_string(),
-            detail: json!({ "environment": environment, "fields": names, "origins": origins }),
+            detail: json!({
+                "environment": environment, "fields": names, "origins": origins, "expires_at": expires_at,
+            }),
         })
     }
 
@@ -51,6 +59,7 @@ impl Writing<'_> {
         environment: &EnvironmentName,
     ) -> Result<Event, DatabaseError> {
         self.require_connection(organization, connection).await?;
+        self.expect_credential(organization, connection, environment).await?;
         if self.remove_credential(connection, environment).await? == 0 {
             return Err(DatabaseError::NotFound("credential"));
         }
@@ -76,18 +85,79 @@ impl Writing<'_> {
         found.map(drop).ok_or(DatabaseError::NotFound("connection"))
     }
 
+    async fn expect_credential(
+        &mut self,
+        organization: OrganizationId,
+        connection: ConnectionId,
+        environment: &EnvironmentName,
+    ) -> Result<(), DatabaseError> {
+        let version =
+            sqlx::query_scalar("SELECT version FROM credential_entries WHERE connection_id = $1 AND environment = $2")
+                .bind(connection.to_string())
+                .bind(environment.as_str())
+                .fetch_optional(&mut *self.connection)
+                .await?;
+        self.expect(version, organization, connection)
+    }
+
+    /// Notes what may be known of a credential without opening it.
+    async fn insert_entry(
+        &mut self,
+        (organization, connection, environment): (OrganizationId, ConnectionId, &EnvironmentName),
+        expires_at: Option<i64>,
+        secrets: &BTreeSet<SecretKey>,
+    ) -> Result<(), DatabaseError> {
+        let version = self.next_version();
+        sqlx::query(
+            "INSERT INTO credential_entries (connection_id, organization_id, environment, version, entered_at, \
+             expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(connection.to_string())
+        .bind(organization.to_string())
+        .bind(environment.as_str())
+        .bind(version)
+        .bind(schema::now())
+        .bind(expires_at)
+        .execute(&mut *self.connection)
+        .await?;
+        for secret in secrets {
+            sqlx::query(
+                "INSERT INTO credential_secrets (connection_id, organization_id, environment, secret_key) \
+                 VALUES ($1, $2, $3, $4)",
+            )
+            .bind(connection.to_string())
+            .bind(organization.to_string())
+            .bind(environment.as_str())
+            .bind(secret.as_str())
+            .execute(&mut *self.connection)
+            .await?;
+        }
+        // That the one before was refused says nothing of this one.
+        sqlx::query(
+            "UPDATE connection_uses SET refused_at = NULL, reason = NULL WHERE connection_id = $1 AND environment = $2",
+        )
+        .bind(connection.to_string())
+        .bind(environment.as_str())
+        .execute(&mut *self.connection)
+        .await?;
+        Ok(())
+    }
+
     /// How many rows there were.
     async fn remove_credential(
         &mut self,
         connection: ConnectionId,
         environment: &EnvironmentName,
     ) -> Result<u64, DatabaseError> {
-        let removed = sqlx::query("DELETE FROM credentials WHERE connection_id = $1 AND environment = $2")
-            .bind(connection.to_string())
-            .bind(environment.as_str())
-            .execute(&mut *self.connection)
-            .await?;
-        Ok(removed.rows_affected())
+        let mut removed = 0;
+        for statement in [
+            "DELETE FROM credential_entries WHERE connection_id = $1 AND environment = $2",
+            "DELETE FROM credentials WHERE connection_id = $1 AND environment = $2",
+        ] {
+            let delete = sqlx::query(statement).bind(connection.to_string()).bind(environment.as_str());
+            removed = delete.execute(&mut *self.connection).await?.rows_affected();
+        }
+        Ok(removed)
     }
 
     async fn insert_field(

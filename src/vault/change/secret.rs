@@ -3,6 +3,7 @@
 use secrecy::SecretString;
 use serde_json::json;
 
+use super::resource::Force;
 use super::{Event, PutMode, Writing};
 use crate::model::id::{OrganizationId, SecretId};
 use crate::model::name::{EnvironmentName, SecretKey};
@@ -10,6 +11,9 @@ use crate::vault::error::DatabaseError;
 use crate::vault::revision::Subject;
 use crate::vault::schema;
 use crate::vault::seal::Place;
+
+/// How many of those who refer to a secret are named.
+const MOST_NAMED: i64 = 20;
 
 impl Writing<'_> {
     pub(super) async fn put_secret(
@@ -21,19 +25,22 @@ impl Writing<'_> {
     ) -> Result<Event, DatabaseError> {
         self.require_organization(organization).await?;
         let found = self.secret_id(organization, key).await?;
+        self.expect_secret(organization, key).await?;
         if found.is_some() && mode == PutMode::Create {
             return Err(DatabaseError::Conflict(format!("there is a secret {key} already")));
         }
+        let version = self.next_version();
         sqlx::query(
-            "INSERT INTO secrets (id, organization_id, key, description, created_at, updated_at) \
-             VALUES ($1, $2, $3, $4, $5, $5) \
-             ON CONFLICT (organization_id, key) DO UPDATE SET description = $4, updated_at = $5",
+            "INSERT INTO secrets (id, organization_id, key, description, created_at, updated_at, version) \
+             VALUES ($1, $2, $3, $4, $5, $5, $6) \
+             ON CONFLICT (organization_id, key) DO UPDATE SET description = $4, updated_at = $5, version = $6",
         )
         .bind(SecretId::generate().to_string())
         .bind(organization.to_string())
         .bind(key.as_str())
         .bind(description)
         .bind(schema::now())
+        .bind(version)
         .execute(&mut *self.connection)
         .await?;
         self.outcome.created = found.is_none();
@@ -45,7 +52,12 @@ impl Writing<'_> {
         &mut self,
         organization: OrganizationId,
         key: &SecretKey,
+        force: Force,
     ) -> Result<Event, DatabaseError> {
+        self.expect_secret(organization, key).await?;
+        if force == Force::No {
+            self.check_unreferenced(organization, key).await?;
+        }
         let deleted = sqlx::query("DELETE FROM secrets WHERE organization_id = $1 AND key = $2")
             .bind(organization.to_string())
             .bind(key.as_str())
@@ -112,6 +124,39 @@ impl Writing<'_> {
     ) -> Event {
         self.outcome.subjects.push(Subject::Secret(organization, key.clone(), environment.clone()));
         Event { organization, action, object: key.to_string(), detail: json!({ "environment": environment }) }
+    }
+
+    async fn expect_secret(&mut self, organization: OrganizationId, key: &SecretKey) -> Result<(), DatabaseError> {
+        let version = sqlx::query_scalar("SELECT version FROM secrets WHERE organization_id = $1 AND key = $2")
+            .bind(organization.to_string())
+            .bind(key.as_str())
+            .fetch_optional(&mut *self.connection)
+            .await?;
+        self.expect(version, organization, key)
+    }
+
+    /// Refuses to take away what credentials refer to, and says whose they are.
+    async fn check_unreferenced(&mut self, organization: OrganizationId, key: &SecretKey) -> Result<(), DatabaseError> {
+        let users: Vec<String> = sqlx::query_scalar(
+            "SELECT DISTINCT CASE WHEN c.customer = '' THEN c.key ELSE c.customer || '/' || c.key END AS name \
+             FROM credential_secrets s JOIN connections c ON c.id = s.connection_id \
+             WHERE s.organization_id = $1 AND s.secret_key = $2 ORDER BY name LIMIT $3",
+        )
+        .bind(organization.to_string())
+        .bind(key.as_str())
+        .bind(MOST_NAMED + 1)
+        .fetch_all(&mut *self.connection)
+        .await?;
+        if users.is_empty() {
+            return Ok(());
+        }
+        let most = usize::try_from(MOST_NAMED).unwrap_or(usize::MAX);
+        let more = if users.len() > most { ", and more" } else { "" };
+        Err(DatabaseError::InUse(format!(
+            "credentials of these connections refer to the secret {key}: {}{more}; change them first, or add \
+             ?force=true",
+            users[..users.len().min(most)].join(", ")
+        )))
     }
 
     async fn secret_id(

@@ -3,11 +3,11 @@ use secrecy::SecretString;
 use super::*;
 use crate::model::id::ConnectionRef;
 use crate::model::integration::Limit;
-use crate::vault::fixture::{Home, connection, credential, environment, integration, plain};
+use crate::vault::fixture::{Home, author, connection, credential, environment, integration, plain};
 use crate::vault::list::{Owner, Page};
 
 async fn refused(database: &Database, change: Change) -> DatabaseError {
-    database.commit("test", change).await.unwrap_err()
+    database.commit(&author(), change).await.unwrap_err()
 }
 
 fn first(limit: u32) -> Page<'static> {
@@ -68,6 +68,7 @@ async fn a_credential_is_replaced_as_a_whole_and_keeps_to_its_environment() {
         environment: environment("production"),
         credential: credential(fields),
         origins: vec!["https://api.example.test".to_owned()],
+        expires_at: None,
     };
     let outcome = database.put(put(&[("username", "u"), ("password", "p\u{e9}")])).await;
     assert_eq!(outcome.subjects, [Subject::Credential(connection, production.clone())]);
@@ -96,6 +97,7 @@ async fn a_credential_is_replaced_as_a_whole_and_keeps_to_its_environment() {
         environment: environment("nowhere"),
         credential: credential(&[]),
         origins: Vec::new(),
+        expires_at: None,
     };
     assert!(matches!(refused(&database, nowhere).await, DatabaseError::NotFound("environment")));
     database.close().await;
@@ -240,11 +242,12 @@ fn a_change_ends_although_nobody_waits_for_it() {
     let organization = control.block_on(database.default_organization());
     let (sender, receiver) = tokio::sync::oneshot::channel();
     // Asked for on a runtime that is gone before the change can be done.
+    let author = author();
     let worker = tokio::runtime::Builder::new_current_thread().build().unwrap();
     worker.block_on(async {
         let change =
             Change::PutConnection { connection: connection(organization, "one").into(), mode: PutMode::Create };
-        let mut commit = std::pin::pin!(database.commit_then("test", change, move |outcome| {
+        let mut commit = std::pin::pin!(database.commit_then(&author, change, move |outcome| {
             sender.send(outcome.clone()).unwrap();
         }));
         let begun = std::future::poll_fn(|context| std::task::Poll::Ready(commit.as_mut().poll(context).is_pending()));
@@ -301,6 +304,7 @@ async fn a_full_disk_changes_nothing_and_reads_go_on() {
         environment: environment("production"),
         credential: credential(&[("token", value)]),
         origins: Vec::new(),
+        expires_at: None,
     };
     let full = refused(&database, large(&"x".repeat(100_000))).await;
     assert!(matches!(full, DatabaseError::Unavailable(Cause::DiskFull)), "{full}");

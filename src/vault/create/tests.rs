@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::*;
+use crate::model::moment::Moment;
 use crate::vault::fixture::Home;
 
 /// Runs the first `steps` steps of a creation and leaves everything as a kill then would.
@@ -22,9 +23,9 @@ async fn a_kill_after_any_step_leaves_what_the_next_start_handles() {
         let (database, opened) = home.try_open().await.unwrap();
         assert_eq!(opened.created, !published, "step {steps}");
         assert_eq!(opened.admin_key_path.is_some(), steps < 6, "step {steps}");
-        let admin = database.authenticate(&home.admin_key()).await.unwrap().unwrap();
-        assert_eq!(admin.roles, ["super_admin"]);
-        assert_eq!(admin.organization, database.default_organization().await);
+        let admin = database.authenticate(&home.admin_key(), Moment::now()).await.unwrap().unwrap();
+        assert_eq!(admin.key.terms.roles, [crate::model::role::Role::SuperAdmin].into_iter().collect());
+        assert_eq!(admin.key.organization, database.default_organization().await);
         database.close().await;
         let mut left: Vec<_> =
             fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -41,7 +42,10 @@ async fn two_kills_in_a_row_are_as_good_as_one() {
             begin(&home, first).await;
             begin(&home, second).await;
             let database = home.open().await;
-            assert!(database.authenticate(&home.admin_key()).await.unwrap().is_some(), "{first} then {second}");
+            assert!(
+                database.authenticate(&home.admin_key(), Moment::now()).await.unwrap().is_some(),
+                "{first} then {second}"
+            );
             database.close().await;
         }
     }
@@ -63,26 +67,10 @@ async fn an_admin_key_of_something_else_is_left_alone() {
     let home = Home::new();
     home.open().await.close().await;
     fs::rename(home.file("admin.key"), home.file("elsewhere")).unwrap();
-    let stray = format!("{}_{}\n", ApiKeyId::generate(), base62().unwrap().as_str());
+    let stray = PlainKey::generate().unwrap().line();
     fs::write(home.file("admin.key.new"), stray).unwrap();
     let (database, opened) = home.try_open().await.unwrap();
     assert_eq!(opened, Default::default());
     assert!(!home.file("admin.key").exists() && home.file("admin.key.new").exists());
     database.close().await;
-}
-
-#[test]
-fn the_secret_of_an_api_key_is_43_even_draws_of_62() {
-    let text = base62().unwrap();
-    assert_eq!(text.len(), 43);
-    assert!(text.bytes().all(|b| b.is_ascii_alphanumeric()));
-    let mut counts = std::collections::BTreeMap::new();
-    for _ in 0..1_000 {
-        for byte in base62().unwrap().bytes() {
-            *counts.entry(byte).or_insert(0) += 1;
-        }
-    }
-    // 43,000 draws give each of 62 about 694; six standard deviations are 158.
-    assert_eq!(counts.len(), 62);
-    assert!(counts.values().all(|count| (536..852).contains(count)), "{counts:?}");
 }

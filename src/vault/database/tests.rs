@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use secrecy::SecretString;
 
 use super::*;
-use crate::vault::fixture::{Home, environment, plain};
+use crate::model::moment::Moment;
+use crate::vault::fixture::{Home, author, environment, plain};
 use crate::vault::inspect::inspect;
 use crate::vault::key::keygen;
 
@@ -38,8 +39,11 @@ async fn the_admin_key_and_nothing_like_it_authenticates() {
     let home = Home::new();
     let database = home.open().await;
     let admin = home.admin_key();
-    let record = database.authenticate(&admin).await.unwrap().unwrap();
-    assert_eq!((record.roles, record.name.as_str()), (vec!["super_admin".to_owned()], "admin"));
+    let record = database.authenticate(&admin, Moment::now()).await.unwrap().unwrap();
+    assert_eq!(
+        (record.key.terms.roles, record.key.terms.name.as_str()),
+        ([crate::model::role::Role::SuperAdmin].into_iter().collect(), "admin")
+    );
     let text = plain(&admin);
     assert_eq!(text.len(), "apk_".len() + 26 + 1 + 43);
     let last = if text.ends_with('a') { "b" } else { "a" };
@@ -55,7 +59,7 @@ async fn the_admin_key_and_nothing_like_it_authenticates() {
         "apk_".to_owned(),
         "' OR 1=1 --".to_owned(),
     ] {
-        assert_eq!(database.authenticate(&SecretString::from(wrong)).await.unwrap(), None);
+        assert_eq!(database.authenticate(&SecretString::from(wrong), Moment::now()).await.unwrap().map(drop), None);
     }
     // What is stored is no key.
     let digest: Vec<u8> =
@@ -309,9 +313,9 @@ async fn an_unconfirmed_write_ends_writing_and_not_reading() {
     let error = database.inner.note(DatabaseError::Unavailable(Cause::NotDurable));
     assert!(matches!(error, DatabaseError::Unavailable(Cause::NotDurable)));
     let change = crate::vault::change::Change::DeleteOrganization { organization };
-    let refused = database.commit("test", change).await.unwrap_err();
+    let refused = database.commit(&author(), change).await.unwrap_err();
     assert!(matches!(refused, DatabaseError::Unavailable(Cause::NotDurable)), "{refused}");
-    assert!(database.rekey("test", crate::vault::rekey::NewKey::Replace).await.is_err());
+    assert!(database.rekey(&author(), crate::vault::rekey::NewKey::Replace).await.is_err());
     assert!(database.ready().await.is_ok());
     database.close().await;
     home.open().await.close().await;

@@ -1,6 +1,8 @@
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
+use super::credential::CREDENTIAL;
 use super::*;
+use crate::model::id::ConnectionId;
 use crate::vault::change::Change;
 use crate::vault::fixture::{Home, environment};
 

@@ -1,7 +1,8 @@
 use std::fs;
 
 use super::*;
-use crate::vault::fixture::Home;
+use crate::model::moment::Moment;
+use crate::vault::fixture::{Home, author};
 use crate::vault::key::keygen;
 
 #[tokio::test]
@@ -13,7 +14,7 @@ async fn a_kill_after_any_step_leaves_a_vault_that_opens() {
         let connection = database.put_connection(organization, "one").await;
         database.put_token(organization, connection, "production", "canary").await;
         let old = database.master_key_id();
-        let mut rekey = Rekey::new(&database.inner, "test".to_owned(), NewKey::Replace).unwrap();
+        let mut rekey = Rekey::new(&database.inner, author(), NewKey::Replace).unwrap();
         for step in &Step::ALL[..steps] {
             rekey.perform(*step).await.unwrap();
         }
@@ -24,10 +25,10 @@ async fn a_kill_after_any_step_leaves_a_vault_that_opens() {
         assert_eq!(opened.finished_rekey, steps == 2, "step {steps}");
         assert_eq!(database.master_key_id() == old, steps < 2, "step {steps}");
         assert_eq!(database.token(organization, connection, "production").await.unwrap().unwrap(), "canary");
-        assert!(database.authenticate(&killed.admin_key()).await.unwrap().is_some());
+        assert!(database.authenticate(&killed.admin_key(), Moment::now()).await.unwrap().is_some());
         // And it can be done again, over whatever was left.
-        let rekeyed = database.rekey("test", NewKey::Replace).await.unwrap();
-        assert_eq!((rekeyed.data_keys, rekeyed.damaged), (2, 0));
+        let rekeyed = database.rekey(&author(), NewKey::Replace).await.unwrap();
+        assert_eq!((rekeyed.data_keys, rekeyed.damaged), (3, 0));
         database.close().await;
         let database = killed.open().await;
         assert_eq!(database.master_key_id(), rekeyed.to);
@@ -42,7 +43,7 @@ async fn the_old_key_opens_nothing_any_more() {
     let home = Home::new();
     let database = home.open().await;
     let old = fs::read(home.file("master.key")).unwrap();
-    let rekeyed = database.rekey("test", NewKey::Replace).await.unwrap();
+    let rekeyed = database.rekey(&author(), NewKey::Replace).await.unwrap();
     assert_eq!(database.master_key_id(), rekeyed.to);
     let organization = database.default_organization().await;
     let connection = database.put_connection(organization, "one").await;
@@ -60,12 +61,12 @@ async fn the_old_key_opens_nothing_any_more() {
 async fn a_key_that_waits_for_its_place_is_not_thrown_away() {
     let home = Home::new();
     let database = home.open().await;
-    let mut rekey = Rekey::new(&database.inner, "test".to_owned(), NewKey::Replace).unwrap();
+    let mut rekey = Rekey::new(&database.inner, author(), NewKey::Replace).unwrap();
     for step in &Step::ALL[..2] {
         rekey.perform(*step).await.unwrap();
     }
     // The third step has failed; the next attempt is killed as soon as it has written its own key.
-    let mut rekey = Rekey::new(&database.inner, "test".to_owned(), NewKey::Replace).unwrap();
+    let mut rekey = Rekey::new(&database.inner, author(), NewKey::Replace).unwrap();
     rekey.perform(Step::WriteKey).await.unwrap();
     let killed = home.killed();
     let id = database.master_key_id();
@@ -86,11 +87,11 @@ async fn a_key_that_is_in_no_file_is_written_to_a_new_one() {
     };
     let (database, opened) = Database::open(options("first")).await.unwrap();
     assert_eq!(opened.master_key_path, None);
-    assert!(matches!(database.rekey("test", NewKey::Replace).await, Err(DatabaseError::Conflict(_))));
-    let taken = database.rekey("test", NewKey::Write(home.file("first"))).await;
+    assert!(matches!(database.rekey(&author(), NewKey::Replace).await, Err(DatabaseError::Conflict(_))));
+    let taken = database.rekey(&author(), NewKey::Write(home.file("first"))).await;
     assert!(matches!(taken, Err(DatabaseError::Key { .. })));
     database.close().await;
-    let rekeyed = rekey(options("first"), "test", NewKey::Write(home.file("second"))).await.unwrap();
+    let rekeyed = rekey(options("first"), &author(), NewKey::Write(home.file("second"))).await.unwrap();
     assert_eq!(rekeyed.path, home.file("second"));
     assert!(matches!(Database::open(options("first")).await, Err(DatabaseError::WrongKey { .. })));
     Database::open(options("second")).await.unwrap().0.close().await;
@@ -116,12 +117,12 @@ async fn reads_go_on_while_keys_change() {
     let (one, two) = tokio::join!(
         async {
             for _ in 0..10 {
-                database.rekey("test", NewKey::Replace).await.unwrap();
+                database.rekey(&author(), NewKey::Replace).await.unwrap();
             }
         },
         async {
             for number in 0..10 {
-                database.rekey("test", NewKey::Replace).await.unwrap();
+                database.rekey(&author(), NewKey::Replace).await.unwrap();
                 database.put_connection(organization, &format!("more-{number}")).await;
             }
         },
@@ -143,9 +144,9 @@ async fn a_damaged_data_key_does_not_keep_the_others_under_the_old_key() {
         .execute(&mut home.raw().await)
         .await
         .unwrap();
-    let rekeyed = database.rekey("test", NewKey::Replace).await.unwrap();
-    assert_eq!((rekeyed.data_keys, rekeyed.damaged), (1, 1));
-    assert!(database.authenticate(&home.admin_key()).await.unwrap().is_some());
+    let rekeyed = database.rekey(&author(), NewKey::Replace).await.unwrap();
+    assert_eq!((rekeyed.data_keys, rekeyed.damaged), (2, 1));
+    assert!(database.authenticate(&home.admin_key(), Moment::now()).await.unwrap().is_some());
     // What is entered again is sealed with a new data key.
     let organization = database.default_organization().await;
     let connection = database.put_connection(organization, "one").await;
@@ -157,6 +158,6 @@ async fn a_damaged_data_key_does_not_keep_the_others_under_the_old_key() {
 #[tokio::test]
 async fn a_vault_that_is_not_there_is_not_made_by_a_rekey() {
     let home = Home::new();
-    assert!(matches!(rekey(home.options(), "test", NewKey::Replace).await, Err(DatabaseError::NotFound("vault"))));
+    assert!(matches!(rekey(home.options(), &author(), NewKey::Replace).await, Err(DatabaseError::NotFound("vault"))));
     assert_eq!(home.contents(), []);
 }

@@ -1,0 +1,396 @@
+//! API keys: made, limited, suspended and revoked; their text is shown once.
+//!
+//! Nobody makes or changes a key that may do more than they may themselves, nor gets the new secret of one: a key that
+//! manages keys cannot lift itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use secrecy::ExposeSecret;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Control;
+use super::actor::Actor;
+use super::document::Document;
+use super::error::AdminError;
+use super::openapi::Paging;
+use super::request::{At, Items, Query};
+use crate::model::api_key::{ApiKey, KeyScope, KeyStatus, KeyTerms, RequestLimits};
+use crate::model::document::Problem;
+use crate::model::id::{ApiKeyId, UserId};
+use crate::model::moment::Moment;
+use crate::model::name::EnvironmentName;
+use crate::model::role::{Role, Roles};
+use crate::vault::api_key::PlainKey;
+use crate::vault::change::{ApiKeyChange, Change};
+
+/// An API key as it is shown. Its secret is in none of these.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ApiKey)]
+pub struct View {
+    id: ApiKeyId,
+    /// What its text begins with.
+    prefix: String,
+    name: String,
+    #[schema(value_type = Status)]
+    status: KeyStatus,
+    #[schema(value_type = Vec<Role>)]
+    roles: Roles,
+    owner: Option<UserId>,
+    environment: Option<EnvironmentName>,
+    #[schema(value_type = Scope)]
+    scope: KeyScope,
+    #[schema(value_type = Limits)]
+    limits: RequestLimits,
+    created_at: Moment,
+    rotated_at: Option<Moment>,
+    last_used_at: Option<Moment>,
+    expires_at: Option<Moment>,
+}
+
+impl From<ApiKey> for View {
+    fn from(key: ApiKey) -> Self {
+        let ApiKey { id, status, terms, created_at, rotated_at, last_used_at, .. } = key;
+        let KeyTerms { name, roles, limits, environment, scope, owner, expires_at } = terms;
+        let prefix = format!("{id}_");
+        View {
+            id,
+            prefix,
+            name,
+            status,
+            roles,
+            owner,
+            environment,
+            scope,
+            limits,
+            created_at,
+            rotated_at,
+            last_used_at,
+            expires_at,
+        }
+    }
+}
+
+/// Whether a key may be used; a revoked one never again.
+#[derive(ToSchema)]
+#[schema(as = ApiKeyStatus, rename_all = "snake_case")]
+pub enum Status {
+    /// It may.
+    Active,
+    /// It may not, until it is resumed.
+    Suspended,
+    /// It may not, for ever.
+    Revoked,
+}
+
+/// What a key may be used for on the proxy port.
+#[derive(ToSchema)]
+#[schema(as = ApiKeyScope)]
+pub struct Scope {
+    /// Ids, keys, or globs in which `*` stands for any text. `["*"]` where it is not said, which covers no personal
+    /// connection but those of the key's owner.
+    pub connections: Vec<String>,
+    /// Methods, in capitals; all where it is not said.
+    pub methods: Option<Vec<String>>,
+    /// Paths of upstreams, base path included, in which `*` stands for any text; all where it is not said. A request
+    /// whose path could be read in two ways is refused where there are any.
+    pub paths: Option<Vec<String>>,
+    /// What a request may name; the key's own environment, else the listener's, where it is not said.
+    pub environments: Option<Vec<EnvironmentName>>,
+    /// Customers or globs; none where it is not said.
+    pub customers: Vec<String>,
+}
+
+/// How many requests may be made: so many at once, and then one each time there is room for.
+#[derive(ToSchema)]
+#[schema(as = RequestLimits)]
+pub struct Limits {
+    /// In a minute; not limited where it is not said.
+    #[schema(minimum = 1, maximum = 100_000_000)]
+    pub per_minute: Option<u32>,
+    /// In an hour; not limited where it is not said.
+    #[schema(minimum = 1, maximum = 100_000_000)]
+    pub per_hour: Option<u32>,
+}
+
+/// An API key as it is written.
+#[derive(ToSchema)]
+#[schema(as = NewApiKey)]
+pub struct Body {
+    /// As a person reads it.
+    #[schema(min_length = 1, max_length = 200)]
+    pub name: String,
+    /// What its holder may do; `["caller"]` where it is not said.
+    #[schema(nullable = false, min_items = 1)]
+    pub roles: Option<Vec<Role>>,
+    /// The user whose personal connections it may use.
+    pub owner: Option<UserId>,
+    /// The environment that is meant where a request names none.
+    pub environment: Option<EnvironmentName>,
+    /// What it may be used for.
+    pub scope: Option<Scope>,
+    /// How many requests may be made with it.
+    pub limits: Option<Limits>,
+    /// After this it is of no use.
+    pub expires_at: Option<Moment>,
+}
+
+/// A key together with its text.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ShownApiKey)]
+pub struct Shown {
+    #[serde(flatten)]
+    view: View,
+    /// The whole text, shown this once.
+    key: String,
+}
+
+/// For how long an old secret is still of use.
+#[derive(ToSchema)]
+#[schema(as = ApiKeyRotation)]
+pub struct Rotation {
+    /// Such as `60s`; at most a week. Not at all where it is not said.
+    pub grace: Option<String>,
+}
+
+/// What a view shows and nobody sets.
+const SHOWN_ONLY: [&str; 6] = ["id", "prefix", "status", "created_at", "rotated_at", "last_used_at"];
+
+/// The longest time that an old secret may be of use.
+const LONGEST_GRACE: Duration = Duration::from_secs(7 * 86_400);
+
+/// Lists the API keys of the organization, the oldest first.
+#[utoipa::path(get, path = "/api-keys", params(Paging), responses(
+    (status = 200, description = "A page of them.", body = Items<View>)
+))]
+pub(super) async fn list(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    query: Query,
+) -> Result<Json<Items<View>>, AdminError> {
+    let list = control.vault.database()?.api_keys(actor.organization, query.page()).await?;
+    Ok(Json(Items::from(list).map(View::from)))
+}
+
+/// Creates an API key, and shows its text this once.
+#[utoipa::path(post, path = "/api-keys", request_body = Body, responses(
+    (status = 201, description = "It is there.", body = Shown, headers(("Location" = String)))
+))]
+pub(super) async fn create(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    document: Document,
+) -> Result<Response, AdminError> {
+    let terms = document.read(KeyTerms::read)?;
+    check(&control, &actor, &terms)?;
+    let plain = PlainKey::generate()?;
+    let (id, text) = (plain.id, plain.text().clone());
+    let organization = actor.organization;
+    let change = ApiKeyChange::Create { organization, plain, terms: Box::new(terms) };
+    control.commit(&actor, Change::ApiKey(change)).await?;
+    let key = find(&control, &actor, id).await?;
+    let mut response = (StatusCode::CREATED, Json(shown(key, &text))).into_response();
+    if let Ok(place) = HeaderValue::try_from(format!("/api/v1/api-keys/{id}")) {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    Ok(response)
+}
+
+/// Shows an API key, without its text.
+#[utoipa::path(get, path = "/api-keys/{api_key}", responses(
+    (status = 200, description = "The key.", body = View)
+))]
+pub(super) async fn show(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+) -> Result<Json<View>, AdminError> {
+    Ok(Json(find(&control, &actor, parse(&named)?).await?.into()))
+}
+
+/// Replaces what an API key may do. Its text stays.
+#[utoipa::path(put, path = "/api-keys/{api_key}", request_body = Body, responses(
+    (status = 200, description = "It is so.", body = View)
+))]
+pub(super) async fn replace(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+    document: Document,
+) -> Result<Json<View>, AdminError> {
+    let before = find(&control, &actor, parse(&named)?).await?;
+    let terms = document.without(&SHOWN_ONLY).read(KeyTerms::read)?;
+    edit(&control, &actor, before, terms).await
+}
+
+/// Replaces the limits of an API key.
+#[utoipa::path(put, path = "/api-keys/{api_key}/limits", request_body = Limits, responses(
+    (status = 200, description = "It is so.", body = View)
+))]
+pub(super) async fn limit(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+    document: Document,
+) -> Result<Json<View>, AdminError> {
+    let before = find(&control, &actor, parse(&named)?).await?;
+    let limits = document.read(|reader| Some(RequestLimits::read(reader)))?;
+    let terms = KeyTerms { limits, ..before.terms.clone() };
+    edit(&control, &actor, before, terms).await
+}
+
+/// Replaces what an API key may be used for on the proxy port.
+#[utoipa::path(put, path = "/api-keys/{api_key}/scope", request_body = Scope, responses(
+    (status = 200, description = "It is so.", body = View)
+))]
+pub(super) async fn narrow(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+    document: Document,
+) -> Result<Json<View>, AdminError> {
+    let before = find(&control, &actor, parse(&named)?).await?;
+    let scope = document.read(|reader| Some(KeyScope::read(reader)))?;
+    let terms = KeyTerms { scope, ..before.terms.clone() };
+    edit(&control, &actor, before, terms).await
+}
+
+/// Suspends an API key: it is of no use until it is resumed.
+#[utoipa::path(post, path = "/api-keys/{api_key}/suspend", responses(
+    (status = 200, description = "It is so.", body = View)
+))]
+pub(super) async fn suspend(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+) -> Result<Json<View>, AdminError> {
+    set_status(&control, &actor, &named, KeyStatus::Suspended).await
+}
+
+/// Resumes a suspended API key.
+#[utoipa::path(post, path = "/api-keys/{api_key}/resume", responses(
+    (status = 200, description = "It is so.", body = View)
+))]
+pub(super) async fn resume(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+) -> Result<Json<View>, AdminError> {
+    set_status(&control, &actor, &named, KeyStatus::Active).await
+}
+
+/// Revokes an API key, for ever.
+#[utoipa::path(post, path = "/api-keys/{api_key}/revoke", responses(
+    (status = 200, description = "It is so.", body = View)
+))]
+pub(super) async fn revoke(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+) -> Result<Json<View>, AdminError> {
+    set_status(&control, &actor, &named, KeyStatus::Revoked).await
+}
+
+/// Gives an API key another secret, and shows its text this once.
+#[utoipa::path(post, path = "/api-keys/{api_key}/rotate", request_body = Rotation, responses(
+    (status = 200, description = "It is so.", body = Shown)
+))]
+pub(super) async fn rotate(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    At(named): At<String>,
+    document: Document,
+) -> Result<Json<Shown>, AdminError> {
+    let before = find(&control, &actor, parse(&named)?).await?;
+    if !covers(&actor, &before.terms) {
+        return Err(AdminError::AboveOwn);
+    }
+    let grace = document.read(|reader| Some(reader.duration("grace").unwrap_or_default()))?;
+    if grace > LONGEST_GRACE {
+        return Err(invalid("/grace", "an old secret is of use for a week at most"));
+    }
+    let plain = PlainKey::of(before.id)?;
+    let text = plain.text().clone();
+    let change = ApiKeyChange::Rotate { organization: actor.organization, plain, grace };
+    control.commit(&actor, Change::ApiKey(change)).await?;
+    Ok(Json(shown(find(&control, &actor, before.id).await?, &text)))
+}
+
+async fn edit(control: &Control, actor: &Actor, before: ApiKey, terms: KeyTerms) -> Result<Json<View>, AdminError> {
+    if !covers(actor, &before.terms) {
+        return Err(AdminError::AboveOwn);
+    }
+    check(control, actor, &terms)?;
+    let id = before.id;
+    let change = ApiKeyChange::Edit { organization: actor.organization, id, terms: Box::new(terms) };
+    control.commit(actor, Change::ApiKey(change)).await?;
+    Ok(Json(find(control, actor, id).await?.into()))
+}
+
+async fn set_status(
+    control: &Control,
+    actor: &Actor,
+    named: &str,
+    status: KeyStatus,
+) -> Result<Json<View>, AdminError> {
+    let before = find(control, actor, parse(named)?).await?;
+    let may = match status {
+        KeyStatus::Active => covers(actor, &before.terms),
+        // To stop a key takes no more than its roles: it gives nobody anything.
+        KeyStatus::Suspended | KeyStatus::Revoked => actor.roles.cover(before.terms.roles),
+    };
+    if !may {
+        return Err(AdminError::AboveOwn);
+    }
+    let change = ApiKeyChange::SetStatus { organization: actor.organization, id: before.id, status };
+    control.commit(actor, Change::ApiKey(change)).await?;
+    Ok(Json(find(control, actor, before.id).await?.into()))
+}
+
+/// Whether an actor has everything that these terms give.
+fn covers(actor: &Actor, terms: &KeyTerms) -> bool {
+    match &actor.key {
+        Some(key) => terms.within(&key.terms),
+        None => actor.roles.cover(terms.roles),
+    }
+}
+
+/// Checks terms that somebody wants to give.
+fn check(control: &Control, actor: &Actor, terms: &KeyTerms) -> Result<(), AdminError> {
+    let ceiling = control.vault.ceiling(actor.organization);
+    let above = |(limit, top): (&str, std::num::NonZeroU32)| Problem {
+        pointer: format!("/limits/{limit}"),
+        detail: format!("the organization's own limit is {top}"),
+    };
+    let mut problems: Vec<Problem> = terms.limits.above(&ceiling).into_iter().map(above).collect();
+    if terms.expires_at.is_some_and(|end| end <= control.vault.now()) {
+        problems.push(Problem { pointer: "/expires_at".to_owned(), detail: "this is over already".to_owned() });
+    }
+    if !problems.is_empty() {
+        return Err(AdminError::Invalid(problems));
+    }
+    if covers(actor, terms) { Ok(()) } else { Err(AdminError::AboveOwn) }
+}
+
+async fn find(control: &Control, actor: &Actor, id: ApiKeyId) -> Result<ApiKey, AdminError> {
+    let found = control.vault.database()?.api_key(actor.organization, id).await?;
+    found.ok_or(AdminError::NotFound("API key"))
+}
+
+fn parse(named: &str) -> Result<ApiKeyId, AdminError> {
+    named.parse().map_err(|_| AdminError::NotFound("API key"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a new key is exposed in the one answer that shows it")]
+fn shown(key: ApiKey, text: &secrecy::SecretString) -> Shown {
+    Shown { view: key.into(), key: text.expose_secret().to_owned() }
+}
+
+fn invalid(pointer: &str, detail: &str) -> AdminError {
+    AdminError::Invalid(vec![Problem { pointer: pointer.to_owned(), detail: detail.to_owned() }])
+}

@@ -1,0 +1,342 @@
+//! Which server a command asks, and with whose key.
+//!
+//! Options are above variables, variables above a profile, a profile above this machine's own configuration, whose
+//! `admin.key` lies beside the vault. What is explicit is whole: with `--server`, neither a profile's key nor this
+//! machine's own goes anywhere. A key is never an argument, which everybody on the machine could read.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use zeroize::Zeroizing;
+
+use super::Failure;
+use super::client::{Answer, Call, Client};
+use super::show::Output;
+use crate::config::{Address, Config, Environment, KeySource, Profile, Profiles};
+use crate::model::origin::{Host, Origin, Scheme};
+use crate::tls::{ClientTls, client_config, pinned_client_config};
+
+/// Which server is asked, and how its answers are shown.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server")]
+pub(super) struct Access {
+    /// The admin port to ask, as https://HOST[:PORT]; also SIDEKEY_SERVER
+    #[arg(long, global = true, value_name = "ORIGIN")]
+    server: Option<String>,
+    /// A server of ~/.config/sidekey/profiles.toml; also SIDEKEY_PROFILE
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "server")]
+    profile: Option<String>,
+    /// The file with the API key, - for stdin; also the key itself in SIDEKEY_KEY
+    #[arg(long, global = true, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// For super admins: the organization that is meant, by id or key
+    #[arg(long, global = true, value_name = "ORGANIZATION")]
+    organization: Option<String>,
+    /// A CA that is trusted beside the system's
+    #[arg(long, global = true, value_name = "PEM")]
+    ca_file: Vec<PathBuf>,
+    /// Let the key go to another machine in clear
+    #[arg(long, global = true)]
+    plaintext: bool,
+    /// JSON, for scripts
+    #[arg(long, global = true, help_heading = None)]
+    json: bool,
+}
+
+/// A server to ask, and what is meant where a command does not say.
+pub(super) struct Session {
+    client: Client,
+    organization: Option<String>,
+    /// The environment that is meant where a command needs one.
+    pub environment: Option<String>,
+    /// How answers are shown.
+    pub output: Output,
+}
+
+/// Everything about a server that was found out.
+struct Found {
+    origin: Origin,
+    tls: Option<ClientTls>,
+    key: Zeroizing<String>,
+    key_from: String,
+    organization: Option<String>,
+    environment: Option<String>,
+}
+
+/// Where the proxy port of the server is, and the key for it.
+pub(super) struct Proxy {
+    /// Where it is.
+    pub place: ProxyPlace,
+    /// CAs that are trusted beside the system's.
+    pub ca_files: Vec<PathBuf>,
+    /// The caller's key; a listener that trusts its network needs none.
+    pub key: Option<Zeroizing<String>>,
+    /// The environment that is meant where a command does not say.
+    pub environment: Option<String>,
+}
+
+/// Where a proxy port is.
+pub(super) enum ProxyPlace {
+    /// At an address.
+    Origin(Origin),
+    /// At a socket of this machine.
+    Unix(PathBuf),
+}
+
+impl Access {
+    /// Finds the server and its key. Nothing is asked yet.
+    pub(super) fn session(&self, explicit: Option<PathBuf>) -> Result<Session, Failure> {
+        let environment = Environment::of_process();
+        let found = self.find(explicit, &environment)?;
+        let is_near = match &found.origin.host {
+            Host::Address(address) => address.to_canonical().is_loopback(),
+            Host::Name(name) => &**name == "localhost",
+        };
+        if found.origin.scheme == Scheme::Http && !is_near && !self.plaintext && !self.trusts_network(&environment)? {
+            return Err(Failure::Usage(format!(
+                "{} would be sent the key in clear; use https://, or say --plaintext where the network is trusted",
+                found.origin
+            )));
+        }
+        let client = Client::new(found.origin, found.tls, found.key.trim(), found.key_from)?;
+        Ok(Session {
+            client,
+            organization: self.organization.clone().or(found.organization),
+            environment: found.environment,
+            output: if self.json { Output::Json } else { Output::People },
+        })
+    }
+
+    fn find(&self, explicit: Option<PathBuf>, environment: &Environment) -> Result<Found, Failure> {
+        let variable = |name: &str| -> Result<Option<Zeroizing<String>>, Failure> {
+            Ok(environment
+                .value(name)
+                .map_err(|error| Failure::Usage(format!("{name}: {error}")))?
+                .filter(|value| !value.is_empty()))
+        };
+        let given = self.given_key(environment)?;
+        let server = match (&self.server, &self.profile) {
+            (Some(server), _) => Some(server.clone()),
+            (None, Some(_)) => None,
+            (None, None) => variable("SIDEKEY_SERVER")?.map(|server| server.to_string()),
+        };
+        if let Some(server) = server {
+            let origin = parse_origin(&server)?;
+            let (key, key_from) = given.ok_or_else(|| no_key(&origin))?;
+            let tls = tls(&origin, &self.ca_file)?;
+            return Ok(Found { origin, tls, key, key_from, organization: None, environment: None });
+        }
+        match self.chosen_profile(environment)? {
+            Some((name, profile)) => self.of_profile(&name, profile, given, environment),
+            None => self.of_this_machine(explicit, given, environment),
+        }
+    }
+
+    fn of_profile(
+        &self,
+        name: &str,
+        profile: Profile,
+        given: Option<(Zeroizing<String>, String)>,
+        environment: &Environment,
+    ) -> Result<Found, Failure> {
+        let (key, key_from) = match (given, &profile.key) {
+            (Some(given), _) => given,
+            (None, Some(source)) => read_key(source, environment)?,
+            (None, None) => {
+                return Err(Failure::Unauthorized(format!(
+                    "the profile {name} says no `key`, and none is given with --key-file or SIDEKEY_KEY"
+                )));
+            }
+        };
+        let ca_files: Vec<PathBuf> = self.ca_file.iter().chain(&profile.ca_files).cloned().collect();
+        let tls = tls(&profile.server, &ca_files)?;
+        let Profile { server, organization, environment, .. } = profile;
+        Ok(Found { origin: server, tls, key, key_from, organization, environment })
+    }
+
+    /// The server of this machine's configuration, with the key that its first start wrote.
+    fn of_this_machine(
+        &self,
+        explicit: Option<PathBuf>,
+        given: Option<(Zeroizing<String>, String)>,
+        environment: &Environment,
+    ) -> Result<Found, Failure> {
+        let config = Config::load(explicit, environment)?;
+        if !config.admin.enabled {
+            return Err(Failure::Failed(
+                "the admin port of this configuration is off; name another server with --server or --profile"
+                    .to_owned(),
+            ));
+        }
+        let scheme = if config.admin.tls.is_some() { Scheme::Https } else { Scheme::Http };
+        let address = super::reachable(config.admin.address);
+        let origin = Origin { scheme, host: Host::Address(address.ip()), port: address.port() };
+        if origin.port == 0 {
+            return Err(Failure::Usage(
+                "the admin port of this configuration takes a free port; name it with --server".to_owned(),
+            ));
+        }
+        let tls = match &config.admin.tls {
+            Some(tls) => Some(
+                pinned_client_config(&tls.certificate)
+                    .map_err(|error| Failure::Failed(crate::server::chain(&error)))?,
+            ),
+            None => None,
+        };
+        let (key, key_from) = match given {
+            Some(given) => given,
+            None => read_key(&KeySource::File(config.vault.path.with_file_name("admin.key")), environment)?,
+        };
+        Ok(Found { origin, tls, key, key_from, organization: None, environment: None })
+    }
+
+    fn given_key(&self, environment: &Environment) -> Result<Option<(Zeroizing<String>, String)>, Failure> {
+        match &self.key_file {
+            Some(path) if path == Path::new("-") => {
+                let mut key = Zeroizing::new(String::new());
+                std::io::stdin().take(4096).read_to_string(&mut key)?;
+                Ok(Some((key, "stdin".to_owned())))
+            }
+            Some(path) => read_key(&KeySource::File(path.clone()), environment).map(Some),
+            None => match environment.value("SIDEKEY_KEY") {
+                Ok(Some(key)) if !key.is_empty() => Ok(Some((key, "SIDEKEY_KEY".to_owned()))),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// The profile that was named, else the default one.
+    fn chosen_profile(&self, environment: &Environment) -> Result<Option<(String, Profile)>, Failure> {
+        let named = match &self.profile {
+            Some(named) => Some(named.clone()),
+            None => environment
+                .value("SIDEKEY_PROFILE")
+                .ok()
+                .flatten()
+                .filter(|name| !name.is_empty())
+                .map(|name| name.to_string()),
+        };
+        let Some(mut profiles) = Profiles::load(environment)? else {
+            return match named {
+                Some(named) => Err(Failure::Usage(format!(
+                    "there is no profile {named}: there is no ~/.config/sidekey/profiles.toml"
+                ))),
+                None => Ok(None),
+            };
+        };
+        let Some(name) = named.or_else(|| profiles.default.as_ref().map(ToString::to_string)) else { return Ok(None) };
+        let there: Vec<String> = profiles.named.keys().map(ToString::to_string).collect();
+        match profiles.named.remove(name.as_str()) {
+            Some(profile) => Ok(Some((name, profile))),
+            None => Err(Failure::Usage(format!(
+                "{} has no profile {name}; there are: {}",
+                profiles.path.display(),
+                there.join(", ")
+            ))),
+        }
+    }
+
+    fn trusts_network(&self, environment: &Environment) -> Result<bool, Failure> {
+        if self.server.is_some() {
+            return Ok(false);
+        }
+        Ok(self.chosen_profile(environment)?.is_some_and(|(_, profile)| profile.plaintext))
+    }
+
+    /// The proxy port: of the profile, else the first listener of this machine's configuration.
+    pub(super) fn proxy(&self, explicit: Option<PathBuf>, named: Option<&str>) -> Result<Proxy, Failure> {
+        let environment = Environment::of_process();
+        let given = self.given_key(&environment)?.map(|(key, _)| key);
+        if let Some(named) = named {
+            let place = match named.strip_prefix("unix:") {
+                Some(path) => ProxyPlace::Unix(path.into()),
+                None => ProxyPlace::Origin(parse_origin(named)?),
+            };
+            return Ok(Proxy { place, ca_files: self.ca_file.clone(), key: given, environment: None });
+        }
+        if let Some((name, profile)) = self.chosen_profile(&environment)? {
+            let place = profile.proxy.map(ProxyPlace::Origin);
+            let place = place.ok_or_else(|| {
+                Failure::Usage(format!("the profile {name} has no `proxy`; name the proxy port with --proxy"))
+            })?;
+            let key = match (given, &profile.key) {
+                (Some(given), _) => Some(given),
+                (None, Some(source)) => Some(read_key(source, &environment)?.0),
+                (None, None) => None,
+            };
+            let ca_files = self.ca_file.iter().chain(&profile.ca_files).cloned().collect();
+            return Ok(Proxy { place, ca_files, key, environment: profile.environment });
+        }
+        let config = Config::load(explicit, &environment)?;
+        let listener = config
+            .proxy
+            .listeners
+            .first()
+            .ok_or_else(|| Failure::Failed("this configuration has no listener".to_owned()))?;
+        let place = match &listener.address {
+            Address::Unix(path) => ProxyPlace::Unix(path.clone()),
+            Address::Tcp(address) if address.port() == 0 => {
+                return Err(Failure::Usage(
+                    "the first listener of this configuration takes a free port; name it with --proxy".to_owned(),
+                ));
+            }
+            Address::Tcp(address) => {
+                let address = super::reachable(*address);
+                let scheme = if listener.tls.is_some() { Scheme::Https } else { Scheme::Http };
+                ProxyPlace::Origin(Origin { scheme, host: Host::Address(address.ip()), port: address.port() })
+            }
+        };
+        Ok(Proxy { place, ca_files: self.ca_file.clone(), key: given, environment: None })
+    }
+}
+
+impl Session {
+    /// Makes a call in the organization that is meant.
+    pub(super) async fn call(&mut self, call: Call) -> Result<Answer, Failure> {
+        let call = call.query_if("organization", self.organization.clone());
+        self.client.call(call).await
+    }
+
+    /// Makes a call and hands on its answer as it comes.
+    pub(super) async fn stream(&mut self, call: Call, sink: impl std::io::Write) -> Result<(), Failure> {
+        let call = call.query_if("organization", self.organization.clone());
+        self.client.stream(call, sink).await
+    }
+}
+
+fn parse_origin(text: &str) -> Result<Origin, Failure> {
+    Origin::parse(text.strip_suffix('/').unwrap_or(text))
+        .map_err(|error| Failure::Usage(format!("{text} is no server: {error}")))
+}
+
+fn tls(origin: &Origin, ca_files: &[PathBuf]) -> Result<Option<ClientTls>, Failure> {
+    match origin.scheme {
+        Scheme::Http => Ok(None),
+        Scheme::Https => {
+            client_config(ca_files).map(Some).map_err(|error| Failure::Failed(crate::server::chain(&error)))
+        }
+    }
+}
+
+fn no_key(origin: &Origin) -> Failure {
+    Failure::Unauthorized(format!(
+        "no API key for {origin} is given: put it into a file for --key-file, or into SIDEKEY_KEY"
+    ))
+}
+
+fn read_key(source: &KeySource, environment: &Environment) -> Result<(Zeroizing<String>, String), Failure> {
+    match source {
+        KeySource::Env(name) => match environment.value(name) {
+            Ok(Some(key)) => Ok((key, name.clone())),
+            _ => Err(Failure::Unauthorized(format!("the variable {name}, which should hold the API key, is not set"))),
+        },
+        KeySource::File(path) => match std::fs::read_to_string(path) {
+            Ok(key) => Ok((Zeroizing::new(key), path.display().to_string())),
+            Err(error) => Err(Failure::Unauthorized(format!(
+                "the API key in {} cannot be read: {error}; name another with --key-file, or a server with --profile",
+                path.display()
+            ))),
+        },
+    }
+}

@@ -1,0 +1,107 @@
+//! `sidekey environment`: the environments of an organization, in their order.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Map, Value};
+
+use super::Failure;
+use super::access::{Access, Session};
+use super::client::Call;
+use super::resource::{Listing, set, show, with_session};
+use super::show::{Column, text};
+
+/// `sidekey environment`
+#[derive(Debug, Args)]
+pub struct Command {
+    #[command(flatten)]
+    access: Access,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List the environments in their order
+    List(Listing),
+    /// Create an environment, ordered last
+    Create {
+        /// Its name
+        name: String,
+        /// Its credentials are what `test` and `explain` use when none is named
+        #[arg(long)]
+        designer: bool,
+    },
+    /// Show an environment
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Rename an environment, move it, or mark it as the designer's
+    Set {
+        /// Its name
+        name: String,
+        /// Its new name
+        #[arg(long, value_name = "NAME")]
+        rename: Option<String>,
+        /// Its place in the order, from 0
+        #[arg(long, value_name = "NUMBER")]
+        position: Option<u32>,
+        /// Whether its credentials are what `test` and `explain` use when none is named
+        #[arg(long, value_name = "BOOLEAN", num_args = 0..=1, default_missing_value = "true")]
+        designer: Option<bool>,
+    },
+    /// Delete an environment for which nothing has a value
+    Delete {
+        /// Its name
+        name: String,
+    },
+}
+
+const COLUMNS: [Column; 2] = [
+    ("NAME", |item| text(&item["name"])),
+    ("DESIGNER", |item| if item["designer"] == true { "yes".to_owned() } else { "-".to_owned() }),
+];
+
+/// Runs `sidekey environment`.
+pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
+    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+}
+
+async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
+    match action {
+        Action::List(listing) => {
+            let items = listing.items(&mut session, || show(&["environments"])).await?;
+            session.output.list(&items, &COLUMNS)
+        }
+        Action::Create { name, designer } => {
+            let mut document = Map::from_iter([("name".to_owned(), Value::from(name.as_str()))]);
+            set(&mut document, "designer", designer.then_some(true));
+            let made = session.call(Call::new(Method::POST, &["environments"]).json(&document.into())).await?;
+            session.output.done(&format!("the environment {name} is there"), &made.body)
+        }
+        Action::Show { name } => {
+            let answer = session.call(show(&["environments", &name])).await?;
+            session.output.thing(&answer.body)
+        }
+        Action::Set { name, rename, position, designer } => {
+            let mut document = Map::new();
+            set(&mut document, "name", rename);
+            set(&mut document, "position", position);
+            set(&mut document, "designer", designer);
+            if document.is_empty() {
+                return Err(Failure::Usage(
+                    "nothing is to be changed; say --rename, --position or --designer".to_owned(),
+                ));
+            }
+            let changed =
+                session.call(Call::new(Method::PATCH, &["environments", &name]).json(&document.into())).await?;
+            session.output.done(&format!("the environment {name} is changed"), &changed.body)
+        }
+        Action::Delete { name } => {
+            session.call(Call::new(Method::DELETE, &["environments", &name])).await?;
+            session.output.done(&format!("the environment {name} is gone"), &Value::Null)
+        }
+    }
+}

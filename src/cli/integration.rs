@@ -1,0 +1,176 @@
+//! `sidekey integration`: how to talk to one provider.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::Failure;
+use super::access::{Access, Session};
+use super::client::Call;
+use super::resource::{Listing, Written, set, set_list, show, with_session};
+use super::show::{Column, Output, print, text};
+
+/// `sidekey integration`
+#[derive(Debug, Args)]
+pub struct Command {
+    #[command(flatten)]
+    access: Access,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List the integrations that connections may name
+    List(Listing),
+    /// Create an integration of the organization's own
+    Create(Change),
+    /// Show an integration
+    Show {
+        /// Its slug
+        slug: String,
+    },
+    /// Change an integration; what its hosts were changed for must be entered again
+    Set {
+        #[command(flatten)]
+        change: Change,
+        /// Say which credentials would be blocked, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Delete an integration that no connection uses
+    Delete {
+        /// Its slug
+        slug: String,
+        /// Say which connections use it, and delete nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Change {
+    /// Its slug
+    slug: String,
+    /// Where requests go
+    #[arg(long, value_name = "URL")]
+    base_url: Option<String>,
+    /// A further origin that credentials may go to; "" for none
+    #[arg(long = "host", value_name = "ORIGIN")]
+    hosts: Vec<String>,
+    /// As a person reads it
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+    #[command(flatten)]
+    written: Written,
+}
+
+const COLUMNS: [Column; 5] = [
+    ("SLUG", |item| text(&item["slug"])),
+    ("NAME", |item| text(&item["name"])),
+    ("AUTH", methods),
+    ("BASE URL", |item| text(&item["base_url"])),
+    ("SOURCE", |item| text(&item["source"])),
+];
+
+fn methods(item: &Value) -> String {
+    let methods = item["auth"].as_array().into_iter().flatten();
+    text(&methods.map(|auth| auth["method"].clone()).collect())
+}
+
+/// Runs `sidekey integration`.
+pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
+    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+}
+
+async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
+    match action {
+        Action::List(listing) => {
+            let items = listing.items(&mut session, || show(&["integrations"])).await?;
+            session.output.list(&items, &COLUMNS)
+        }
+        Action::Create(change) => {
+            let mut document = change.written.read()?;
+            change.lay_over(&mut document);
+            let made = session.call(Call::new(Method::POST, &["integrations"]).json(&document.into())).await?;
+            session.output.done(&format!("the integration {} is there", change.slug), &made.body)
+        }
+        Action::Show { slug } => {
+            let answer = session.call(show(&["integrations", &slug])).await?;
+            match session.output {
+                Output::Json => session.output.thing(&answer.body),
+                // It is a document of its own kind, and reads best as one.
+                Output::People => Output::Json.thing(&answer.body),
+            }
+        }
+        Action::Set { change, dry_run } => replace(&mut session, &change, dry_run).await,
+        Action::Delete { slug, dry_run: true } => {
+            let users = connections(&mut session, &slug).await?;
+            tell(&session, &json!({ "dry_run": true, "integration": slug, "connections": users }), "this would delete")
+        }
+        Action::Delete { slug, dry_run: false } => {
+            session.call(Call::new(Method::DELETE, &["integrations", &slug])).await?;
+            session.output.done(&format!("the integration {slug} is gone"), &Value::Null)
+        }
+    }
+}
+
+impl Change {
+    fn lay_over(&self, document: &mut Map<String, Value>) {
+        document.insert("slug".to_owned(), self.slug.clone().into());
+        set(document, "base_url", self.base_url.clone());
+        set(document, "name", self.name.clone());
+        set_list(document, "hosts", &self.hosts);
+    }
+}
+
+async fn replace(session: &mut Session, change: &Change, dry_run: bool) -> Result<(), Failure> {
+    let found = session.call(show(&["integrations", &change.slug])).await?;
+    let before = found.body.as_object().cloned().unwrap_or_default();
+    let mut document = if change.written.is_given() { change.written.read()? } else { before.clone() };
+    change.lay_over(&mut document);
+    if document == before {
+        return Err(Failure::Usage("nothing is to be changed; say --base-url, --host, --name or --file".to_owned()));
+    }
+    if dry_run {
+        let moved = destinations(&before) != destinations(&document);
+        let users = if moved { connections(session, &change.slug).await? } else { Vec::new() };
+        let would = json!({ "dry_run": true, "integration": change.slug, "hosts_change": moved, "connections": users });
+        let what = if moved { "this would block the credentials of" } else { "this would block no credential of" };
+        return tell(session, &would, what);
+    }
+    let call = Call::new(Method::PUT, &["integrations", &change.slug]).json(&document.into()).version(found.version);
+    let stored = session.call(call).await?;
+    session.output.done(&format!("the integration {} is changed", change.slug), &stored.body)
+}
+
+/// Everything of an integration that says where credentials go.
+fn destinations(document: &Map<String, Value>) -> Vec<Value> {
+    let auth = document.get("auth").and_then(Value::as_array).into_iter().flatten();
+    let endpoints = auth.flat_map(|auth| ["token_url", "authorize_url", "revoke_url"].map(|key| auth[key].clone()));
+    let of = |key| document.get(key).cloned().filter(|value| value.as_array().is_none_or(|items| !items.is_empty()));
+    [of("base_url"), of("hosts")].into_iter().map(Option::unwrap_or_default).chain(endpoints).collect()
+}
+
+/// The connections of an integration, with their customer where they have one.
+async fn connections(session: &mut Session, slug: &str) -> Result<Vec<Value>, Failure> {
+    let all = Listing { limit: None }.items(session, || show(&["connections"])).await?;
+    let name = |item: &Value| match item["customer"].as_str() {
+        Some(customer) => Value::from(format!("{} ({customer})", text(&item["key"]))),
+        None => item["key"].clone(),
+    };
+    Ok(all.iter().filter(|item| item["integration"] == slug).map(name).collect())
+}
+
+fn tell(session: &Session, would: &Value, what: &str) -> Result<(), Failure> {
+    if session.output == Output::Json {
+        return session.output.thing(would);
+    }
+    print(&format!(
+        "{what} the integration {}\nconnections:  {}\nnothing was changed\n",
+        text(&would["integration"]),
+        text(&would["connections"])
+    ))
+}

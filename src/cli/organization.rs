@@ -1,0 +1,90 @@
+//! `sidekey organization`: the tenants.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::Failure;
+use super::access::{Access, Session};
+use super::client::Call;
+use super::resource::{Listing, set, show, with_session};
+use super::show::{Column, text};
+
+/// `sidekey organization`
+#[derive(Debug, Args)]
+pub struct Command {
+    #[command(flatten)]
+    access: Access,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List the organizations
+    List(Listing),
+    /// Create an organization, with the default environments
+    Create {
+        /// Its key
+        key: String,
+        /// As a person reads it
+        #[arg(long, value_name = "TEXT")]
+        name: Option<String>,
+    },
+    /// Show an organization
+    Show {
+        /// Its id or key
+        organization: String,
+    },
+    /// Rename an organization
+    Set {
+        /// Its id or key
+        organization: String,
+        /// As a person reads it
+        #[arg(long, value_name = "TEXT")]
+        name: String,
+    },
+    /// Delete an organization in which there is nothing
+    Delete {
+        /// Its id or key
+        organization: String,
+    },
+}
+
+const COLUMNS: [Column; 3] =
+    [("KEY", |item| text(&item["key"])), ("NAME", |item| text(&item["name"])), ("ID", |item| text(&item["id"]))];
+
+/// Runs `sidekey organization`.
+pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
+    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+}
+
+async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
+    match action {
+        Action::List(listing) => {
+            let items = listing.items(&mut session, || show(&["organizations"])).await?;
+            session.output.list(&items, &COLUMNS)
+        }
+        Action::Create { key, name } => {
+            let mut document = Map::from_iter([("key".to_owned(), Value::from(key.as_str()))]);
+            set(&mut document, "name", name);
+            let made = session.call(Call::new(Method::POST, &["organizations"]).json(&document.into())).await?;
+            session.output.done(&format!("the organization {key} is there"), &made.body)
+        }
+        Action::Show { organization } => {
+            let answer = session.call(show(&["organizations", &organization])).await?;
+            session.output.thing(&answer.body)
+        }
+        Action::Set { organization, name } => {
+            let call = Call::new(Method::PATCH, &["organizations", &organization]).json(&json!({ "name": name }));
+            let changed = session.call(call).await?;
+            session.output.done(&format!("the organization {organization} is called {name}"), &changed.body)
+        }
+        Action::Delete { organization } => {
+            session.call(Call::new(Method::DELETE, &["organizations", &organization])).await?;
+            session.output.done(&format!("the organization {organization} is gone"), &Value::Null)
+        }
+    }
+}

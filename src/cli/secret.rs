@@ -1,0 +1,156 @@
+//! `sidekey secret`: named values for credentials to refer to.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::Failure;
+use super::access::{Access, Session};
+use super::client::Call;
+use super::entered::{self, Entered};
+use super::resource::{Listing, set, show, with_session};
+use super::show::{Column, Output, print, text};
+
+/// `sidekey secret`
+#[derive(Debug, Args)]
+pub struct Command {
+    #[command(flatten)]
+    access: Access,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List the secrets with the environments that have a value
+    List(Listing),
+    /// Create a secret, with values where --set says them
+    Create(Change),
+    /// Show a secret, without its values
+    Show {
+        /// Its key, such as STRIPE_API_KEY
+        key: String,
+    },
+    /// Change a secret's description, or its values with --set
+    Set(Change),
+    /// Delete the value of an environment
+    Unset {
+        /// Its key
+        key: String,
+        /// The environment
+        #[arg(long, short, value_name = "ENVIRONMENT")]
+        environment: String,
+    },
+    /// Delete a secret with its values
+    Delete {
+        /// Its key
+        key: String,
+        /// Even if connections refer to it
+        #[arg(long)]
+        force: bool,
+        /// Say who refers to it, and delete nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Change {
+    /// Its key, such as STRIPE_API_KEY
+    key: String,
+    /// The value of an environment: ENVIRONMENT asks for it, ENVIRONMENT=- reads stdin, ENVIRONMENT=@FILE a file
+    #[arg(long = "set", value_name = "ENVIRONMENT[=-|=@FILE]")]
+    entered: Vec<String>,
+    /// As a person reads it
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+}
+
+const COLUMNS: [Column; 4] = [
+    ("KEY", |item| text(&item["key"])),
+    ("ENVIRONMENTS", |item| text(&item["environments"])),
+    ("DESCRIPTION", |item| text(&item["description"])),
+    ("SOURCE", |item| text(&item["source"])),
+];
+
+/// Runs `sidekey secret`.
+pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
+    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+}
+
+async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
+    match action {
+        Action::List(listing) => {
+            let items = listing.items(&mut session, || show(&["secrets"])).await?;
+            session.output.list(&items, &COLUMNS)
+        }
+        Action::Create(change) => {
+            let entered = entered::read(&change.entered)?;
+            let mut document = Map::from_iter([("key".to_owned(), Value::from(change.key.as_str()))]);
+            set(&mut document, "description", change.description.clone());
+            session.call(Call::new(Method::POST, &["secrets"]).json(&document.into())).await?;
+            enter(&mut session, &change.key, &entered).await?;
+            done(&mut session, &change.key, "is there").await
+        }
+        Action::Show { key } => {
+            let answer = session.call(show(&["secrets", &key])).await?;
+            session.output.thing(&answer.body)
+        }
+        Action::Set(change) => replace(&mut session, &change).await,
+        Action::Unset { key, environment } => {
+            session.call(Call::new(Method::DELETE, &["secrets", &key, "values", &environment])).await?;
+            session.output.done(&format!("the value of {key} in {environment} is gone"), &Value::Null)
+        }
+        Action::Delete { key, force, dry_run } => delete(&mut session, &key, force, dry_run).await,
+    }
+}
+
+async fn replace(session: &mut Session, change: &Change) -> Result<(), Failure> {
+    let entered = entered::read(&change.entered)?;
+    if entered.is_empty() && change.description.is_none() {
+        return Err(Failure::Usage("nothing is to be changed; say --set ENVIRONMENT or --description".to_owned()));
+    }
+    let found = session.call(show(&["secrets", &change.key])).await?;
+    if let Some(description) = &change.description {
+        let document = json!({ "description": description });
+        session.call(Call::new(Method::PUT, &["secrets", &change.key]).json(&document).version(found.version)).await?;
+    }
+    enter(session, &change.key, &entered).await?;
+    done(session, &change.key, "is changed").await
+}
+
+async fn enter(session: &mut Session, key: &str, entered: &[Entered]) -> Result<(), Failure> {
+    for Entered { name, value } in entered {
+        let value = Entered { name: "value".to_owned(), value: value.clone() };
+        let call = Call::new(Method::PUT, &["secrets", key, "values", name]);
+        let put = session.call(call.bytes(entered::document(&[value])?)).await;
+        put.map_err(|failure| failure.with(&format!("the secret {key} has no new value in {name}")))?;
+    }
+    Ok(())
+}
+
+async fn done(session: &mut Session, key: &str, what: &str) -> Result<(), Failure> {
+    let shown = session.call(show(&["secrets", key])).await?.body;
+    let sentence = format!("the secret {key} {what}; it has values in: {}", text(&shown["environments"]));
+    session.output.done(&sentence, &shown)
+}
+
+async fn delete(session: &mut Session, key: &str, force: bool, dry_run: bool) -> Result<(), Failure> {
+    if !dry_run {
+        let call = Call::new(Method::DELETE, &["secrets", key]).query_if("force", force.then_some("true"));
+        session.call(call).await?;
+        return session.output.done(&format!("the secret {key} is gone"), &Value::Null);
+    }
+    let shown = session.call(show(&["secrets", key])).await?.body;
+    let would = json!({ "dry_run": true, "secret": key, "values": shown["environments"], "used_by": shown["used_by"] });
+    if session.output == Output::Json {
+        return session.output.thing(&would);
+    }
+    print(&format!(
+        "this would delete the secret {key}\nvalues in:  {}\nused by:    {}\nnothing was deleted\n",
+        text(&would["values"]),
+        text(&would["used_by"])
+    ))
+}

@@ -1,0 +1,274 @@
+//! What the requests of a worker have used: which caller, which connection, in which hour, how often.
+//!
+//! A request counts in a cell of its own worker: no lock, no channel, and memory only for the first request of a caller,
+//! connection and hour. The worker hands its cells over now and then ([`Uses::keep_handing_over`]); whoever gets them
+//! writes them to the vault, far from any request. What a process that is killed had not handed over is lost, which is
+//! at most what the last few seconds have counted.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::model::id::{ApiKeyId, ConnectionId, OrganizationId};
+use crate::model::name::EnvironmentName;
+use crate::telemetry::clock::Clock;
+
+/// How many cells a worker fills before it hands them over without waiting.
+const MOST: usize = 4096;
+
+/// How often a caller used a connection in an environment in one hour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// Whose connection.
+    pub organization: OrganizationId,
+    /// Which.
+    pub connection: ConnectionId,
+    /// In which environment.
+    pub environment: EnvironmentName,
+    /// The caller's key; `None` for who needed none.
+    pub caller: Option<ApiKeyId>,
+    /// Hours since 1970.
+    pub hour: u64,
+    /// How often.
+    pub count: u64,
+    /// When last, in seconds since 1970.
+    pub last: u64,
+    /// What the upstream said of the credential last, and when, in seconds since 1970.
+    pub verdict: Option<(Verdict, u64)>,
+    /// The workflows that did, and when last, in seconds since 1970; not all of them where they are many.
+    pub workflows: Vec<(String, u64)>,
+}
+
+/// What an upstream's answer says of the credential that it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was taken.
+    Taken,
+    /// It was refused.
+    Refused,
+}
+
+impl Verdict {
+    /// What an upstream's status says, if it says anything: only 401 is about the credential (RFC 9110 §15.5.2), and an
+    /// answer that did what was asked for has taken it.
+    pub fn of(status: StatusCode) -> Option<Self> {
+        match status {
+            StatusCode::UNAUTHORIZED => Some(Verdict::Refused),
+            status if status.as_u16() < 400 => Some(Verdict::Taken),
+            _ => None,
+        }
+    }
+}
+
+/// How many workflows one cell names before it is handed over.
+const MOST_WORKFLOWS: usize = 64;
+
+/// What one request used.
+#[derive(Clone, Copy, Debug)]
+pub struct Used<'a> {
+    /// See [`Use`].
+    pub organization: OrganizationId,
+    /// See [`Use`].
+    pub connection: ConnectionId,
+    /// See [`Use`].
+    pub environment: &'a EnvironmentName,
+    /// See [`Use`].
+    pub caller: Option<ApiKeyId>,
+    /// See [`Use`].
+    pub verdict: Option<Verdict>,
+    /// The workflow that the request named.
+    pub workflow: Option<&'a str>,
+}
+
+impl Use {
+    /// Counts a request in this cell.
+    fn add(&mut self, used: &Used<'_>, second: u64) {
+        self.count += 1;
+        self.last = second;
+        if let Some(verdict) = used.verdict {
+            self.verdict = Some((verdict, second));
+        }
+        let Some(workflow) = used.workflow else { return };
+        if let Some((_, last)) = self.workflows.iter_mut().find(|(known, _)| known == workflow) {
+            *last = second;
+        } else if self.workflows.len() < MOST_WORKFLOWS {
+            self.workflows.push((workflow.to_owned(), second));
+        }
+    }
+}
+
+/// Where the cells of a caller, connection and hour are: one for each environment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Place {
+    connection: ConnectionId,
+    caller: Option<ApiKeyId>,
+    hour: u64,
+}
+
+/// The cells of one worker.
+pub struct Uses {
+    cells: RefCell<HashMap<Place, Vec<Use>>>,
+    clock: Cell<Clock>,
+    /// There is something to hand over.
+    filled: Notify,
+    /// There is so much that it is handed over at once.
+    full: Notify,
+    taker: UnboundedSender<Vec<Use>>,
+}
+
+impl Uses {
+    /// Cells whose contents go to `taker`.
+    pub fn new(taker: UnboundedSender<Vec<Use>>) -> Self {
+        Uses {
+            cells: RefCell::default(),
+            clock: Cell::new(Clock::new()),
+            filled: Notify::new(),
+            full: Notify::new(),
+            taker,
+        }
+    }
+
+    /// Counts a request that a credential was sent with.
+    pub fn count(&self, used: Used<'_>, ended: Instant) {
+        let mut clock = self.clock.get();
+        let second = clock.at(ended).second;
+        self.clock.set(clock);
+        let hour = second / 3_600;
+        let mut cells = self.cells.borrow_mut();
+        let found = cells.entry(Place { connection: used.connection, caller: used.caller, hour }).or_default();
+        if let Some(cell) = found.iter_mut().find(|cell| cell.environment == *used.environment) {
+            cell.add(&used, second);
+            return;
+        }
+        let Used { organization, connection, environment, caller, .. } = used;
+        let environment = environment.clone();
+        let (verdict, workflows) = (None, Vec::new());
+        let mut cell =
+            Use { organization, connection, environment, caller, hour, count: 0, last: second, verdict, workflows };
+        cell.add(&used, second);
+        found.push(cell);
+        match cells.len() {
+            1 => self.filled.notify_one(),
+            MOST.. => self.full.notify_one(),
+            _ => {}
+        }
+    }
+
+    /// Hands over what was counted so far.
+    pub fn hand_over(&self) {
+        let cells = std::mem::take(&mut *self.cells.borrow_mut());
+        if !cells.is_empty() {
+            // Nobody takes them where there is no vault to write them to.
+            let _nobody = self.taker.send(cells.into_values().flatten().collect());
+        }
+    }
+
+    /// Hands over what was counted, that long after the first count, for as long as it is polled. It sleeps while
+    /// nothing is counted.
+    pub async fn keep_handing_over(&self, every: Duration) {
+        loop {
+            self.filled.notified().await;
+            tokio::select! {
+                () = tokio::time::sleep(every) => {}
+                () = self.full.notified() => {}
+            }
+            self.hand_over();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+
+    #[test]
+    fn requests_are_counted_by_caller_connection_environment_and_hour() {
+        let (taker, mut taken) = unbounded_channel();
+        let uses = Uses::new(taker);
+        let organization = OrganizationId::generate();
+        let environments: [EnvironmentName; 2] = ["staging".parse().unwrap(), "production".parse().unwrap()];
+        let connections = [ConnectionId::generate(), ConnectionId::generate()];
+        let callers = [None, Some(ApiKeyId::generate())];
+        for round in 0..3 {
+            for environment in &environments {
+                for connection in connections {
+                    for caller in callers.into_iter().take(1 + round % 2) {
+                        let (verdict, workflow) = (None, None);
+                        let used = Used { organization, connection, environment, caller, verdict, workflow };
+                        uses.count(used, Instant::now());
+                    }
+                }
+            }
+        }
+        uses.hand_over();
+        uses.hand_over();
+        let uses = taken.try_recv().unwrap();
+        assert!(taken.try_recv().is_err(), "there is nothing more to hand over");
+        assert_eq!(uses.len(), 8);
+        assert!(uses.iter().all(|one| one.count == if one.caller.is_none() { 3 } else { 1 }));
+        assert!(uses.iter().all(|one| one.last / 3_600 == one.hour));
+    }
+
+    #[test]
+    fn the_last_verdict_holds_and_workflows_are_told_once() {
+        let (taker, mut taken) = unbounded_channel();
+        let uses = Uses::new(taker);
+        let environment: EnvironmentName = "production".parse().unwrap();
+        let statuses = [200, 401, 403, 500];
+        for (status, workflow) in statuses.into_iter().zip(["a", "b", "a", "b"]) {
+            let used = Used {
+                organization: OrganizationId::derived("one"),
+                connection: ConnectionId::derived("one"),
+                environment: &environment,
+                caller: None,
+                verdict: Verdict::of(StatusCode::from_u16(status).unwrap()),
+                workflow: Some(workflow),
+            };
+            uses.count(used, Instant::now());
+        }
+        uses.hand_over();
+        let uses = taken.try_recv().unwrap();
+        assert_eq!((uses[0].count, uses[0].verdict.map(|(verdict, _)| verdict)), (4, Some(Verdict::Refused)));
+        let workflows: Vec<&str> = uses[0].workflows.iter().map(|(workflow, _)| workflow.as_str()).collect();
+        assert_eq!(workflows, ["a", "b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn they_are_handed_over_now_and_then_and_at_once_where_they_are_many() {
+        let (taker, mut taken) = unbounded_channel();
+        let (uses, every) = (Uses::new(taker), Duration::from_secs(10));
+        let environment: EnvironmentName = "production".parse().unwrap();
+        let count = |connection| {
+            let used = Used {
+                organization: OrganizationId::derived("one"),
+                connection,
+                environment: &environment,
+                caller: None,
+                verdict: None,
+                workflow: None,
+            };
+            uses.count(used, Instant::now());
+        };
+        let watch = async {
+            let begun = tokio::time::Instant::now();
+            count(ConnectionId::derived("one"));
+            assert_eq!(taken.recv().await.unwrap().len(), 1);
+            assert_eq!(begun.elapsed(), every);
+            for _ in 0..MOST {
+                count(ConnectionId::generate());
+            }
+            assert_eq!(taken.recv().await.unwrap().len(), MOST);
+            assert_eq!(begun.elapsed(), every, "at once");
+        };
+        tokio::select! {
+            () = uses.keep_handing_over(every) => {}
+            () = watch => {}
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Writes to the vault what workers have counted.
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinHandle;
+
+use crate::proxy::usage::{Use, Verdict};
+use crate::vault::Vault;
+use crate::vault::audit::usage::Usage;
+use crate::vault::usage::{self, Use as Noted};
+
+/// How many counters are kept while the vault cannot be written. Beyond that the oldest are lost, which is told.
+const MOST: usize = 65_536;
+
+/// Writes what comes, until nobody is left who could send more. Call it on the control runtime.
+pub(super) fn record(vault: Vault, mut taken: UnboundedReceiver<Vec<Use>>) -> JoinHandle<()> {
+    tokio::task::spawn_local(async move {
+        let mut waiting = Vec::new();
+        while let Some(uses) = taken.recv().await {
+            let mut noted: Vec<Noted> = uses.iter().map(note).collect();
+            waiting.extend(uses.into_iter().map(counter));
+            while let Ok(more) = taken.try_recv() {
+                noted.extend(more.iter().map(note));
+                waiting.extend(more.into_iter().map(counter));
+            }
+            let Ok(database) = vault.database() else {
+                waiting.clear();
+                continue;
+            };
+            let declared = vault.declared();
+            if let Err(error) = database.note_uses(noted, move |id| declared.declares(id)).await {
+                tracing::warn!(%error, "when connections were used last could not be noted");
+            }
+            match database.add_usage(&waiting).await {
+                Ok(()) => waiting.clear(),
+                Err(error) => {
+                    let lost = waiting.len().saturating_sub(MOST);
+                    waiting.drain(..lost);
+                    tracing::warn!(%error, lost, "the use of credentials could not be recorded yet");
+                }
+            }
+        }
+    })
+}
+
+fn counter(one: Use) -> Usage {
+    Usage {
+        organization: one.organization,
+        connection: one.connection,
+        environment: one.environment,
+        caller: one.caller,
+        hour: i64::try_from(one.hour).unwrap_or(i64::MAX),
+        count: i64::try_from(one.count).unwrap_or(i64::MAX),
+        last: milliseconds(one.last),
+    }
+}
+
+/// What is noted of the connection itself.
+fn note(one: &Use) -> Noted {
+    let verdict = match one.verdict {
+        None => usage::Verdict::Unknown,
+        Some((Verdict::Taken, _)) => usage::Verdict::Taken,
+        Some((Verdict::Refused, second)) => usage::Verdict::Refused(milliseconds(second)),
+    };
+    Noted {
+        organization: one.organization,
+        connection: one.connection,
+        environment: one.environment.clone(),
+        used_at: milliseconds(one.last),
+        verdict,
+        workflows: one.workflows.iter().map(|(workflow, second)| (workflow.clone(), milliseconds(*second))).collect(),
+    }
+}
+
+fn milliseconds(second: u64) -> i64 {
+    i64::try_from(second.saturating_mul(1_000)).unwrap_or(i64::MAX)
+}

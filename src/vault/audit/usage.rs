@@ -1,0 +1,160 @@
+//! How often a caller used a connection: a counter for each hour, written in batches.
+
+use sqlx::{Connection as _, QueryBuilder, Row, Sqlite};
+
+use super::super::database::{Database, Inner};
+use super::super::error::DatabaseError;
+use super::super::list::{List, Page};
+use super::super::schema;
+use crate::model::id::{ApiKeyId, ConnectionId, OrganizationId};
+use crate::model::name::EnvironmentName;
+use crate::vault::query::parse;
+
+/// What stands for a caller who needed no key.
+pub const LOCAL: &str = "local";
+
+/// How often a caller used a connection in one hour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Whose connection.
+    pub organization: OrganizationId,
+    /// Which.
+    pub connection: ConnectionId,
+    /// In which environment.
+    pub environment: EnvironmentName,
+    /// The caller's key; `None` for who needed none.
+    pub caller: Option<ApiKeyId>,
+    /// Hours since 1970.
+    pub hour: i64,
+    /// How often.
+    pub count: i64,
+    /// When last, in milliseconds since 1970.
+    pub last: i64,
+}
+
+/// Which counters. What is `None` says nothing.
+#[derive(Clone, Debug, Default)]
+pub struct UsageFilter {
+    /// Of this connection.
+    pub connection: Option<ConnectionId>,
+    /// Of this caller: a key's id, or [`LOCAL`].
+    pub caller: Option<String>,
+    /// Not before the hour of this moment, in milliseconds since 1970.
+    pub since: Option<i64>,
+    /// Hours that begin before this moment.
+    pub until: Option<i64>,
+}
+
+/// In milliseconds.
+const HOUR: i64 = 3_600_000;
+
+/// For how long counters are kept.
+pub const DAYS_KEPT: i64 = 400;
+
+impl Database {
+    /// Adds to the counters, in one transaction. What comes twice for an hour is added up.
+    /// Counters that are older than [`DAYS_KEPT`] go, a few at a time.
+    pub async fn add_usage(&self, usage: &[Usage]) -> Result<(), DatabaseError> {
+        add(&self.inner, usage).await.map_err(|error| self.inner.note(error))
+    }
+
+    /// The counters of an organization, the newest hour first.
+    pub async fn usage(
+        &self,
+        organization: OrganizationId,
+        filter: &UsageFilter,
+        page: Page<'_>,
+    ) -> Result<List<Usage>, DatabaseError> {
+        self.inner.counters.read();
+        let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
+            "SELECT connection_id, caller, environment, hour, count, last_at FROM audit_usage WHERE organization_id = ",
+        );
+        query.push_bind(organization.to_string());
+        if let Some(connection) = filter.connection {
+            query.push(" AND connection_id = ").push_bind(connection.to_string());
+        }
+        if let Some(caller) = &filter.caller {
+            query.push(" AND caller = ").push_bind(caller.clone());
+        }
+        if let Some(since) = filter.since {
+            query.push(" AND hour >= ").push_bind(since.div_euclid(HOUR));
+        }
+        if let Some(until) = filter.until {
+            query.push(" AND hour * 3600000 < ").push_bind(until);
+        }
+        if let Some(cursor) = page.cursor {
+            let mut parts = cursor.split('/').map(str::to_owned);
+            let hour: i64 = parts.next().and_then(|hour| hour.parse().ok()).unwrap_or(i64::MAX);
+            query.push(" AND (hour, connection_id, caller, environment) < (").push_bind(hour);
+            for part in parts.chain([const { String::new() }, const { String::new() }, const { String::new() }]).take(3)
+            {
+                query.push(", ").push_bind(part);
+            }
+            query.push(")");
+        }
+        query
+            .push(" ORDER BY hour DESC, connection_id DESC, caller DESC, environment DESC LIMIT ")
+            .push_bind(page.fetch());
+        let rows = query.build().fetch_all(&self.inner.readers).await?;
+        let read = |row: &sqlx::sqlite::SqliteRow| {
+            let texts: [String; 3] =
+                [row.try_get("connection_id")?, row.try_get("caller")?, row.try_get("environment")?];
+            let [connection, caller, environment] = &texts;
+            Ok(Usage {
+                organization,
+                connection: parse(connection, "usage counter", connection)?,
+                environment: parse(environment, "usage counter", connection)?,
+                caller: if caller == LOCAL { None } else { Some(parse(caller, "usage counter", connection)?) },
+                hour: row.try_get("hour")?,
+                count: row.try_get("count")?,
+                last: row.try_get("last_at")?,
+            })
+        };
+        page.list(&rows, read, |usage| {
+            format!("{}/{}/{}/{}", usage.hour, usage.connection, caller(usage), usage.environment)
+        })
+    }
+}
+
+fn caller(usage: &Usage) -> String {
+    usage.caller.map_or_else(|| LOCAL.to_owned(), |caller| caller.to_string())
+}
+
+async fn add(inner: &Inner, usage: &[Usage]) -> Result<(), DatabaseError> {
+    inner.check_writable()?;
+    let mut writer = inner.writer.acquire().await?;
+    let added = async {
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+        for one in usage {
+            sqlx::query(
+                "INSERT INTO audit_usage (organization_id, connection_id, caller, environment, hour, count, last_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7) \
+                 ON CONFLICT (organization_id, hour, connection_id, caller, environment) \
+                 DO UPDATE SET count = count + $6, last_at = MAX(last_at, $7)",
+            )
+            .bind(one.organization.to_string())
+            .bind(one.connection.to_string())
+            .bind(caller(one))
+            .bind(one.environment.as_str())
+            .bind(one.hour)
+            .bind(one.count)
+            .bind(one.last)
+            .execute(&mut *transaction)
+            .await?;
+        }
+        sqlx::query(
+            "DELETE FROM audit_usage WHERE (organization_id, hour, connection_id, caller, environment) IN \
+             (SELECT organization_id, hour, connection_id, caller, environment FROM audit_usage \
+             WHERE hour < $1 LIMIT 1000)",
+        )
+        .bind((schema::now() - DAYS_KEPT * 24 * HOUR).div_euclid(HOUR))
+        .execute(&mut *transaction)
+        .await?;
+        Ok(transaction.commit().await?)
+    }
+    .await;
+    if added.is_err() {
+        schema::settle(&mut writer).await;
+    }
+    added
+}

@@ -1,0 +1,164 @@
+//! What is noted of the use of connections: when, by which workflows, and whether upstreams took their credentials.
+//!
+//! The data plane counts in memory of its own; what it counted is written here in batches, with no event in the audit
+//! log: it is nobody's change.
+
+use sqlx::{Connection as _, SqliteConnection};
+
+use super::database::{Database, Inner};
+use super::error::{Cause, DatabaseError};
+use super::schema;
+use crate::model::id::{ConnectionId, OrganizationId};
+use crate::model::name::EnvironmentName;
+
+/// How long it counts that a workflow has used a connection, in milliseconds: 30 days.
+pub const LATELY: i64 = 30 * 24 * 60 * 60 * 1_000;
+
+/// How many workflows of one connection are kept; those that used it last.
+const MOST_WORKFLOWS: i64 = 1_000;
+
+/// How many uses one transaction writes: others wait for it.
+const BATCH: usize = 500;
+
+/// The use of a connection in one environment since it was noted last. Times are milliseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// Whose.
+    pub organization: OrganizationId,
+    /// Which.
+    pub connection: ConnectionId,
+    /// Where.
+    pub environment: EnvironmentName,
+    /// When it was used last.
+    pub used_at: i64,
+    /// What the upstream said of its credential last.
+    pub verdict: Verdict,
+    /// Which workflows used it, and when.
+    pub workflows: Vec<(String, i64)>,
+}
+
+/// What an upstream's answers say of a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Unknown,
+    /// It was taken.
+    Taken,
+    /// It was refused, at this time.
+    Refused(i64),
+}
+
+/// What is told of a credential that an upstream answered with 401.
+const REFUSED: &str = "the upstream refused the credential (401); enter it again";
+
+impl Database {
+    /// Notes uses. `is_declared` tells which connections are in the configuration and not in the vault; what is in
+    /// neither any more is not noted.
+    pub async fn note_uses(
+        &self,
+        uses: Vec<Use>,
+        is_declared: impl Fn(ConnectionId) -> bool + Send + Sync + 'static,
+    ) -> Result<(), DatabaseError> {
+        let inner = self.inner.clone();
+        let task = self.inner.runtime.spawn(async move {
+            for batch in uses.chunks(BATCH) {
+                inner.check_writable()?;
+                let mut writer = inner.writer.acquire().await?;
+                let noted = note(&mut writer, batch, &is_declared).await;
+                if noted.is_err() {
+                    schema::settle(&mut writer).await;
+                }
+                noted.map_err(|error| Inner::note(&inner, error))?;
+            }
+            Ok(())
+        });
+        task.await.unwrap_or(Err(DatabaseError::Unavailable(Cause::Closed)))
+    }
+}
+
+async fn note(
+    writer: &mut SqliteConnection,
+    uses: &[Use],
+    is_declared: &(impl Fn(ConnectionId) -> bool + Sync),
+) -> Result<(), DatabaseError> {
+    let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+    for one in uses {
+        let known = is_declared(one.connection) || is_stored(&mut transaction, one).await?;
+        if known {
+            note_use(&mut transaction, one).await?;
+            note_workflows(&mut transaction, one).await?;
+        }
+    }
+    sqlx::query("DELETE FROM connection_workflows WHERE used_at < $1")
+        .bind(schema::now() - LATELY)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn is_stored(connection: &mut SqliteConnection, one: &Use) -> Result<bool, DatabaseError> {
+    let found = sqlx::query("SELECT 1 FROM connections WHERE id = $1 AND organization_id = $2")
+        .bind(one.connection.to_string())
+        .bind(one.organization.to_string())
+        .fetch_optional(connection)
+        .await?;
+    Ok(found.is_some())
+}
+
+async fn note_use(connection: &mut SqliteConnection, one: &Use) -> Result<(), DatabaseError> {
+    let (is_known, refused_at) = match one.verdict {
+        Verdict::Unknown => (false, None),
+        Verdict::Taken => (true, None),
+        Verdict::Refused(at) => (true, Some(at)),
+    };
+    // A refusal of the credential that was there before says nothing of the one that is there now. It is known to the
+    // second.
+    sqlx::query(
+        "INSERT INTO connection_uses (organization_id, connection_id, environment, used_at, refused_at, reason) \
+         SELECT $1, $2, $3, $4, refused, CASE WHEN refused IS NULL THEN NULL ELSE $6 END FROM (SELECT CASE WHEN EXISTS \
+         (SELECT 1 FROM credential_entries WHERE connection_id = $2 AND environment = $3 AND entered_at > $5 + 999) \
+         THEN NULL ELSE $5 END AS refused) WHERE true \
+         ON CONFLICT (connection_id, environment) DO UPDATE SET used_at = MAX(used_at, $4), \
+         refused_at = CASE WHEN NOT $7 THEN refused_at WHEN excluded.refused_at IS NULL THEN NULL \
+         ELSE COALESCE(refused_at, excluded.refused_at) END, \
+         reason = CASE WHEN $7 THEN excluded.reason ELSE reason END",
+    )
+    .bind(one.organization.to_string())
+    .bind(one.connection.to_string())
+    .bind(one.environment.as_str())
+    .bind(one.used_at)
+    .bind(refused_at)
+    .bind(REFUSED)
+    .bind(is_known)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn note_workflows(connection: &mut SqliteConnection, one: &Use) -> Result<(), DatabaseError> {
+    if one.workflows.is_empty() {
+        return Ok(());
+    }
+    for (workflow, used_at) in &one.workflows {
+        sqlx::query(
+            "INSERT INTO connection_workflows (organization_id, connection_id, workflow, used_at) \
+             VALUES ($1, $2, $3, $4) ON CONFLICT (connection_id, workflow) DO UPDATE SET used_at = MAX(used_at, $4)",
+        )
+        .bind(one.organization.to_string())
+        .bind(one.connection.to_string())
+        .bind(workflow)
+        .bind(used_at)
+        .execute(&mut *connection)
+        .await?;
+    }
+    sqlx::query(
+        "DELETE FROM connection_workflows WHERE connection_id = $1 AND workflow NOT IN \
+         (SELECT workflow FROM connection_workflows WHERE connection_id = $1 ORDER BY used_at DESC, workflow LIMIT $2)",
+    )
+    .bind(one.connection.to_string())
+    .bind(MOST_WORKFLOWS)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
