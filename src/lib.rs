@@ -29,7 +29,9 @@
 //!   tunnel          WebSockets
 //!   record, error   the access line of a request; every way to stop it, and what its caller is told
 //! directory       facts: name -> `Route`; `Route::admit` -> `Permit`, decided without waiting
-//!   rate            how many requests a connection takes: one number for each, shared without a lock
+//!   caller          who asks: the bounds of a listener, and within them those of the key that was shown
+//!   keys            whose key a text is: a fingerprint in the worker's table, or a digest, compared once
+//!   rate            how many requests a connection takes, a key or an organization makes: one number for each, no lock
 //!   table           a worker's own: under each name a route, and beside it what a room above keeps for it
 //!   cache           what workers share of what the vault was asked for: bounded, revision-checked, loaded once
 //! credentials     secrets: `Permit` -> `Injection`, rendered once, cached like facts
@@ -43,15 +45,20 @@
 //! wire            HTTP/1.1 for both ends: heads parsed once and strictly, bodies framed anew, streams and scratch areas
 //!   source          a body, whichever protocol it comes in on
 //! vault           the encrypted store: open, read, `commit`; hides database and cipher
+//!   token, password what is shown once is stored as a digest; argon2id with a key of the vault
 //!   seal, key       AES-256-GCM bound to a place; master key -> data key of an organization -> value
 //!   change, query   everything that may be written, each with its audit event; everything that may be read
 //!   revision        how a cache knows that what it holds is still true
 //!   declared        what stands in files: above the vault's, never written to it
 //!   create, rekey   the first start and a new master key, each survivable at any step
 //! admin           CONTROL PLANE: the router of the admin port, every endpoint on one page
+//!   actor, people   who asks: by an API key or signed in; how people come in, and how often they may try
+//!   oidc, outbound  an identity provider, and the guarded way to it
 //! config          `sidekey.toml` and the environment -> `Config`, valid by construction
-//! server          builds every room, knows everyone; workers, listeners, reload, drain, the socket that `rekey` asks
+//! server          builds every room, knows everyone; workers, listeners, reload, drain, the socket that `rekey` and `admin-link` ask
 //! cli             one file for each verb
+//!   access, client  which server is asked, with whose key; JSON over HTTP, the only way into a running server
+//!   entered         secrets somebody enters: a prompt, stdin or a file, never an argument
 //! model           the vocabulary: plain types, no I/O; parsed at the edge and believed inside
 //! tls             rustls, in both directions
 //! telemetry       log format, access lines, counters
@@ -72,12 +79,11 @@
 //! 1. **Check.** What is ambiguous although it could be parsed (two framings, an odd `Host`, `TRACE`) is refused.
 //! 2. **Tag.** The connection, environment and customer that the request names, and the caller's key, are read and
 //!    *taken out of the head*: nothing that was a tag can reach an upstream.
-//! 3. **Gate.** Web pages are kept out; the listener or a key says whose connections may be used.
+//! 3. **Gate.** Web pages are kept out; the listener says whose connections may be used, and a key within that.
 //! 4. **Route.** The directory finds the connection's facts. A hit in the worker's own table waits for nothing, nor does
 //!    what is declared: that is in memory already, and the worker makes route and injection of it by itself.
-//! 5. **Admit.** Scope, environment, origin, the connection's limit last: synchronous, and all that can refuse comes before
-//!    a secret is opened. The
-//!    proof is a [`directory::Permit`]: made here and nowhere else, not `Clone`.
+//! 5. **Admit.** Scope, environment, origin, the key's rules, and last all limits at once: synchronous, and all that can
+//!    refuse comes before a secret is opened. The proof is a [`directory::Permit`]: made here and nowhere else, not `Clone`.
 //! 6. **Clean.** Hop-by-hop fields, the caller's `Authorization`, everything that tells the way goes out.
 //! 7. **Resolve.** The credential as it looks on the wire, from the cache, or opened, its `@@SECRET:…@@` references
 //!    resolved and its templates rendered, once. If that cannot be done, nothing is sent.
@@ -122,7 +128,8 @@
 //!
 //! Foreign crates of note have **one door** each: only `vault` knows the database and the cipher, only `tls` knows rustls,
 //! only `admin` knows axum (and the port that serves its router) and utoipa, only `directory::cache` knows moka, only `cli` clap,
-//! only `config` TOML, only `telemetry` the formats of logs and metrics. A secret leaves its wrapper in `vault::seal` and
+//! only `config` TOML, only `telemetry` the formats of logs and metrics, only `admin::mail` lettre, only `admin::oidc` oauth2
+//! and jsonwebtoken, only `vault::password` argon2. A secret leaves its wrapper in `vault::seal` and
 //! `credentials::injection`, and where a declared value is checked or compared. `tests/it/architecture.rs` reads the
 //! sources and enforces all of this.
 //!

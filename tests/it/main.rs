@@ -40,6 +40,8 @@ mod hop_by_hop;
 mod hygiene;
 mod injection;
 mod injection_body;
+mod key_limits;
+mod keyed;
 mod leaks;
 mod limits;
 mod listeners;
