@@ -18,14 +18,14 @@ use serde_json::json;
 use sidekey::credentials::{Credentials, Local};
 use sidekey::directory::cache::Limits;
 use sidekey::directory::scope::Scope;
-use sidekey::directory::{Aim, Directory, Name};
+use sidekey::directory::{Aim, Directory, Named};
 use sidekey::model::connection::ConnectionDraft;
 use sidekey::model::document::{Problems, Reader};
 use sidekey::model::id::{ConnectionId, IntegrationId, OrganizationId};
 use sidekey::model::integration::Integration;
 use sidekey::model::name::EnvironmentName;
 use sidekey::proxy::head;
-use sidekey::proxy::tag::Tag;
+use sidekey::proxy::tag::{Login, Tag};
 use sidekey::proxy::target::Requested;
 use sidekey::upstream::Injected;
 use sidekey::vault::Vault;
@@ -40,16 +40,16 @@ const REQUESTS: usize = 20_000;
 const ROUNDS: usize = 9;
 
 /// The steps of a request, in their order, and the most allocations that each may make.
-const STEPS: [(&str, u64); 7] = [
+const STEPS: [(&str, u64); 8] = [
     ("head: parse and check", 0),
-    ("tag: read target and tags, take them out", 2),
+    ("tag: read target and tags", 0),
     ("route: the connection's facts (hit)", 0),
     ("admit: scope, environment, origin, limit", 0),
-    // What `Connection` names is kept, to keep it out of trailers too.
-    ("clean: hop-by-hop fields", 2),
     ("resolve: the injection (hit)", 0),
-    // Path and query, as they go on the wire; the header takes none, which `Bench::check` compares.
-    ("inject: apply, and write the head", 1),
+    ("path: path and query, as they go on the wire", 1),
+    ("clean: hop-by-hop fields, tags", 0),
+    // The header takes none, which `Bench::check` compares.
+    ("inject: apply, and write the head", 0),
 ];
 
 /// What is done with a step: it is timed, or its allocations are counted.
@@ -148,30 +148,30 @@ impl Bench {
                 parsed
             })?
             .ok_or("a whole head")?;
+        let (login, now) = (Login::default(), Instant::now());
         let (requested, tag) = meter.step(1, || {
             let mut requested = Requested::parse(&head)?;
-            let tag = Tag::take(&mut head.fields, &mut requested, &self.connection_headers)?;
+            let tag = Tag::read(&head.fields, &mut requested, &login, &self.connection_headers)?;
             Ok::<_, sidekey::proxy::ProxyError>((requested, tag))
         })?;
         let reference = tag.connection.ok_or("a connection is named")?;
-        let name = Name { organization: self.scope.organization, customer: None, reference };
-        let kept =
-            meter.step(2, || self.directory.known(&self.table, (&name).into())).ok_or("the route is declared")??;
-        let rest = requested.rest;
+        let named = Named { organization: self.scope.organization, customer: None, reference };
+        let kept = meter.step(2, || self.directory.known(&self.table, named, now)).ok_or("the route is declared")??;
         let permit = meter.step(3, || {
             let environment = self.scope.environment(None).ok_or("an environment")?;
-            kept.admit(&self.scope, environment, &Aim::Base, rest, None).map_err(|denied| denied.to_string())
+            kept.admit(&self.scope, environment, &Aim::Base, now, None).map_err(|denied| denied.to_string())
         })?;
-        drop(meter.step(4, || head::clean_request(&mut head, false)));
-        let injection = meter.step(5, || self.credentials.known(&kept, &permit)).ok_or("it is declared")??;
-        let destination = meter.step(6, || {
-            let destination = injection.apply(permit, &mut head.fields);
+        let injection = meter.step(4, || self.credentials.known(&kept, &permit)).ok_or("it is declared")??;
+        let path = meter.step(5, || injection.path(&permit, requested.rest));
+        drop(meter.step(6, || head::clean_request(&mut head, &self.connection_headers, false)));
+        let admission = meter.step(7, || {
+            let admission = injection.apply(permit, &mut head.fields);
             self.out.clear();
             head.fields.render(&mut self.out);
             self.out.extend_from_slice(injection.lines());
-            destination
+            admission
         });
-        drop(destination);
+        drop((path, admission));
         Ok(())
     }
 

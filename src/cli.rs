@@ -1,6 +1,7 @@
 //! The command line: one file for each verb.
 
 mod access;
+pub mod admin_link;
 pub mod api_key;
 pub mod audit;
 pub mod check;
@@ -20,6 +21,7 @@ pub mod role;
 pub mod secret;
 pub mod serve;
 mod show;
+pub mod transfer;
 pub mod user;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -55,6 +57,8 @@ enum Verb {
     Keygen(key::Keygen),
     /// Give the vault a new master key; the stored values stay as they are
     Rekey(key::Rekey),
+    /// Print a one-time link that makes a super admin, or lets one back in; for who owns the vault's files
+    AdminLink(admin_link::Options),
     /// Connections, and what is entered into them
     Connection(connection::Command),
     /// Integrations: how to talk to one provider
@@ -75,6 +79,10 @@ enum Verb {
     Audit(audit::Command),
     /// Roles, and what each may do
     Role(role::Command),
+    /// Write integrations and connections, without secrets, for an import elsewhere
+    Export(transfer::Export),
+    /// Take over integrations and connections of an export: all of them, or none
+    Import(transfer::Import),
     /// Send one request through the proxy, with the system's curl
     Curl(curl::Options),
     /// Print the completions of a shell
@@ -118,7 +126,8 @@ impl Failure {
                 StartError::Declared(_)
                 | StartError::Organization(_)
                 | StartError::Tls(_)
-                | StartError::MasterKey { .. },
+                | StartError::MasterKey { .. }
+                | StartError::People { .. },
             ) => 3,
             Failure::Usage(_) => 2,
             Failure::Unreachable(_) => 4,
@@ -159,6 +168,7 @@ pub fn run() -> ExitCode {
         Verb::Healthcheck(options) => healthcheck::run(cli.config, &options),
         Verb::Keygen(options) => key::generate(&options),
         Verb::Rekey(options) => key::renew(cli.config, options),
+        Verb::AdminLink(options) => admin_link::run(cli.config, options),
         Verb::Connection(command) => connection::run(cli.config, command),
         Verb::Integration(command) => integration::run(cli.config, command),
         Verb::Secret(command) => secret::run(cli.config, command),
@@ -169,6 +179,8 @@ pub fn run() -> ExitCode {
         Verb::Session(command) => user::run_session(cli.config, command),
         Verb::Audit(command) => audit::run(cli.config, command),
         Verb::Role(command) => role::run(cli.config, command),
+        Verb::Export(options) => transfer::export(cli.config, options),
+        Verb::Import(options) => transfer::import(cli.config, options),
         Verb::Curl(options) => curl::run(cli.config, &options),
         Verb::Completions(options) => completions::run(&options),
         Verb::Demo(options) => demo::run(&options),

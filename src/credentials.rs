@@ -8,6 +8,7 @@ pub mod apply;
 pub mod body;
 mod held;
 pub mod injection;
+mod mask;
 
 use std::sync::Arc;
 
@@ -102,8 +103,7 @@ impl Credentials {
     pub async fn resolve(&self, kept: &Kept<Injections>, permit: &Permit) -> Result<Arc<Injection>, ResolveError> {
         match self.known(kept, permit) {
             Some(found) => found,
-            // Boxed: a request's future is moved about, and what is rare shall not make it large.
-            None => Box::pin(self.stored(kept, permit)).await,
+            None => self.stored(kept, permit).await,
         }
     }
 
@@ -265,7 +265,7 @@ async fn render(
 mod tests {
     use std::collections::HashSet;
     use std::rc::Rc;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use secrecy::SecretString;
 
@@ -335,8 +335,8 @@ mod tests {
 
         fn admit(&self) -> (Rc<Kept<Injections>>, Permit) {
             let named = Named { organization: scope().organization, customer: None, reference: Reference::Key("api") };
-            let kept = self.directory.known(&self.table, named).unwrap().unwrap();
-            let permit = kept.admit(&scope(), "production".parse().unwrap(), &Aim::Base, String::new(), None).unwrap();
+            let kept = self.directory.known(&self.table, named, Instant::now()).unwrap().unwrap();
+            let permit = kept.admit(&scope(), "production".parse().unwrap(), &Aim::Base, Instant::now(), None).unwrap();
             (kept, permit)
         }
 
@@ -369,7 +369,7 @@ mod tests {
         }
         let staging = {
             let (kept, _) = setting.admit();
-            let permit = kept.admit(&scope(), "staging".parse().unwrap(), &Aim::Base, String::new(), None).unwrap();
+            let permit = kept.admit(&scope(), "staging".parse().unwrap(), &Aim::Base, Instant::now(), None).unwrap();
             setting.known(&kept, &permit)
         };
         assert!(matches!(staging, Err(ResolveError::Missing(Missing::Credential(_)))));
@@ -415,10 +415,10 @@ mod tests {
         let mut seen = 0;
         let named = Named { organization: scope().organization, customer: None, reference: Reference::Key("api") };
         while !reloading.is_finished() || seen == 0 {
-            let Some(Ok(kept)) = setting.directory.known(&setting.table, named) else { continue };
-            let permit = kept.admit(&scope(), "production".parse().unwrap(), &Aim::Base, String::new(), None).unwrap();
+            let Some(Ok(kept)) = setting.directory.known(&setting.table, named, Instant::now()) else { continue };
+            let permit = kept.admit(&scope(), "production".parse().unwrap(), &Aim::Base, Instant::now(), None).unwrap();
             let Some(Ok(injection)) = setting.credentials.known(&kept, &permit) else { continue };
-            let host = permit.target().origin.host.to_string();
+            let host = permit.admission().origin().host.to_string();
             let round = host.trim_start_matches("host-").trim_end_matches(".test");
             assert_eq!(sent(&injection), format!("Authorization: Bearer token-{round}\r\n"));
             seen += 1;
@@ -440,7 +440,7 @@ mod tests {
         assert!(matches!(setting.credentials.resolve(&kept, &permit).await, Err(ResolveError::Overtaken)));
 
         let (kept, permit) = setting.admit();
-        assert_eq!(permit.target().origin.to_string(), "https://new.test");
+        assert_eq!(permit.admission().origin().to_string(), "https://new.test");
         assert!(setting.credentials.resolve(&kept, &permit).await.is_ok());
     }
 }

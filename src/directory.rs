@@ -13,6 +13,7 @@ pub mod table;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::model::id::{ConnectionRef, OrganizationId, Reference};
 use crate::model::name::{CustomerName, NameError};
@@ -24,7 +25,7 @@ use integrations::Integrations;
 use rate::Rates;
 use route::{Route, RouteError};
 
-pub use permit::{Aim, Denied, Permit, Target};
+pub use permit::{Admission, Aim, Denied, Permit};
 pub use table::{Beside, Kept, Table};
 
 /// What a caller named: the key of a lookup.
@@ -39,7 +40,7 @@ pub struct Name {
 }
 
 /// The same, borrowed from a request: nothing of it needs to be checked, or copied, to look it up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Named<'a> {
     /// As [`Name::organization`].
     pub organization: OrganizationId,
@@ -153,34 +154,39 @@ impl Directory {
         Table::new(self.limits)
     }
 
-    /// The route of a name. Waits only for what the vault must be asked for.
+    /// The route of a name. Waits only for what the vault must be asked for; `now` is when it is asked.
     pub async fn route<B: Beside>(
         &self,
         table: &Table<B>,
         named: impl Into<Named<'_>>,
+        now: Instant,
     ) -> Result<Rc<Kept<B>>, LookupError> {
         let named = named.into();
-        if let Some(found) = self.known(table, named) {
+        if let Some(found) = self.known(table, named, now) {
             return found;
         }
         let name = Name::try_from(named).map_err(|_| LookupError::Unknown)?;
-        // Boxed: a request's future is moved about, and what is rare shall not make it large.
-        let entry = Box::pin(self.stored(&name)).await?;
+        let entry = self.stored(&name).await?;
         let name = entry.value.name(&named).unwrap_or(name);
         Ok(table.insert(table.hash(&named), name, entry.value, entry.expires)?)
     }
 
     /// The route of a name, if that can be told without waiting: it is in the worker's table, or what is declared
     /// decides it.
-    pub fn known<B: Beside>(&self, table: &Table<B>, named: Named<'_>) -> Option<Result<Rc<Kept<B>>, LookupError>> {
+    pub fn known<B: Beside>(
+        &self,
+        table: &Table<B>,
+        named: Named<'_>,
+        now: Instant,
+    ) -> Option<Result<Rc<Kept<B>>, LookupError>> {
         let hash = table.hash(&named);
-        if let Some(found) = table.get(hash, &named, self.vault.revisions()) {
+        if let Some(found) = table.get(hash, &named, self.vault.revisions(), now) {
             return Some(found.map_err(LookupError::from));
         }
         let (declared, stamp) = self.vault.snapshot()?;
         let found = route::declared(&declared, stamp, &named, self.vault.is_declared_only(), &self.rates)?;
         let Ok(name) = found.name(&named) else { return Some(Err(LookupError::Unknown)) };
-        Some(table.insert(hash, name, found, self.limits.expiry()).map_err(LookupError::from))
+        Some(table.insert(hash, name, found, self.limits.expiry(now)).map_err(LookupError::from))
     }
 
     async fn stored(&self, name: &Name) -> Result<Entry<Found>, LookupError> {

@@ -52,6 +52,8 @@
 //! config          `sidekey.toml` and the environment -> `Config`, valid by construction
 //! server          builds every room, knows everyone; workers, listeners, reload, drain, the socket that `rekey` asks
 //! cli             one file for each verb
+//!   access, client  which server is asked, with whose key; JSON over HTTP, the only way into a running server
+//!   entered         secrets somebody enters: a prompt, stdin or a file, never an argument
 //! model           the vocabulary: plain types, no I/O; parsed at the edge and believed inside
 //! tls             rustls, in both directions
 //! telemetry       log format, access lines, counters

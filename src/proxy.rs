@@ -4,6 +4,7 @@
 //! it comes before a credential is opened, and the credential comes last, so that nothing in the request can remove,
 //! duplicate or shadow it. `handle` cannot fail: every way to stop is one [`ProxyError`] and becomes an answer.
 
+mod authorize;
 pub mod body;
 pub mod error;
 pub mod gate;
@@ -13,6 +14,7 @@ pub mod http2;
 pub mod record;
 pub mod tag;
 pub mod target;
+pub mod trial;
 mod tunnel;
 pub mod usage;
 
@@ -28,21 +30,21 @@ use http::header::HeaderName;
 use http::{Method, StatusCode, Version};
 use zeroize::Zeroizing;
 
-use crate::credentials::apply::Destination;
-use crate::credentials::{Credentials, Injection, Injections, Local, ResolveError};
-use crate::directory::{Aim, Denied, Directory, Kept, LookupError, Name, Permit};
+use crate::credentials::body::Media;
+use crate::credentials::{Credentials, Injection, Local};
+use crate::directory::{Admission, Directory};
 use crate::model::header::Known;
+use crate::model::integration::Integration;
 use crate::model::origin::Origin;
 use crate::upstream::{self, BoxError, Deadlines, Exchange, Injected, Outgoing, Switched, Upstream, UpstreamError};
 use crate::wire::{Fields, RequestHead, Source};
 
+use authorize::{Authorized, Decided};
 use body::{AnswerBody, ClientBody, Held, RequestBody, TrailerSieve};
 pub use error::{Asked, ProxyError};
 use gate::Gate;
 use head::Nominated;
 use record::{Record, Reporter};
-use tag::Tag;
-use target::{Form, Requested};
 
 /// What every worker shares.
 pub struct Shared {
@@ -112,7 +114,6 @@ pub struct Answer {
 struct Relayed {
     answer: upstream::Answer,
     injection: Arc<Injection>,
-    method: Method,
 }
 
 impl Proxy {
@@ -133,137 +134,86 @@ impl Proxy {
     }
 
     /// Answers a request that came in at a listener with this gate. Cannot fail, and a panic costs one request.
-    pub async fn handle(&self, gate: &Gate, request: Request) -> Answer {
-        let mut record = Record::begin(Rc::clone(&self.reporter), request.head.method.clone());
-        let is_absolute = request.head.version != Version::HTTP_2 && !request.head.target().starts_with(b"/");
-        let asked = if is_absolute && request.fault.is_none() { Asked::AsProxy } else { Asked::Directly };
-        let relayed = caught(pin!(self.relay(gate, request, &mut record))).await;
-        match relayed.unwrap_or(Err(ProxyError::Internal)) {
-            Ok(relayed) => answer(relayed, record),
-            Err(error) => refuse(&error, asked, record),
-        }
-    }
-
-    async fn relay(&self, gate: &Gate, request: Request, record: &mut Record) -> Result<Relayed, ProxyError> {
-        let Request { mut head, body, fault } = request;
-        if let Some(fault) = fault {
-            return Err(fault);
-        }
-        head::check(&head)?;
-        if !record.take_place() {
-            return Err(ProxyError::Overloaded);
-        }
-        let mut requested = Requested::parse(&head)?;
-        let tag = Tag::take(&mut head.fields, &mut requested, &self.shared.settings.connection_headers)?;
-        gate.check_browser(&head, &requested.form)?;
-        let (permit, injection) = self.authorize(gate, &tag, &requested, record).await?;
-        let switches = head::asks_for_websocket(&head);
-        let nominated = head::clean_request(&mut head, permit.route().integration.forward_authorization);
-        let deadlines = self.deadlines(&permit, &tag);
-        let body = self.prepare_body(&injection, &mut head.fields, body, nominated, record).await?;
-        let Destination { origin, path } = injection.apply(permit, &mut head.fields);
-        let RequestHead { method, fields, .. } = head;
-        let injected = Arc::clone(&injection) as Arc<dyn Injected>;
-        let mut outgoing = Outgoing { method: method.clone(), path, fields, injected, body };
-        record.sent();
-        let mut exchange = Exchange::default();
-        let sent = self.send(&origin, &mut outgoing, &deadlines, &mut exchange, switches).await;
-        record.returned(&exchange);
-        Ok(Relayed { answer: sent?, injection, method })
-    }
-
-    /// Admits a request and resolves its credential. Where the connection changes in between, it is admitted again: a
-    /// credential is never used with the facts of another revision.
-    async fn authorize(
-        &self,
-        gate: &Gate,
-        tag: &Tag,
-        requested: &Requested,
-        record: &mut Record,
-    ) -> Result<(Permit, Arc<Injection>), ProxyError> {
-        let mut overtaken = None;
-        for _ in 0..4 {
-            let (kept, permit) = self.admit(gate, tag, requested, overtaken, record).await?;
-            record.admitted(&permit);
-            match self.shared.credentials.resolve(&kept, &permit).await {
-                Ok(injection) => return Ok((permit, injection)),
-                Err(ResolveError::Overtaken) => overtaken = Some(permit),
-                Err(ResolveError::Missing(missing)) => return Err(ProxyError::Missing(missing)),
-                Err(ResolveError::Vault(error)) => return Err(unavailable(&error)),
+    ///
+    /// The request stays where it is while it is answered: an argument of an `async fn` would lie in its future twice.
+    pub fn handle(&self, gate: &Gate, mut request: Request) -> impl Future<Output = Answer> {
+        async move {
+            let mut record = Record::begin(Rc::clone(&self.reporter), request.head.method.clone());
+            let is_absolute = request.head.version != Version::HTTP_2 && !request.head.target().starts_with(b"/");
+            let asked = if is_absolute && request.fault.is_none() { Asked::AsProxy } else { Asked::Directly };
+            let relayed = caught(pin!(self.relay(gate, &mut request, &mut record))).await;
+            match relayed.unwrap_or(Err(ProxyError::Internal)) {
+                Ok(relayed) => answer(relayed, &request.head.method, record),
+                Err(error) => refuse(&error, asked, record),
             }
         }
-        Err(ProxyError::VaultUnavailable)
     }
 
-    /// Everything that can refuse the request, in the order that CONTRACT gives, before a credential is opened.
-    async fn admit(
-        &self,
-        gate: &Gate,
-        tag: &Tag,
-        requested: &Requested,
-        overtaken: Option<Permit>,
-        record: &mut Record,
-    ) -> Result<(Rc<Kept<Injections>>, Permit), ProxyError> {
-        let scope = gate.caller(tag)?;
-        let reference =
-            tag.connection.clone().or_else(|| scope.connection.clone()).ok_or(ProxyError::ConnectionMissing)?;
-        record.asked(&reference, tag.workflow.clone());
-        let environment = scope.environment(tag.environment.as_ref()).ok_or(ProxyError::EnvironmentNotPermitted)?;
-        if tag.customer.as_ref().is_some_and(|customer| !scope.covers_customer(customer)) {
-            return Err(ProxyError::ConnectionUnknown);
-        }
-        let name = Name { organization: scope.organization, customer: tag.customer.clone(), reference };
-        let kept = self.shared.directory.route(&self.known, &name).await.map_err(|error| match error {
-            LookupError::Unknown => ProxyError::ConnectionUnknown,
-            LookupError::Broken(why) => ProxyError::Broken(why),
-            LookupError::Vault(error) => unavailable(&error),
-        })?;
-        let aim = match (&requested.form, &tag.upstream) {
-            (Form::Absolute(origin), _) => Aim::Forward { origin: origin.clone() },
-            (Form::Origin, Some(origin)) => Aim::Origin(origin.clone()),
-            (Form::Origin, None) => Aim::Base,
+    async fn relay(&self, gate: &Gate, request: &mut Request, record: &mut Record) -> Result<Relayed, ProxyError> {
+        let Authorized { permit, injection, path, timeout } = match self.authorize(gate, request, record)? {
+            Decided::Now(authorized) => authorized,
+            Decided::Later(waiting) => waiting.await?,
         };
-        let rest = requested.rest.clone();
-        let permit = kept.admit(scope, environment, &aim, rest, overtaken).map_err(|denied| match denied {
-            Denied::OutOfScope => ProxyError::ConnectionUnknown,
-            Denied::Host => ProxyError::HostNotAllowed,
-            Denied::PathCredential => ProxyError::TargetInvalid(
-                "this connection's credential is part of its base path: send the path below it",
-            ),
-            Denied::Limited(exceeded) => ProxyError::RateLimited(exceeded),
-        })?;
-        Ok((kept, permit))
+        let Request { head, body, .. } = request;
+        let switches = head::asks_for_websocket(head);
+        let integration = &permit.route().integration;
+        let nominated =
+            head::clean_request(head, &self.shared.settings.connection_headers, integration.forward_authorization);
+        let deadlines = self.deadlines(integration, timeout);
+        let body = match injection.media() {
+            None => body.take().map(|body| self.stream_body(&injection, body, nominated, record)),
+            Some(media) => {
+                record.admitted(permit.admission().clone());
+                Some(Box::pin(self.hold_body(&injection, media, &mut head.fields, body.take(), record)).await?)
+            }
+        };
+        record.admitted(injection.apply(permit, &mut head.fields));
+        let (method, fields) = (head.method.clone(), std::mem::take(&mut head.fields));
+        let injected = Arc::clone(&injection) as Arc<dyn Injected>;
+        let mut outgoing = Outgoing { method, path, fields, injected, body };
+        record.sent();
+        let mut exchange = Exchange::default();
+        let origin = record.admission().map(Admission::origin).ok_or(ProxyError::Internal)?;
+        let sent = self.send(origin, &mut outgoing, &deadlines, &mut exchange, switches).await;
+        record.returned(&exchange);
+        Ok(Relayed { answer: sent?, injection })
     }
 
     /// The server's deadlines, the integration's where it has its own, and what the request shortens.
-    fn deadlines(&self, permit: &Permit, tag: &Tag) -> Deadlines {
-        let own = permit.route().integration.timeouts;
+    fn deadlines(&self, integration: &Integration, timeout: Option<Duration>) -> Deadlines {
+        let own = integration.timeouts;
         let server = self.shared.settings.deadlines;
         let response = own.response.unwrap_or(server.response);
         Deadlines {
             connect: own.connect.unwrap_or(server.connect),
-            response: tag.timeout.map_or(response, |timeout| timeout.min(response)),
+            response: timeout.map_or(response, |timeout| timeout.min(response)),
             idle: own.idle.unwrap_or(server.idle),
         }
     }
 
-    /// The body as it is streamed, or held in memory with the credential in it.
-    async fn prepare_body(
+    /// The body as it is streamed.
+    fn stream_body(
         &self,
         injection: &Injection,
-        fields: &mut Fields,
-        body: Option<ClientBody>,
+        body: ClientBody,
         nominated: Nominated,
         record: &Record,
-    ) -> Result<Option<Box<dyn Source<Error = BoxError>>>, ProxyError> {
+    ) -> Box<dyn Source<Error = BoxError>> {
+        let sieve = TrailerSieve { forbidden: injection.header_names().cloned().chain(nominated).collect() };
+        let idle = self.shared.settings.body_idle_timeout;
+        Box::new(RequestBody::new(body, idle, sieve, Rc::clone(record.request_bytes())))
+    }
+
+    /// The body, held in memory, with the credential in it.
+    async fn hold_body(
+        &self,
+        injection: &Injection,
+        media: Media,
+        fields: &mut Fields,
+        body: Option<ClientBody>,
+        record: &Record,
+    ) -> Result<Box<dyn Source<Error = BoxError>>, ProxyError> {
         let settings = &self.shared.settings;
-        let streamed =
-            |body, sieve| RequestBody::new(body, settings.body_idle_timeout, sieve, Rc::clone(record.request_bytes()));
-        let Some(media) = injection.media() else {
-            let Some(body) = body else { return Ok(None) };
-            let sieve = TrailerSieve { forbidden: injection.header_names().chain(nominated).collect() };
-            return Ok(Some(Box::new(streamed(body, sieve))));
-        };
         let unsupported = |why: &str| ProxyError::BodyUnsupported(why.to_owned());
         if fields.has(Known::ContentEncoding) {
             return Err(unsupported("a compressed body cannot take it; send it uncompressed"));
@@ -275,7 +225,11 @@ impl Proxy {
             .values(Known::ContentType)
             .any(|value| std::str::from_utf8(value).is_ok_and(|text| media.matches(text)));
         let held = match body {
-            Some(body) => Box::pin(streamed(body, TrailerSieve::default()).hold(settings.body_buffer)).await?,
+            Some(body) => {
+                let count = Rc::clone(record.request_bytes());
+                let body = RequestBody::new(body, settings.body_idle_timeout, TrailerSieve::default(), count);
+                body.hold(settings.body_buffer).await?
+            }
             None => Vec::new(),
         };
         if !(of_media || held.is_empty()) {
@@ -287,7 +241,7 @@ impl Proxy {
         if !of_media {
             fields.push(b"content-type", media.as_str().as_bytes());
         }
-        Ok(Some(Box::new(Held(Some(Bytes::from_owner(Zeroizing::new(filled)))))))
+        Ok(Box::new(Held(Some(Bytes::from_owner(Zeroizing::new(filled))))))
     }
 
     async fn send(
@@ -314,11 +268,11 @@ impl Proxy {
 }
 
 /// Passes an upstream's answer on.
-fn answer(relayed: Relayed, mut record: Record) -> Answer {
-    let Relayed { answer, injection, method } = relayed;
+fn answer(relayed: Relayed, method: &Method, mut record: Record) -> Answer {
+    let Relayed { answer, injection } = relayed;
     let status = answer.head.status;
     let mut fields = answer.head.fields;
-    head::clean_answer(&mut fields, status, &method, &injection);
+    head::clean_answer(&mut fields, status, method, &injection);
     record.answered(status, None);
     if let Some(switched) = answer.switched {
         tunnel::switch(&mut fields);
@@ -332,11 +286,6 @@ fn answer(relayed: Relayed, mut record: Record) -> Answer {
         };
     }
     Answer { status, fields, body: AnswerBody::upstream(answer.body, record), closes: false, tunnel: None }
-}
-
-fn unavailable(error: &crate::vault::VaultError) -> ProxyError {
-    tracing::error!(%error, "the vault could not be read");
-    ProxyError::VaultUnavailable
 }
 
 /// Answers with a problem document.

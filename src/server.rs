@@ -6,9 +6,11 @@
 
 mod admin_port;
 pub mod assemble;
+mod bench;
 pub mod bind;
 pub mod connection;
 pub mod control_socket;
+pub mod people;
 pub mod reload;
 mod usage;
 pub mod worker;
@@ -31,7 +33,9 @@ use crate::credentials::Credentials;
 use crate::directory::Directory;
 use crate::model::id::OrganizationId;
 use crate::model::name::Key;
-use crate::proxy::usage::Use;
+use crate::proxy::record::Reporter;
+use crate::proxy::trial::{Bench, Trials};
+use crate::proxy::usage::{Use, Uses};
 use crate::proxy::{Shared, error};
 use crate::telemetry::access_log::{AccessLog, LogWriter};
 use crate::telemetry::metrics::Metrics;
@@ -63,6 +67,14 @@ pub enum StartError {
     /// A listener belongs to an organization that does not exist.
     #[error("the organization `{0}` of a listener does not exist; create it first, or use `default`")]
     Organization(Key),
+    /// A part of how people come in: a secret that cannot be had, or a mail server that cannot be used.
+    #[error("{key} cannot be used: {problem}")]
+    People {
+        /// The setting.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The vault.
     #[error("the vault does not open")]
     Vault(#[from] VaultError),
@@ -136,7 +148,10 @@ async fn open_vault(config: &Config, environment: &Environment) -> Result<Vault,
     let path = options.path.display().to_string();
     let (vault, opened) = Vault::open(options).await?;
     if opened.created {
-        tracing::info!(path, "a new vault was made");
+        tracing::info!(
+            path,
+            "a new vault was made; `sidekey admin-link` prints a link that makes the first super admin"
+        );
     }
     if let Some(key) = &opened.master_key_path {
         tracing::info!(path = %key.display(), "a new master key was made; keep a copy of it apart from the vault's backups");
@@ -193,12 +208,15 @@ impl Server {
         let upstream = assemble::upstream_settings(&config.upstream, listening.own_addresses(), client_tls);
         let tokens = Tokens { drain: CancellationToken::new(), stop: CancellationToken::new() };
         let (proxy, mut sockets) = (listening.names(), listening.socket_files());
-        sockets.extend(control_socket::listen_beside(&vault));
+        let (bench, trials) = Bench::new();
         let control = Arc::new(Control {
             vault: vault.clone(),
+            bench,
             metrics: Arc::clone(&metrics),
-            guard: Guard { host_names: config.admin.host_names.iter().map(ToString::to_string).collect() },
+            people: people::assemble(config, &environment, listening.admin_address(config), &upstream)?,
+            guard: Guard { host_names: assemble::admin_names(&config.admin) },
         });
+        sockets.extend(control_socket::listen_beside(&control));
         let certificates = listening.certificates();
         let Listening { doors, admin } = listening;
         let admin =
@@ -207,7 +225,7 @@ impl Server {
         let (uses, taken) = tokio::sync::mpsc::unbounded_channel();
         let recording = usage::record(vault.clone(), taken);
         let told = Told { log, metrics: Arc::clone(&metrics), uses };
-        let workers = start_workers(config, &vault, upstream, doors, told, &tokens)?;
+        let workers = start_workers(config, &vault, upstream, doors, trials, told, &tokens)?;
         let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
         let drain_timeout = config.proxy.drain_timeout;
         Ok(Server { proxy, admin, follower, vault, workers, access, recording, sockets, tokens, drain_timeout })
@@ -280,6 +298,11 @@ impl Listening {
         Ok(Listening { doors, admin: AdminPort::bind(&config.admin)? })
     }
 
+    /// Where the admin port is, or would be.
+    fn admin_address(&self, config: &Config) -> SocketAddr {
+        self.admin.as_ref().map_or(config.admin.address, |admin| admin.address)
+    }
+
     fn own_addresses(&self) -> Vec<SocketAddr> {
         let proxy = self.doors.iter().filter_map(|door| door.bound.address);
         proxy.chain(self.admin.iter().map(|admin| admin.address)).collect()
@@ -326,6 +349,7 @@ fn start_workers(
     vault: &Vault,
     upstream: upstream::Settings,
     doors: Vec<BoundDoor>,
+    trials: Trials,
     told: Told,
     tokens: &Tokens,
 ) -> Result<Vec<JoinHandle<io::Result<()>>>, StartError> {
@@ -338,6 +362,19 @@ fn start_workers(
         settings: assemble::proxy_settings(config, &upstream),
     });
     let upstream = Arc::new(upstream);
+    let reporter =
+        Reporter::new(told.log.buffer(), Arc::clone(&told.metrics), Uses::new(told.uses.clone()), usize::MAX);
+    bench::serve(
+        trials,
+        bench::Setup {
+            shared: Arc::clone(&shared),
+            upstream: Arc::clone(&upstream),
+            reporter,
+            usage_interval: config.proxy.usage_interval,
+            sweep_interval: assemble::sweep_interval(&config.cache),
+            drain: tokens.drain.clone(),
+        },
+    );
     let places = Arc::new(Semaphore::new(config.proxy.max_connections));
     let mut threads = Vec::new();
     for (index, doors) in assemble::doors(doors, workers).into_iter().enumerate() {

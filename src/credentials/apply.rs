@@ -9,43 +9,38 @@ use zeroize::Zeroizing;
 
 use super::Injection;
 use super::injection::Pair;
-use crate::directory::Permit;
+use crate::directory::{Admission, Permit};
 use crate::model::header::{self, Known};
-use crate::model::origin::Origin;
 use crate::upstream::Injected;
 use crate::wire::Fields;
 
-/// Where a request goes, credential included: path and query may hold one, so it has no `Debug`.
-pub struct Destination {
-    /// Scheme, host and port.
-    pub origin: Origin,
-    /// Path and query as they go on the wire.
-    pub path: Zeroizing<String>,
-}
-
 impl Injection {
-    /// Spends a permit: fills its target, and takes out of the fields of its request what stands where something is
-    /// injected. The injected headers themselves are written behind them: see [`Injected`].
-    pub fn apply(&self, permit: Permit, fields: &mut Fields) -> Destination {
-        let route = permit.route();
+    /// Path and query of a permitted request as they go on the wire: they may hold a credential. `rest` is what the
+    /// request brings: empty, or beginning with `/` or `?`.
+    pub fn path(&self, permit: &Permit, rest: &str) -> Zeroizing<String> {
+        let base = permit.route().base.path();
+        let joined = if permit.is_below_base() { self.fill_path(base, rest) } else { rooted(rest) };
+        let query = &self.elsewhere().query;
+        if query.is_empty() { joined } else { replace_query(&joined, query) }
+    }
+
+    /// Spends a permit: takes out of the fields of its request what stands where something is injected. The injected
+    /// headers themselves are written behind them: see [`Injected`].
+    pub fn apply(&self, permit: Permit, fields: &mut Fields) -> Admission {
         let injects =
-            |name: &[u8]| self.headers.iter().any(|(injected, _)| header::is_one(name, injected.as_str().as_bytes()));
+            |name: &[u8]| self.header_names().any(|injected| header::is_one(name, injected.as_str().as_bytes()));
         fields.drop_if(|line| injects(line.name));
-        for (name, value) in &*route.headers {
+        for (name, value) in &*permit.route().headers {
             let name = name.as_str().as_bytes();
             if !injects(name) && !fields.lines().any(|line| header::is_one(line.name, name)) {
                 fields.push(name, value.as_bytes());
             }
         }
-        let elsewhere = self.elsewhere();
-        if !elsewhere.cookies.is_empty() {
-            replace_cookies(fields, &elsewhere.cookies);
+        let cookies = &self.elsewhere().cookies;
+        if !cookies.is_empty() {
+            replace_cookies(fields, cookies);
         }
-        let target = permit.target();
-        let joined =
-            if target.below_base { self.fill_path(route.base.path(), &target.rest) } else { rooted(&target.rest) };
-        let path = if elsewhere.query.is_empty() { joined } else { replace_query(&joined, &elsewhere.query) };
-        Destination { origin: target.origin.clone(), path }
+        permit.spend()
     }
 
     /// The base path with its placeholders filled, followed by the request's own path.
@@ -81,7 +76,7 @@ impl Injected for Injection {
     }
 
     fn headers(&self) -> &[(HeaderName, HeaderValue)] {
-        &self.headers
+        self.header_values()
     }
 }
 

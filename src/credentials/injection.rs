@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::OnceLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -32,14 +33,19 @@ const PATH_SEGMENT: &AsciiSet = &RESERVED.remove(b':');
 
 /// What is set in a request: built when a credential is loaded, shared by every request that uses it.
 ///
-/// All text of it that most have is in one block, which wipes itself when the last who shares it is done: the header
-/// lines, and behind them the secrets to look for in an answer. The header values are parts of the block.
+/// All text of it that most have is in one block, which wipes itself: the header lines, and behind them the secrets to
+/// look for in an answer.
 #[derive(Default)]
 pub struct Injection {
-    pub(super) headers: Box<[(HeaderName, HeaderValue)]>,
-    block: Bytes,
+    /// The header it sets: most set one.
+    first: Option<HeaderName>,
+    /// The others, in the order of their lines.
+    others: Box<[HeaderName]>,
+    block: Zeroizing<Vec<u8>>,
     /// Where the header lines end in the block.
     lines: usize,
+    /// The headers as HTTP/2 has them, made for the first request that goes over it.
+    values: OnceLock<Box<[(HeaderName, HeaderValue)]>>,
     elsewhere: Option<Box<Elsewhere>>,
 }
 
@@ -133,7 +139,7 @@ impl Injection {
             rendering.add(slot, fields.fill(&slot.value)?)?;
         }
         let pairs = fields.pairs();
-        rendering.finish(fields.told(secrets, &pairs))
+        Ok(rendering.finish(fields.told(secrets, &pairs)))
     }
 
     /// The headers it sets as lines of HTTP/1.1, each with its line break; names as the integration writes them.
@@ -144,7 +150,7 @@ impl Injection {
     /// One that nothing comes of, and that tells of a secret.
     #[cfg(test)]
     pub(super) fn of_secret(text: &str) -> Self {
-        Rendering::default().finish(std::iter::once(Secret { kind: SecretKind::Value, text })).unwrap()
+        Rendering::default().finish(std::iter::once(Secret { kind: SecretKind::Value, text }))
     }
 
     /// One that goes to other places than headers.
@@ -176,9 +182,33 @@ impl Injection {
         spellings
     }
 
+    /// The secrets in it as texts, a user name with its password among them.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        Secret::read(&self.block[self.lines..]).map(|secret| secret.text)
+    }
+
     /// The headers it sets.
-    pub fn header_names(&self) -> impl Iterator<Item = HeaderName> {
-        self.headers.iter().map(|(name, _)| name.clone())
+    pub fn header_names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.first.iter().chain(&*self.others)
+    }
+
+    /// The same with their values, which are marked as sensitive and wipe themselves.
+    pub(super) fn header_values(&self) -> &[(HeaderName, HeaderValue)] {
+        self.values.get_or_init(|| {
+            let block = Bytes::from_owner(Zeroizing::new(self.header_lines().to_vec()));
+            let mut end = 0;
+            let values = self.header_names().filter_map(|name| {
+                let line = &self.header_lines()[end..];
+                let at = |mark: &[u8; 2]| line.windows(2).position(|pair| pair == mark);
+                let (colon, length) = (at(b": ")?, at(b"\r\n")?);
+                let value = block.slice(end + colon + 2..end + length);
+                end += length + 2;
+                let mut value = HeaderValue::from_maybe_shared(value).ok()?;
+                value.set_sensitive(true);
+                Some((name.clone(), value))
+            });
+            values.collect()
+        })
     }
 
     /// Where something is injected, in words: `header authorization`.
@@ -186,7 +216,7 @@ impl Injection {
         let named =
             |place: &str, pairs: &[Pair]| pairs.iter().map(|p| format!("{place} {}", p.name)).collect::<Vec<_>>();
         let Elsewhere { query, cookies, path, form, json } = self.elsewhere();
-        let mut places: Vec<String> = self.headers.iter().map(|(name, _)| format!("header {name}")).collect();
+        let mut places: Vec<String> = self.header_names().map(|name| format!("header {name}")).collect();
         places.extend(named("query", query));
         places.extend(named("cookie", cookies));
         places.extend(named("path", path));
@@ -241,12 +271,6 @@ struct Line<'a> {
     value: Zeroizing<String>,
 }
 
-impl Line<'_> {
-    fn wrong(&self, why: &'static str) -> RenderError {
-        RenderError::Value { place: "header", name: self.name.to_string(), why }
-    }
-}
-
 /// An injection on its way.
 #[derive(Default)]
 struct Rendering<'a> {
@@ -299,29 +323,25 @@ impl<'a> Rendering<'a> {
     }
 
     /// Puts everything into one block of just the right size, so that no copy is left where it would have grown.
-    fn finish<'s>(self, secrets: impl Iterator<Item = Secret<'s>> + Clone) -> Result<Injection, RenderError> {
-        let lines = self.headers.iter().map(|line| line.written.len() + line.value.len() + 4).sum();
+    fn finish<'s>(self, secrets: impl Iterator<Item = Secret<'s>> + Clone) -> Injection {
         let told: usize = secrets.clone().map(|secret| Secret::HEAD + secret.text.len()).sum();
-        let mut block = Zeroizing::new(Vec::with_capacity(lines + told));
+        let mut block = Zeroizing::new(Vec::with_capacity(lines_length(&self.headers) + told));
         for line in &self.headers {
             for part in [line.written.as_bytes(), b": ", line.value.as_bytes(), b"\r\n"] {
                 block.extend_from_slice(part);
             }
         }
         secrets.for_each(|secret| secret.write(&mut block));
-        let block = Bytes::from_owner(block);
-        let mut end = 0;
-        let mut headers = Vec::with_capacity(self.headers.len());
-        for line in &self.headers {
-            let start = end + line.written.len() + 2;
-            end = start + line.value.len() + 2;
-            let value = HeaderValue::from_maybe_shared(block.slice(start..end - 2));
-            let mut value = value.map_err(|_| line.wrong(CONTROL))?;
-            value.set_sensitive(true);
-            headers.push((line.name.clone(), value));
-        }
-        Ok(Injection { headers: headers.into(), block, lines, elsewhere: self.elsewhere })
+        let lines = lines_length(&self.headers);
+        let mut names = self.headers.into_iter().map(|line| line.name.clone());
+        let (first, others) = (names.next(), names.collect());
+        Injection { first, others, block, lines, values: OnceLock::new(), elsewhere: self.elsewhere }
     }
+}
+
+/// How long lines are, each with its colon and line break.
+fn lines_length(lines: &[Line<'_>]) -> usize {
+    lines.iter().map(|line| line.written.len() + line.value.len() + 4).sum()
 }
 
 fn check_header_value(text: &str) -> Result<(), &'static str> {
@@ -331,8 +351,11 @@ fn check_header_value(text: &str) -> Result<(), &'static str> {
     if text.is_empty() || text.starts_with([' ', '\t']) || text.ends_with([' ', '\t']) {
         return Err("is empty or begins or ends with a space");
     }
-    // A header value refuses those of ASCII by itself.
-    if !text.is_ascii() && text.chars().any(|c| c.is_control() && c != '\t') {
+    // Nearly all are ASCII, where no characters need to be put together.
+    let is_control = |c: char| c.is_control() && c != '\t';
+    if text.bytes().any(|byte| byte.is_ascii() && is_control(byte.into()))
+        || !text.is_ascii() && text.chars().any(is_control)
+    {
         return Err(CONTROL);
     }
     Ok(())

@@ -25,9 +25,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Until when something may be used that is loaded now.
-    pub fn expiry(&self) -> Instant {
-        Instant::now() + self.time_to_live
+    /// Until when something may be used that is loaded at this moment.
+    pub fn expiry(&self, now: Instant) -> Instant {
+        now + self.time_to_live
     }
 }
 
@@ -111,7 +111,7 @@ where
     {
         let value = self.control.spawn(load).await.map_err(|_| LoadFailed::Lost)?;
         let value = value.map_err(|error| LoadFailed::Refused(Arc::new(error)))?;
-        Ok(Entry { value, expires: self.limits.expiry() })
+        Ok(Entry { value, expires: self.limits.expiry(Instant::now()) })
     }
 
     /// Forgets a stale entry, unless somebody has replaced it already: no two loads of a key end at one moment.

@@ -13,22 +13,34 @@ use crate::model::origin::{Origin, Scheme};
 /// `Clone`, and spent when the credential is applied.
 #[derive(Debug)]
 pub struct Permit {
-    route: Arc<Route>,
-    environment: EnvironmentName,
-    target: Target,
+    admission: Admission,
+    /// Whether the base path stands in front of the request's own path.
+    below_base: bool,
     /// What was spent of the connection's limit.
     spent: Option<Spent>,
 }
 
-/// Where a permitted request goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// One of the route's origins.
-    pub origin: Origin,
-    /// Whether the base path stands in front of the request's own path.
-    pub below_base: bool,
-    /// Path and query of the request as they came: empty, or beginning with `/` or `?`.
-    pub rest: String,
+/// To what a request was admitted: all that is left to tell of a permit once it is spent.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// The connection's route.
+    pub route: Arc<Route>,
+    /// The environment of the credential.
+    pub environment: EnvironmentName,
+    /// Which of the route's origins the request goes to.
+    origin: usize,
+}
+
+impl Admission {
+    /// Where the request goes: one of the route's origins.
+    pub fn origin(&self) -> &Origin {
+        &self.route.origins[self.origin]
+    }
+
+    /// Host and port of it, as they are logged.
+    pub fn authority(&self) -> &str {
+        self.route.authority(self.origin)
+    }
 }
 
 /// Where a request wants to go.
@@ -66,13 +78,14 @@ pub enum Denied {
 impl Route {
     /// Decides whether a caller may send this request over this connection, its limit last. Does not wait.
     ///
-    /// `overtaken` is what the same request was permitted before a change overtook it: the limit is spent once.
+    /// `overtaken` is what the same request was permitted before a change overtook it: the limit is spent once. `now` is
+    /// this moment, or one so short before that nothing was waited for in between.
     pub fn admit(
         self: &Arc<Self>,
         scope: &Scope,
         environment: EnvironmentName,
         aim: &Aim,
-        rest: String,
+        now: Instant,
         overtaken: Option<Permit>,
     ) -> Result<Permit, Denied> {
         // What most callers may use is everything, which needs no look at the connection.
@@ -80,37 +93,38 @@ impl Route {
         if !covered {
             return Err(Denied::OutOfScope);
         }
-        let (origin, below_base) = match aim {
-            Aim::Base => (self.base.origin().clone(), true),
-            Aim::Origin(origin) => (self.allowed(origin).ok_or(Denied::Host)?, false),
+        let origin = match aim {
+            Aim::Base => 0,
+            Aim::Origin(origin) => self.allowed(origin).ok_or(Denied::Host)?,
             Aim::Forward { origin } => {
                 let upgraded = (origin.scheme == Scheme::Http).then(|| upgrade(origin));
                 let found = upgraded.and_then(|origin| self.allowed(&origin)).or_else(|| self.allowed(origin));
-                (found.ok_or(Denied::Host)?, false)
+                found.ok_or(Denied::Host)?
             }
         };
+        let below_base = *aim == Aim::Base;
         if !below_base && self.base.path().contains('{') {
             return Err(Denied::PathCredential);
         }
-        let spent = self.spend(overtaken)?;
-        let target = Target { origin, below_base, rest };
-        Ok(Permit { route: Arc::clone(self), environment, target, spent })
+        let spent = self.spend(now, overtaken)?;
+        Ok(Permit { admission: Admission { route: Arc::clone(self), environment, origin }, below_base, spent })
     }
 
     /// Counts a request that everything else lets pass. What was counted before a change is given back first: the name
     /// may mean another connection now.
-    fn spend(&self, overtaken: Option<Permit>) -> Result<Option<Spent>, Denied> {
-        if let Some(Permit { route, spent: Some(spent), .. }) = overtaken
-            && let Some(limiter) = &route.limiter
+    fn spend(&self, now: Instant, overtaken: Option<Permit>) -> Result<Option<Spent>, Denied> {
+        if let Some(Permit { admission, spent: Some(spent), .. }) = overtaken
+            && let Some(limiter) = &admission.route.limiter
         {
             limiter.refund(spent);
         }
         let Some(limiter) = &self.limiter else { return Ok(None) };
-        limiter.spend(Instant::now()).map(Some).map_err(Denied::Limited)
+        limiter.spend(now).map(Some).map_err(Denied::Limited)
     }
 
-    fn allowed(&self, origin: &Origin) -> Option<Origin> {
-        self.origins.iter().find(|allowed| *allowed == origin).cloned()
+    /// Which of its origins this one is, if it is one. The base URL's is the first.
+    fn allowed(&self, origin: &Origin) -> Option<usize> {
+        self.origins.iter().position(|allowed| allowed == origin)
     }
 }
 
@@ -123,17 +137,27 @@ fn upgrade(origin: &Origin) -> Origin {
 impl Permit {
     /// The connection.
     pub fn route(&self) -> &Arc<Route> {
-        &self.route
+        &self.admission.route
     }
 
     /// Whose credential is used.
     pub fn environment(&self) -> &EnvironmentName {
-        &self.environment
+        &self.admission.environment
     }
 
-    /// Where the request goes.
-    pub fn target(&self) -> &Target {
-        &self.target
+    /// Whether the base path stands in front of the request's own path.
+    pub fn is_below_base(&self) -> bool {
+        self.below_base
+    }
+
+    /// To what the request is admitted.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// Gives the permit up: what it admitted to is all that is left.
+    pub fn spend(self) -> Admission {
+        self.admission
     }
 }
 
@@ -155,7 +179,7 @@ mod tests {
     }
 
     fn ask(route: &Arc<Route>, connections: &str, overtaken: Option<Permit>) -> Result<Permit, Denied> {
-        route.admit(&scope(connections), "production".parse().unwrap(), &Aim::Base, String::new(), overtaken)
+        route.admit(&scope(connections), "production".parse().unwrap(), &Aim::Base, Instant::now(), overtaken)
     }
 
     #[test]
@@ -164,7 +188,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(ask(&route, "other-*", None).unwrap_err(), Denied::OutOfScope);
             let elsewhere = Aim::Origin(Origin::parse("evil.test").unwrap());
-            let denied = route.admit(&scope("*"), "production".parse().unwrap(), &elsewhere, String::new(), None);
+            let denied = route.admit(&scope("*"), "production".parse().unwrap(), &elsewhere, Instant::now(), None);
             assert_eq!(denied.unwrap_err(), Denied::Host);
         }
         assert!(ask(&route, "*", None).is_ok());
@@ -216,8 +240,8 @@ mod tests {
     }
 
     fn admitted(aim: &Aim) -> Result<String, Denied> {
-        let permit = route().admit(&scope("*"), "production".parse().unwrap(), aim, "/x".to_owned(), None)?;
-        Ok(permit.target().origin.to_string())
+        let permit = route().admit(&scope("*"), "production".parse().unwrap(), aim, Instant::now(), None)?;
+        Ok(permit.admission().origin().to_string())
     }
 
     fn forward(origin: &str) -> Result<String, Denied> {
@@ -236,7 +260,7 @@ mod tests {
     #[test]
     fn a_connection_outside_the_scope_is_denied_first() {
         let aim = Aim::Origin(Origin::parse("evil.test").unwrap());
-        let denied = route().admit(&scope("other-*"), "production".parse().unwrap(), &aim, String::new(), None);
+        let denied = route().admit(&scope("other-*"), "production".parse().unwrap(), &aim, Instant::now(), None);
         assert_eq!(denied.unwrap_err(), Denied::OutOfScope);
     }
 

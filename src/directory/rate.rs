@@ -8,11 +8,12 @@
 //! Where several limits hold for one request, none may be spent if another refuses: [`Limiter::check`] each, then
 //! [`Limiter::spend`] each, and [`Limiter::refund`] what was spent if somebody else was faster at a later one.
 
-use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
 
 use crate::model::id::ConnectionId;
 use crate::model::integration::Limit;
@@ -106,9 +107,7 @@ pub struct Spent {
     interval: NonZeroU64,
 }
 
-/// A cache line of its own: the buckets of busy connections lie side by side.
 #[derive(Debug, Default)]
-#[repr(align(64))]
 struct Bucket {
     empty_at: AtomicU64,
 }

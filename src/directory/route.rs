@@ -110,7 +110,7 @@ impl Route {
             return Err(format!("nothing fills {{{name}}} of the base URL with this auth method"));
         }
         let customer = connection.customer.as_ref().map(CustomerName::as_str);
-        let names = Names::new(connection.key.as_str(), &connection.id.to_string(), customer);
+        let names = Names::new(connection.key.as_str(), connection.id, customer);
         let is_reserved = customer.is_some() || connection.keeper().is_some();
         let stamp = Stamp::default();
         Ok(Route { connection, integration, method, is_reserved, site, names, limiter: None, stamp })

@@ -5,13 +5,13 @@
 //! comparison for everything in an entry.
 
 use std::cell::{Cell, RefCell};
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash as _, Hasher, RandomState};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::cache::Limits;
 use super::route::{Route, RouteError};
@@ -39,8 +39,10 @@ impl Beside for () {
 pub struct Table<B> {
     routes: RefCell<HashTable<Line<Kept<B>>>>,
     unknown: RefCell<HashTable<Line<Unknown>>>,
-    /// Seeded for each table, so that nobody can choose names that collide.
-    seed: RandomState,
+    hasher: DefaultHashBuilder,
+    /// What every name is hashed with. The hasher is a quick one, and seeded by what could be guessed; callers choose
+    /// names, and shall not be able to choose those that collide.
+    secret: u64,
     limits: Limits,
 }
 
@@ -189,35 +191,22 @@ impl Named<'_> {
 
 impl<B: Beside> Table<B> {
     pub(super) fn new(limits: Limits) -> Self {
-        Table { routes: RefCell::default(), unknown: RefCell::default(), seed: RandomState::new(), limits }
+        // A hash of nothing under a key that the system has given.
+        let secret = RandomState::new().build_hasher().finish();
+        Table {
+            routes: RefCell::default(),
+            unknown: RefCell::default(),
+            hasher: DefaultHashBuilder::default(),
+            secret,
+            limits,
+        }
     }
 
     /// Under which number a name stands in this table.
     pub(super) fn hash(&self, named: &Named<'_>) -> Hash {
-        let mut hasher = self.seed.build_hasher();
-        let organization = named.organization.to_bytes();
-        // The usual name is hashed in one piece, which costs half of two.
-        let mut text = [0; 96];
-        match (named.reference, named.customer) {
-            (Reference::Key(key), None) if key.len() <= text.len() - organization.len() => {
-                let (owner, rest) = text.split_at_mut(organization.len());
-                owner.copy_from_slice(&organization);
-                rest[..key.len()].copy_from_slice(key.as_bytes());
-                hasher.write(&text[..organization.len() + key.len()]);
-            }
-            (reference, customer) => {
-                hasher.write(&organization);
-                match reference {
-                    Reference::Id(id) => hasher.write(&id.to_bytes()),
-                    Reference::Key(key) => hasher.write(key.as_bytes()),
-                }
-                if let Some(customer) = customer {
-                    // No key and no customer holds this byte, so two names are never one text.
-                    hasher.write_u8(0xff);
-                    hasher.write(customer.as_bytes());
-                }
-            }
-        }
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write_u64(self.secret);
+        named.hash(&mut hasher);
         Hash(hasher.finish())
     }
 
@@ -227,11 +216,12 @@ impl<B: Beside> Table<B> {
         hash: Hash,
         named: &Named<'_>,
         revisions: &Revisions,
+        now: Instant,
     ) -> Option<Result<Rc<Kept<B>>, RouteError>> {
-        if let Some(kept) = find(&self.routes, hash, named, revisions) {
+        if let Some(kept) = find(&self.routes, hash, named, revisions, now) {
             return Some(Ok(kept));
         }
-        find(&self.unknown, hash, named, revisions).map(|unknown| Err(unknown.error.clone()))
+        find(&self.unknown, hash, named, revisions, now).map(|unknown| Err(unknown.error.clone()))
     }
 
     /// Keeps what was found under a name, for as long as it may be used.
@@ -285,11 +275,12 @@ fn find<E: Entry>(
     hash: Hash,
     named: &Named<'_>,
     revisions: &Revisions,
+    now: Instant,
 ) -> Option<Rc<E>> {
     let lines = table.borrow();
     let line = lines.find(hash.0, |line| line.hash == hash && named.is(line.entry.name()))?;
     let age = line.entry.age();
-    if !line.entry.is_current(revisions) || Instant::now() >= age.expires.get() {
+    if !line.entry.is_current(revisions) || now >= age.expires.get() {
         return None;
     }
     age.used.set(true);

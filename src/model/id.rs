@@ -149,6 +149,14 @@ id!(
     /// The public part of an API key.
     ApiKeyId, "apk_"
 );
+id!(
+    /// The public part of a session's token.
+    SessionId, "ses_"
+);
+id!(
+    /// The public part of a one-time link's token.
+    LinkId, "lnk_"
+);
 
 /// A connection as callers name it: by id or by key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -160,7 +168,7 @@ pub enum ConnectionRef {
 }
 
 /// A connection as a request names it: borrowed, and a key is not yet known to be one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reference<'a> {
     /// `conn_01j…`
     Id(ConnectionId),
@@ -174,6 +182,15 @@ impl<'a> Reference<'a> {
         match text.starts_with(ConnectionId::PREFIX) {
             true => text.parse().ok().map(Reference::Id),
             false => Some(Reference::Key(text)),
+        }
+    }
+
+    /// The same of a text that is an id or could be a key, and nothing else.
+    pub fn checked(text: &'a str) -> Result<Self, NameError> {
+        if text.starts_with(ConnectionId::PREFIX) {
+            text.parse().map(Reference::Id)
+        } else {
+            Key::check(text).map(|()| Reference::Key(text))
         }
     }
 }

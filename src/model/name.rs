@@ -14,6 +14,23 @@ use super::id;
 #[error("{0}")]
 pub struct NameError(pub(crate) &'static str);
 
+/// `[a-z0-9][a-z0-9_-]{0,62}`: a look into a table for each byte, because a request's key is checked each time.
+fn is_slug(text: &str) -> bool {
+    const IN_SLUGS: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < table.len() {
+            table[byte] = matches!(byte as u8, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+            byte += 1;
+        }
+        table
+    };
+    let first = text.bytes().next();
+    text.len() <= 63
+        && first.is_some_and(|byte| byte != b'_' && byte != b'-')
+        && text.bytes().all(|byte| IN_SLUGS[usize::from(byte)])
+}
+
 /// Declares a checked name: the type, its rule as a predicate, and the sentence that explains the rule.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $rule:expr, $explanation:literal) => {
@@ -26,14 +43,19 @@ macro_rules! name {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// Says what is wrong with a text that is no such name, without taking memory for one that is.
+            pub fn check(text: &str) -> Result<(), NameError> {
+                let rule: fn(&str) -> bool = $rule;
+                if rule(text) { Ok(()) } else { Err(NameError($explanation)) }
+            }
         }
 
         impl FromStr for $name {
             type Err = NameError;
 
             fn from_str(text: &str) -> Result<Self, NameError> {
-                let rule: fn(&str) -> bool = $rule;
-                if rule(text) { Ok($name(text.into())) } else { Err(NameError($explanation)) }
+                $name::check(text).map(|()| $name(text.into()))
             }
         }
 
@@ -60,25 +82,14 @@ macro_rules! name {
 name!(
     /// The key of a connection, organization or integration: `[a-z0-9][a-z0-9_-]{0,62}`, no id prefix in front.
     Key,
-    |text| {
-        let mut bytes = text.bytes();
-        text.len() <= 63
-            && bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-            && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
-            && !id::has_id_prefix(text)
-    },
+    |text| is_slug(text) && !id::has_id_prefix(text),
     "a key has 1 to 63 of a-z, 0-9, _ and -, begins with a letter or digit, and not with an id prefix such as conn_"
 );
 
 name!(
     /// The name of an environment: `[a-z0-9][a-z0-9_-]{0,62}`.
     EnvironmentName,
-    |text| {
-        let mut bytes = text.bytes();
-        text.len() <= 63
-            && bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-            && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
-    },
+    is_slug,
     "an environment has 1 to 63 of a-z, 0-9, _ and -, and begins with a letter or digit"
 );
 

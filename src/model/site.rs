@@ -59,11 +59,6 @@ impl Site {
         (urls && headers).then(|| Site::new(integration, &Values::new()).ok().map(Arc::new)).flatten()
     }
 
-    /// Which of its origins this one is.
-    pub fn origin_index(&self, origin: &Origin) -> usize {
-        self.origins.iter().position(|own| own == origin).unwrap_or_default()
-    }
-
     /// Host and port of one of its origins as text, made once.
     pub fn authority(&self, index: usize) -> &str {
         &self.authorities[index]

@@ -176,6 +176,11 @@ impl ProxyError {
         self.told().code
     }
 
+    /// The status that its caller is told.
+    pub(super) fn status(&self) -> StatusCode {
+        self.told().status
+    }
+
     fn told(&self) -> Told {
         use Retry::{CannotHelp, MayHelp};
         let bad = |code, title| Told::new(StatusCode::BAD_REQUEST, code, title, "http_request_error", CannotHelp);

@@ -1,12 +1,13 @@
 //! The gate: who may ask at a listener.
 
 use super::error::ProxyError;
+use super::head::Named;
 use super::tag::Tag;
 use super::target::Form;
 use crate::directory::scope::Scope;
 use crate::model::header::Known;
-use crate::model::origin::HostText;
-use crate::wire::RequestHead;
+use crate::model::origin::{HostText, OriginError};
+use crate::wire::Fields;
 
 /// What a listener asks of its callers.
 #[derive(Clone, Debug)]
@@ -33,12 +34,11 @@ pub enum Trust {
 }
 
 impl Gate {
-    /// Keeps web pages out.
-    pub fn check_browser(&self, head: &RequestHead, form: &Form) -> Result<(), ProxyError> {
+    /// Keeps web pages out. `host` is the one that the request says it is for.
+    pub fn check_browser(&self, fields: &Fields, host: Named<'_>, form: &Form) -> Result<(), ProxyError> {
         if !self.keeps_browsers_out {
             return Ok(());
         }
-        let fields = &head.fields;
         let allowed = |origin: &[u8]| self.allow_origins.iter().any(|allowed| allowed.as_bytes() == origin);
         let mut origins = fields.values(Known::Origin);
         let from_page = match origins.next() {
@@ -46,14 +46,13 @@ impl Gate {
             // Not one line that says otherwise, wherever it stands.
             None => fields.values(Known::FetchSite).any(|site| site != b"none"),
         };
-        let host = head.authority().or_else(|| fields.values(Known::Host).next());
         // A name that an attacker made resolve to us (DNS rebinding) still stands in Host.
         let foreign_host = *form == Form::Origin && host.is_some_and(|host| !self.is_own_host(host));
         if from_page || foreign_host { Err(ProxyError::BrowserRequest) } else { Ok(()) }
     }
 
-    fn is_own_host(&self, host: &[u8]) -> bool {
-        match HostText::of_authority(host) {
+    fn is_own_host(&self, host: Result<HostText<'_>, OriginError>) -> bool {
+        match host {
             Ok(HostText::Address(_)) => true,
             Ok(HostText::Name(name)) => {
                 name.eq_ignore_ascii_case("localhost")
@@ -64,7 +63,7 @@ impl Gate {
     }
 
     /// Who asks. No API keys exist yet, so a key that is shown is unknown, wherever it is shown.
-    pub fn caller(&self, tag: &Tag) -> Result<&Scope, ProxyError> {
+    pub fn caller(&self, tag: &Tag<'_>) -> Result<&Scope, ProxyError> {
         match (tag.shows_key, self.trust) {
             (true, _) => Err(ProxyError::KeyUnknown),
             (false, Trust::Key) => Err(ProxyError::KeyMissing),

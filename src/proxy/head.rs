@@ -4,14 +4,18 @@ use http::header::HeaderName;
 use http::{Method, StatusCode, Version};
 
 use super::error::ProxyError;
+use super::tag::is_tag;
 use crate::credentials::Injection;
 use crate::model::header::{self, Known, Spelling};
-use crate::model::origin::HostText;
+use crate::model::origin::{HostText, OriginError};
 use crate::wire::fields::tokens;
 use crate::wire::{Fields, RequestHead};
 
-/// Refuses what is ambiguous or malformed although it could be parsed.
-pub fn check(head: &RequestHead) -> Result<(), ProxyError> {
+/// Whom a request says it is for, if it says so: a host, or something that is none.
+pub type Named<'h> = Option<Result<HostText<'h>, OriginError>>;
+
+/// Refuses what is ambiguous or malformed although it could be parsed. Gives the host that the request is for.
+pub fn check(head: &RequestHead) -> Result<Named<'_>, ProxyError> {
     // Methods differ by case, but not for every server: one that echoes a `trace` shows the credential.
     let is_refused = |refused: &&str| head.method.as_str().eq_ignore_ascii_case(refused);
     if ["TRACE", "CONNECT", "TRACK", "PRI"].iter().any(is_refused) {
@@ -21,28 +25,27 @@ pub fn check(head: &RequestHead) -> Result<(), ProxyError> {
 }
 
 /// RFC 9113 §8.3.1: beside `:authority`, a `Host` says the same or the request is malformed.
-fn check_same_host(head: &RequestHead) -> Result<(), ProxyError> {
+fn check_same_host(head: &RequestHead) -> Result<Named<'_>, ProxyError> {
     let mut lines = head.fields.values(Known::Host);
     let (first, second) = (lines.next(), lines.next());
     let differs = |line: &[u8]| head.authority().is_some_and(|named| !line.eq_ignore_ascii_case(named));
     if second.is_some() || first.is_some_and(differs) {
         return Err(ProxyError::RequestMalformed("Host and :authority do not name one host"));
     }
-    Ok(())
+    Ok(head.authority().or(first).map(HostText::of_authority))
 }
 
 /// RFC 9112 §3.2: exactly one valid `Host` in HTTP/1.1, at most one before.
-fn check_host(head: &RequestHead) -> Result<(), ProxyError> {
+fn check_host(head: &RequestHead) -> Result<Named<'_>, ProxyError> {
     let mut lines = head.fields.values(Known::Host);
     let first = lines.next();
     if lines.next().is_some() {
         return Err(ProxyError::RequestMalformed("there are two Host headers"));
     }
-    match first {
-        Some(value) if HostText::of_authority(value).is_ok() => Ok(()),
-        Some(_) => Err(ProxyError::RequestMalformed("the Host header is not a host with an optional port")),
+    match first.map(HostText::of_authority) {
+        Some(Err(_)) => Err(ProxyError::RequestMalformed("the Host header is not a host with an optional port")),
         None if head.version == Version::HTTP_11 => Err(ProxyError::RequestMalformed("there is no Host header")),
-        None => Ok(()),
+        named => Ok(named),
     }
 }
 
@@ -77,9 +80,13 @@ pub fn describes_body_ambiguously(fields: &Fields) -> bool {
 /// What `Connection` named, to keep it out of trailers too.
 pub type Nominated = Vec<HeaderName>;
 
-/// Takes everything out of a request that belongs to this hop, tells the way, or that Sidekey writes itself. Of the
-/// trailer fields it keeps the announcement where there is a body that can have trailers.
-pub fn clean_request(head: &mut RequestHead, forward_authorization: bool) -> Nominated {
+/// Takes everything out of a request that belongs to this hop, is a tag, tells the way, or that Sidekey writes itself. Of
+/// the trailer fields it keeps the announcement where there is a body that can have trailers.
+pub fn clean_request(
+    head: &mut RequestHead,
+    connection_headers: &[HeaderName],
+    forward_authorization: bool,
+) -> Nominated {
     let fields = &mut head.fields;
     let wants_trailers = fields.lists(Known::Te, "trailers");
     let can_have_trailers = head.version == Version::HTTP_2 || fields.has(Known::TransferEncoding);
@@ -93,6 +100,7 @@ pub fn clean_request(head: &mut RequestHead, forward_authorization: bool) -> Nom
         line.known.is_hop_by_hop()
             || matches!(line.known, Known::TellsTheWay | Known::Expect | Known::Host | Known::ContentLength)
             || line.is(Known::Authorization) && !forward_authorization
+            || is_tag(&line, connection_headers)
     });
     if wants_trailers {
         fields.push(b"te", b"trailers");
@@ -125,14 +133,15 @@ fn announces_only_harmless(value: &[u8], nominated: &[HeaderName]) -> bool {
     })
 }
 
-/// Removes the fields that `Connection` names (RFC 9110 §7.6.1), whatever is decided about the message itself.
+/// Removes the fields that `Connection` names (RFC 9110 §7.6.1), whatever is decided about the message itself. What is
+/// never passed on, named or not, needs no name to be made of it: most requests name `keep-alive` and nothing else.
 fn remove_nominated(fields: &mut Fields) -> Nominated {
-    let named: Vec<HeaderName> = fields
-        .values(Known::Connection)
-        .flat_map(tokens)
-        .filter_map(|token| HeaderName::try_from(token).ok())
-        .filter(|name| !header::meaning(name.as_str().as_bytes()).is_framing())
-        .collect();
+    let is_named = |token: &&[u8]| {
+        let known = header::meaning(token);
+        !known.is_framing() && known != Known::HopByHop
+    };
+    let tokens = fields.values(Known::Connection).flat_map(tokens).filter(is_named);
+    let named: Vec<HeaderName> = tokens.filter_map(|token| HeaderName::try_from(token).ok()).collect();
     if !named.is_empty() {
         fields.drop_if(|line| named.iter().any(|name| line.name.eq_ignore_ascii_case(name.as_str().as_bytes())));
     }

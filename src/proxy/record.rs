@@ -9,10 +9,8 @@ use http::{Method, StatusCode};
 
 use super::body::BrokenOff;
 use super::usage::{Used, Uses, Verdict};
-use crate::directory::Permit;
-use crate::directory::route::Route;
-use crate::model::id::ConnectionRef;
-use crate::model::name::EnvironmentName;
+use crate::directory::Admission;
+use crate::model::id::{ConnectionRef, Reference};
 use crate::telemetry::access_log::{AccessBuffer, Entry, Named};
 use crate::telemetry::metrics::{Metrics, RequestCounters};
 use crate::telemetry::request_id::{RequestId, RequestIds};
@@ -56,28 +54,40 @@ pub struct Record {
     request_id: RequestId,
     method: Method,
     started: Instant,
-    asked: Option<ConnectionRef>,
-    admitted: Option<Admitted>,
-    workflow: Option<String>,
+    connection: Asked,
+    workflow: Option<Box<str>>,
     status: Option<StatusCode>,
     reason: Option<&'static str>,
-    sent: Option<Instant>,
-    answered: Option<Instant>,
-    head_passed: Option<Instant>,
+    upstream: Upstream,
+    /// What Sidekey added until the answer's head could be passed on.
+    added: Option<Duration>,
     /// Made where a body is counted, so that a request without one allocates nothing for it.
     request_bytes: OnceCell<Rc<Cell<u64>>>,
     response_bytes: u64,
-    reused: bool,
     complete: bool,
     /// Whether it is one of those that the worker takes at once.
     has_place: bool,
 }
 
-struct Admitted {
-    route: Arc<Route>,
-    environment: EnvironmentName,
-    /// Which of the route's origins.
-    origin: usize,
+/// How far a request came to its connection.
+enum Asked {
+    Nothing,
+    /// It named this one.
+    Named(Box<ConnectionRef>),
+    /// It may use this one.
+    Admitted(Admission),
+}
+
+/// How far a request came to its upstream.
+enum Upstream {
+    Unsent,
+    Sent(Instant),
+    /// It has answered, or has failed to.
+    Returned {
+        at: Instant,
+        waited: Duration,
+        reused: bool,
+    },
 }
 
 impl Record {
@@ -89,17 +99,14 @@ impl Record {
             reporter,
             method,
             started,
-            asked: None,
-            admitted: None,
+            connection: Asked::Nothing,
             workflow: None,
             status: None,
             reason: None,
-            sent: None,
-            answered: None,
-            head_passed: None,
+            upstream: Upstream::Unsent,
+            added: None,
             request_bytes: OnceCell::new(),
             response_bytes: 0,
-            reused: false,
             complete: false,
             has_place: false,
         }
@@ -114,6 +121,11 @@ impl Record {
         self.has_place
     }
 
+    /// When it began.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
     /// The request's id.
     pub fn request_id(&self) -> &str {
         self.request_id.as_str()
@@ -124,41 +136,55 @@ impl Record {
         self.request_bytes.get_or_init(Rc::default)
     }
 
-    /// It named this connection.
-    pub fn asked(&mut self, connection: &ConnectionRef, workflow: Option<String>) {
-        self.asked = Some(connection.clone());
-        self.workflow = workflow;
+    /// Whoever sent it says this name.
+    pub fn said(&mut self, workflow: Option<&str>) {
+        self.workflow = workflow.map(Box::from);
+    }
+
+    /// It named this connection, and it is not decided yet, or never will be, whether it may use it.
+    pub fn asked(&mut self, connection: Reference<'_>) {
+        self.connection = connection.try_into().map_or(Asked::Nothing, |named| Asked::Named(Box::new(named)));
     }
 
     /// It was admitted.
-    pub fn admitted(&mut self, permit: &Permit) {
-        let route = permit.route();
-        self.admitted = Some(Admitted {
-            route: Arc::clone(route),
-            environment: permit.environment().clone(),
-            origin: route.origin_index(&permit.target().origin),
-        });
+    pub fn admitted(&mut self, admission: Admission) {
+        self.connection = Asked::Admitted(admission);
+    }
+
+    /// To what it was admitted.
+    pub fn admission(&self) -> Option<&Admission> {
+        match &self.connection {
+            Asked::Admitted(admission) => Some(admission),
+            Asked::Nothing | Asked::Named(_) => None,
+        }
     }
 
     /// It goes to the upstream now.
     pub fn sent(&mut self) {
-        self.sent = Some(Instant::now());
+        self.upstream = Upstream::Sent(Instant::now());
     }
 
     /// The upstream has answered, or has failed to.
     pub fn returned(&mut self, exchange: &Exchange) {
-        self.answered = Some(Instant::now());
-        self.reused = exchange.reused;
+        let Upstream::Sent(sent) = self.upstream else { return };
+        let at = Instant::now();
+        self.upstream = Upstream::Returned { at, waited: at.duration_since(sent), reused: exchange.reused };
     }
 
-    /// An answer is on its way.
+    /// An answer is on its way: the upstream's, or for this reason one of Sidekey's own.
     pub fn answered(&mut self, status: StatusCode, reason: Option<&'static str>) {
         self.status = Some(status);
         self.reason = reason;
-        self.head_passed = Some(Instant::now());
         if let Some(code) = reason {
             self.reporter.counters.refused(code);
         }
+        let (passed, waited) = match self.upstream {
+            // An answer that is relayed goes out as soon as it is there: the clock need not be asked again.
+            Upstream::Returned { at, waited, .. } if reason.is_none() => (at, waited),
+            Upstream::Returned { waited, .. } => (Instant::now(), waited),
+            Upstream::Unsent | Upstream::Sent(_) => (Instant::now(), Duration::ZERO),
+        };
+        self.added = Some(passed.duration_since(self.started).saturating_sub(waited));
     }
 
     /// Bytes of the answer's body were passed on.
@@ -200,42 +226,45 @@ impl Drop for Record {
         if self.reason == Some(CLIENT_GONE) {
             self.reporter.metrics.request_aborted.inc();
         }
-        let between = |from: Option<Instant>, to: Option<Instant>| {
-            from.zip(to).map(|(from, to)| to.duration_since(from)).unwrap_or_default()
+        let (upstream_wait, reused, has_returned) = match self.upstream {
+            Upstream::Returned { waited, reused, .. } => (waited, reused, true),
+            Upstream::Unsent | Upstream::Sent(_) => (Duration::ZERO, false, false),
         };
-        let upstream_wait = between(self.sent, self.answered);
-        let until_head = self.head_passed.unwrap_or(now).duration_since(self.started);
-        let added = until_head.checked_sub(upstream_wait).unwrap_or(Duration::ZERO);
+        let total = now.duration_since(self.started);
         let counters = &self.reporter.counters;
-        counters.count(self.status.map(|status| status.as_u16()), self.reason);
+        let status = self.status.map(|status| status.as_u16());
+        counters.count(status, self.reason);
         // Of a request that was refused, or whose client had gone before the answer, this is not what relaying costs.
-        if self.answered.is_some() && self.head_passed.is_some() {
+        if let Some(added) = self.added.filter(|_| has_returned) {
             counters.added(added);
         }
-        if let Some(admitted) = self.admitted.as_ref().filter(|_| self.sent.is_some()) {
-            let connection = &admitted.route.connection;
+        if let (Asked::Admitted(admission), false) = (&self.connection, matches!(self.upstream, Upstream::Unsent)) {
+            let connection = &admission.route.connection;
             let (organization, connection) = (connection.organization, connection.id);
             // A reason stands beside a status of our own, and beside an answer that broke off.
             let status = self.status.filter(|_| self.reason.is_none());
             let used = Used {
                 organization,
                 connection,
-                environment: &admitted.environment,
+                environment: &admission.environment,
                 caller: None,
                 verdict: status.and_then(Verdict::of),
                 workflow: self.workflow.as_deref(),
             };
             self.reporter.uses.count(used, now);
         }
-        let asked = self.asked.as_ref().filter(|_| self.admitted.is_none()).map(ToString::to_string);
-        let connection = match (&self.admitted, &asked) {
-            (Some(admitted), _) => Named::Used {
-                names: admitted.route.names(),
-                environment: admitted.environment.as_str(),
-                upstream: admitted.route.authority(admitted.origin),
+        let asked;
+        let connection = match &self.connection {
+            Asked::Admitted(admission) => Named::Used {
+                names: admission.route.names(),
+                environment: admission.environment.as_str(),
+                upstream: admission.authority(),
             },
-            (None, Some(asked)) => Named::Asked(asked),
-            (None, None) => Named::Nothing,
+            Asked::Named(named) => {
+                asked = named.to_string();
+                Named::Asked(&asked)
+            }
+            Asked::Nothing => Named::Nothing,
         };
         self.reporter.access.write(&Entry {
             request_id: self.request_id,
@@ -244,14 +273,14 @@ impl Drop for Record {
             connection,
             workflow: self.workflow.as_deref(),
             method: self.method.as_str(),
-            status: self.status.map(|status| status.as_u16()),
+            status,
             reason: self.reason,
-            total: now.duration_since(self.started),
+            total,
             upstream_wait,
-            added,
+            added: self.added.unwrap_or_else(|| total.saturating_sub(upstream_wait)),
             request_bytes: self.request_bytes.get().map_or(0, |bytes| bytes.get()),
             response_bytes: self.response_bytes,
-            reused: self.reused,
+            reused,
         });
     }
 }

@@ -7,13 +7,13 @@ use crate::model::base_url::check_path;
 use crate::model::origin::{Origin, parse_scheme};
 use crate::wire::RequestHead;
 
-/// What a request asks for.
+/// What a request asks for, read in place.
 #[derive(Debug)]
-pub struct Requested {
+pub struct Requested<'h> {
     /// How it was written.
     pub form: Form,
     /// Path and query; empty after a path tag that nothing follows, else beginning with `/` or `?`.
-    pub rest: String,
+    pub rest: &'h str,
 }
 
 /// The form of a request target (RFC 9112 §3.2).
@@ -27,9 +27,9 @@ pub enum Form {
 
 const PATH_TAG: &str = "/c/";
 
-impl Requested {
+impl<'h> Requested<'h> {
     /// Reads a target. Over HTTP/2 it is a path, and its authority means what `Host` means.
-    pub fn parse(head: &RequestHead) -> Result<Self, ProxyError> {
+    pub fn parse(head: &'h RequestHead) -> Result<Self, ProxyError> {
         let invalid = ProxyError::TargetInvalid;
         let shape = "the target is a path that begins with /, or an http:// URL";
         let target = std::str::from_utf8(head.target()).map_err(|_| invalid("the target is no UTF-8"))?;
@@ -43,19 +43,18 @@ impl Requested {
         } else {
             absolute(target).ok_or(invalid(shape))??
         };
-        let path = rest.split('?').next().unwrap_or_default();
+        let path = rest.bytes().position(|byte| byte == b'?').map_or(rest, |end| &rest[..end]);
         if check_path(path.as_bytes()).is_err() {
             return Err(invalid("the path has a dot segment, a backslash or an encoded form of them"));
         }
-        Ok(Requested { form, rest: rest.to_owned() })
+        Ok(Requested { form, rest })
     }
 
     /// Takes `/c/<connection>` off the front, if it is there.
-    pub fn take_path_tag(&mut self) -> Option<String> {
+    pub fn take_path_tag(&mut self) -> Option<&'h str> {
         let tagged = self.rest.strip_prefix(PATH_TAG)?;
-        let end = tagged.find(['/', '?']).unwrap_or(tagged.len());
-        let tag = tagged[..end].to_owned();
-        self.rest = tagged[end..].to_owned();
+        let (tag, rest) = tagged.split_at(tagged.find(['/', '?']).unwrap_or(tagged.len()));
+        self.rest = rest;
         Some(tag)
     }
 }
@@ -76,9 +75,8 @@ mod tests {
     use super::*;
     use crate::wire::Fields;
 
-    fn parse(target: &str) -> Result<Requested, &'static str> {
-        let head = RequestHead::new(Method::GET, Version::HTTP_11, target.as_bytes(), None, Fields::default());
-        Requested::parse(&head).map_err(|error| error.code())
+    fn head(target: &str) -> RequestHead {
+        RequestHead::new(Method::GET, Version::HTTP_11, target.as_bytes(), None, Fields::default())
     }
 
     #[test]
@@ -98,9 +96,10 @@ mod tests {
             "http:///p",
             "admin",
         ] {
-            assert!(parse(target).is_err(), "{target}");
+            assert!(Requested::parse(&head(target)).is_err(), "{target}");
         }
-        let absolute = parse("http://API.test/p?q").unwrap();
+        let head = head("http://API.test/p?q");
+        let absolute = Requested::parse(&head).unwrap();
         assert_eq!(absolute.form, Form::Absolute(Origin::parse("http://api.test").unwrap()));
         assert_eq!(absolute.rest, "/p?q");
     }

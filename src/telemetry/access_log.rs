@@ -5,6 +5,7 @@
 //! about a connection says is rendered once, into its [`Names`].
 
 use std::cell::RefCell;
+use std::fmt::{self, Display, Write as _};
 use std::io::Write as _;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,27 +26,61 @@ const SPARE: usize = 4;
 /// A text longer than this is cut, so that no caller can write more than a few KiB into one line.
 const LONGEST_TEXT: usize = 256;
 
-/// What every line about a connection says, rendered once.
+/// What every line about a connection says, rendered once, in one piece.
 #[derive(Debug)]
 pub struct Names {
-    key: Box<str>,
-    /// `,"connection":"…","connection_id":"…"`
-    connection: Box<[u8]>,
-    /// `,"customer":"…"`, or nothing.
-    customer: Box<[u8]>,
+    /// `,"connection":"…","connection_id":"…","customer":"…"`, the last where it is a customer's.
+    text: Box<[u8]>,
+    /// Where the key ends in it, and where the customer begins.
+    key_end: u32,
+    customer: u32,
 }
+
+const CONNECTION: &[u8; 15] = b",\"connection\":\"";
+const CONNECTION_ID: &[u8; 18] = b",\"connection_id\":\"";
+const CUSTOMER: &[u8; 13] = b",\"customer\":\"";
 
 impl Names {
     /// Of a connection's key and id, and its customer.
-    pub fn new(key: &str, id: &str, customer: Option<&str>) -> Self {
-        let mut connection = Vec::new();
-        push_member(&mut connection, b",\"connection\":\"", key);
-        push_member(&mut connection, b",\"connection_id\":\"", id);
-        let mut of_customer = Vec::new();
+    pub fn new(key: &str, id: impl Display, customer: Option<&str>) -> Self {
+        /// As many characters as an id has.
+        const ID: usize = 31;
+        let of_customer = customer.map_or(0, |customer| CUSTOMER.len() + customer.len() + 1);
+        let room = CONNECTION.len() + key.len() + 1 + CONNECTION_ID.len() + ID + 1 + of_customer;
+        let mut text = Vec::with_capacity(room);
+        push_member(&mut text, CONNECTION, key);
+        let key_end = text.len() as u32 - 1;
+        text.extend_from_slice(CONNECTION_ID);
+        let _infallible = write!(Escaped(&mut text), "{id}");
+        text.push(b'"');
+        let begin = text.len() as u32;
         if let Some(customer) = customer {
-            push_member(&mut of_customer, b",\"customer\":\"", customer);
+            push_member(&mut text, CUSTOMER, customer);
         }
-        Names { key: key.into(), connection: connection.into_boxed_slice(), customer: of_customer.into_boxed_slice() }
+        Names { text: text.into_boxed_slice(), key_end, customer: begin }
+    }
+
+    /// The connection's key, as it stands in a JSON text.
+    fn key(&self) -> &str {
+        std::str::from_utf8(&self.text[CONNECTION.len()..self.key_end as usize]).unwrap_or_default()
+    }
+
+    fn connection(&self) -> &[u8] {
+        &self.text[..self.customer as usize]
+    }
+
+    fn of_customer(&self) -> &[u8] {
+        &self.text[self.customer as usize..]
+    }
+}
+
+/// What is written to it goes into a JSON text.
+struct Escaped<'a>(&'a mut Vec<u8>);
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        push_text(self.0, text);
+        Ok(())
     }
 }
 
@@ -300,9 +335,9 @@ fn write_json(line: &mut Vec<u8>, head: &mut Head, entry: &Entry<'_>) {
         Named::Nothing => {}
         Named::Asked(reference) => push_member(line, b",\"connection\":\"", reference),
         Named::Used { names, environment, .. } => {
-            line.extend_from_slice(&names.connection);
+            line.extend_from_slice(names.connection());
             push_member(line, b",\"environment\":\"", environment);
-            line.extend_from_slice(&names.customer);
+            line.extend_from_slice(names.of_customer());
         }
     }
     if let Some(workflow) = entry.workflow {
@@ -369,12 +404,17 @@ const PAIRS: [[u8; 2]; 100] = {
 #[inline]
 fn push_member<const N: usize>(line: &mut Vec<u8>, name: &[u8; N], value: &str) {
     line.extend_from_slice(name);
+    push_text(line, value);
+    line.push(b'"');
+}
+
+#[inline]
+fn push_text(line: &mut Vec<u8>, value: &str) {
     if value.len() <= LONGEST_TEXT && value.bytes().all(|byte| PLAIN[usize::from(byte)]) {
         line.extend_from_slice(value.as_bytes());
     } else {
         push_escaped(line, value);
     }
-    line.push(b'"');
 }
 
 /// The bytes that stand for themselves in a JSON text.
@@ -414,7 +454,7 @@ fn write_human(lines: &mut Vec<u8>, head: &mut Head, entry: &Entry<'_>) {
     let (connection, environment) = match entry.connection {
         Named::Nothing => (None, None),
         Named::Asked(reference) => (Some(reference), None),
-        Named::Used { names, environment, .. } => (Some(&*names.key), Some(environment)),
+        Named::Used { names, environment, .. } => (Some(names.key()), Some(environment)),
     };
     let _infallible = writeln!(
         lines,

@@ -5,10 +5,13 @@ mod connection;
 mod credential;
 mod environment;
 mod integration;
+pub mod link;
 mod organization;
 mod precondition;
 pub mod resource;
 mod secret;
+pub mod session;
+pub mod user;
 
 use secrecy::SecretString;
 use serde_json::Value;
@@ -31,7 +34,7 @@ use super::schema;
 use super::seal::{Counters, Purpose};
 use crate::model::connection::Connection;
 use crate::model::credential::Credential;
-use crate::model::id::{ConnectionId, OrganizationId};
+use crate::model::id::{ConnectionId, OrganizationId, UserId};
 use crate::model::integration::Integration;
 use crate::model::name::{EnvironmentName, Key, SecretKey};
 use crate::model::version::Version;
@@ -161,6 +164,10 @@ pub enum Change {
         /// In which environment.
         environment: EnvironmentName,
     },
+    /// Something with users and their links.
+    User(user::UserChange),
+    /// Something with sessions.
+    Session(session::SessionChange),
     /// What else people do to integrations, environments, organizations, connections and secrets.
     Resource(resource::Change),
     /// Another change, if what it changes is as expected.
@@ -192,6 +199,8 @@ pub struct Outcome {
     pub created: bool,
     /// The connection that was stored. It is another id than the one given where a connection was replaced.
     pub connection: Option<ConnectionId>,
+    /// The user who followed a link.
+    pub user: Option<UserId>,
     /// How many requests an organization's callers may make together, where that was set.
     pub ceiling: Option<Ceiling>,
     /// The version of what was stored.
@@ -321,6 +330,8 @@ impl Writing<'_> {
             Change::DeleteSecretValue { organization, key, environment } => {
                 self.delete_secret_value(organization, &key, &environment).await
             }
+            Change::User(change) => self.change_user(change).await,
+            Change::Session(change) => self.change_session(change).await,
             Change::Resource(change) => self.write_resource(change).await,
             // Taken apart before anything is written.
             Change::Guarded { .. } => Err(DatabaseError::Conflict("a change was guarded twice".to_owned())),

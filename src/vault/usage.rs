@@ -46,10 +46,15 @@ pub enum Verdict {
     Taken,
     /// It was refused, at this time.
     Refused(i64),
+    /// It was tried at this time, and the answer was not the one that is expected.
+    Failed(i64),
 }
 
 /// What is told of a credential that an upstream answered with 401.
 const REFUSED: &str = "the upstream refused the credential (401); enter it again";
+
+/// What is told of one whose test did not pass.
+const FAILED: &str = "the test request of its integration was not answered as expected; run the test to see how";
 
 impl Database {
     /// Notes uses. `is_declared` tells which connections are in the configuration and not in the vault; what is in
@@ -110,7 +115,7 @@ async fn note_use(connection: &mut SqliteConnection, one: &Use) -> Result<(), Da
     let (is_known, refused_at) = match one.verdict {
         Verdict::Unknown => (false, None),
         Verdict::Taken => (true, None),
-        Verdict::Refused(at) => (true, Some(at)),
+        Verdict::Refused(at) | Verdict::Failed(at) => (true, Some(at)),
     };
     // A refusal of the credential that was there before says nothing of the one that is there now. It is known to the
     // second.
@@ -129,7 +134,7 @@ async fn note_use(connection: &mut SqliteConnection, one: &Use) -> Result<(), Da
     .bind(one.environment.as_str())
     .bind(one.used_at)
     .bind(refused_at)
-    .bind(REFUSED)
+    .bind(if matches!(one.verdict, Verdict::Failed(_)) { FAILED } else { REFUSED })
     .bind(is_known)
     .execute(connection)
     .await?;

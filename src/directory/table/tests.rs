@@ -70,23 +70,26 @@ fn named<'a>(customer: Option<&'a str>, reference: &'a str) -> Named<'a> {
 #[tokio::test]
 async fn what_is_declared_is_known_at_once_and_then_found_again() {
     let (vault, directory, table) = setting(&["crm"], 10);
-    let first = directory.known(&table, named(None, "crm")).unwrap().unwrap();
-    let second = directory.known(&table, named(None, "crm")).unwrap().unwrap();
+    let first = directory.known(&table, named(None, "crm"), Instant::now()).unwrap().unwrap();
+    let second = directory.known(&table, named(None, "crm"), Instant::now()).unwrap().unwrap();
     assert!(Rc::ptr_eq(&first, &second), "one entry");
     assert_eq!(second.beside().looks.get(), 1, "nothing has changed, so it was looked at once");
     let id = first.route().connection.id.to_string();
-    let by_id = directory.known(&table, named(Some("acme"), &id)).unwrap().unwrap();
+    let by_id = directory.known(&table, named(Some("acme"), &id), Instant::now()).unwrap().unwrap();
     assert_eq!(by_id.route().connection, first.route().connection);
     assert!(Arc::ptr_eq(by_id.route().site(), first.route().site()), "one site for the integration");
     for unknown in ["nobody", "No Key!"] {
-        assert!(matches!(directory.known(&table, named(None, unknown)), Some(Err(super::super::LookupError::Unknown))));
+        assert!(matches!(
+            directory.known(&table, named(None, unknown), Instant::now()),
+            Some(Err(super::super::LookupError::Unknown))
+        ));
     }
     assert_eq!(table.unknown.borrow().len(), 1, "what can be no name need not be remembered");
     // It becomes a name.
     declare(&vault, "new.test", &drafts(&["crm", "nobody"]));
-    assert!(directory.known(&table, named(None, "nobody")).unwrap().is_ok());
+    assert!(directory.known(&table, named(None, "nobody"), Instant::now()).unwrap().is_ok());
     assert_eq!(table.unknown.borrow().len(), 0);
-    let third = directory.known(&table, named(None, "crm")).unwrap().unwrap();
+    let third = directory.known(&table, named(None, "crm"), Instant::now()).unwrap().unwrap();
     assert_eq!(third.route().base.to_string(), "https://new.test");
     assert!(!first.is_current(vault.revisions()));
 }
@@ -98,7 +101,7 @@ async fn two_names_are_never_one() {
         ["a", "b"].map(|customer| serde_json::json!({ "key": "crm", "integration": "api", "customer": customer }));
     declare(&vault, "old.test", &[drafts(&["crm"]), customers.to_vec()].concat());
     let customer = |named| {
-        let kept = directory.known(&table, named).unwrap().unwrap();
+        let kept = directory.known(&table, named, Instant::now()).unwrap().unwrap();
         kept.route().connection.customer.as_ref().map(|customer| customer.as_str().to_owned())
     };
     for _ in 0..2 {
@@ -108,26 +111,33 @@ async fn two_names_are_never_one() {
         assert_eq!(customer(named(Some("c"), "crm")), None, "the organization's own serves who has none");
     }
     let other = Named { organization: OrganizationId::derived("other"), ..named(None, "crm") };
-    assert!(directory.known(&table, other).unwrap().is_err());
-    let id = directory.known(&table, named(Some("a"), "crm")).unwrap().unwrap().route().connection.id.to_string();
-    assert!(directory.known(&table, named(Some("a"), &id)).unwrap().is_ok());
-    assert!(directory.known(&table, named(Some("b"), &id)).unwrap().is_err(), "another customer's");
+    assert!(directory.known(&table, other, Instant::now()).unwrap().is_err());
+    let id = directory
+        .known(&table, named(Some("a"), "crm"), Instant::now())
+        .unwrap()
+        .unwrap()
+        .route()
+        .connection
+        .id
+        .to_string();
+    assert!(directory.known(&table, named(Some("a"), &id), Instant::now()).unwrap().is_ok());
+    assert!(directory.known(&table, named(Some("b"), &id), Instant::now()).unwrap().is_err(), "another customer's");
 }
 
 #[tokio::test]
 async fn what_is_unused_or_too_old_is_forgotten() {
     let (_vault, directory, table) = setting(&["crm", "erp"], 10);
-    let crm = directory.known(&table, named(None, "crm")).unwrap().unwrap();
-    assert!(directory.known(&table, named(None, "nobody")).unwrap().is_err());
+    let crm = directory.known(&table, named(None, "crm"), Instant::now()).unwrap().unwrap();
+    assert!(directory.known(&table, named(None, "nobody"), Instant::now()).unwrap().is_err());
     table.sweep();
     assert_eq!((table.routes.borrow().len(), crm.beside().sweeps.get()), (1, 1));
-    directory.known(&table, named(None, "erp")).unwrap().unwrap();
+    directory.known(&table, named(None, "erp"), Instant::now()).unwrap().unwrap();
     table.sweep();
     assert_eq!((table.routes.borrow().len(), table.unknown.borrow().len()), (1, 0));
     assert_eq!(Rc::strong_count(&crm), 1, "the table has let go of it");
-    let erp = directory.known(&table, named(None, "erp")).unwrap().unwrap();
+    let erp = directory.known(&table, named(None, "erp"), Instant::now()).unwrap().unwrap();
     erp.added(Instant::now());
-    let again = directory.known(&table, named(None, "erp")).unwrap().unwrap();
+    let again = directory.known(&table, named(None, "erp"), Instant::now()).unwrap().unwrap();
     assert!(!Rc::ptr_eq(&erp, &again), "what is put beside a route shortens its time");
 }
 
@@ -137,8 +147,8 @@ async fn the_table_is_bounded() {
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     let (_vault, directory, table) = setting(&keys, 4);
     for key in &keys {
-        directory.known(&table, named(None, key)).unwrap().unwrap();
-        assert!(directory.known(&table, named(None, &format!("no-{key}"))).unwrap().is_err());
+        directory.known(&table, named(None, key), Instant::now()).unwrap().unwrap();
+        assert!(directory.known(&table, named(None, &format!("no-{key}")), Instant::now()).unwrap().is_err());
         assert!(table.routes.borrow().len() <= 4 && table.unknown.borrow().len() <= 4);
     }
 }

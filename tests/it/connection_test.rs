@@ -1,0 +1,109 @@
+//! Testing a connection: the integration's test request, through the path that every request takes.
+
+use serde_json::{Value, json};
+
+use crate::admin::bearer;
+use crate::harness::admin::Admin;
+use crate::harness::sink::{HOST, Script};
+use crate::harness::{Canary, Sidekey, Sink, problem};
+
+async fn server(sink: &Sink) -> Sidekey {
+    Sidekey::with(|config| {
+        config.to(sink);
+    })
+    .await
+}
+
+/// An integration `crm` with this test request and a connection `crm` with a token in production.
+async fn enter(admin: &Admin, test: Value, token: &Canary) {
+    let document = json!({ "slug": "crm", "base_url": format!("https://{HOST}/v1"), "auth": [bearer()], "test": test });
+    admin.must("POST", "integrations", document).await;
+    admin.must("POST", "connections", json!({ "key": "crm", "integration": "crm" })).await;
+    admin.must("PUT", "connections/crm/credentials/production", json!({ "token": token.text() })).await;
+}
+
+async fn test(admin: &Admin) -> Value {
+    let reply = admin.post("connections/crm/test", json!({ "environment": "production" })).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    reply.json()
+}
+
+#[tokio::test]
+async fn the_test_request_goes_the_way_of_every_request() {
+    let (sink, token) = (Sink::https().await, Canary::spiky("token"));
+    let server = server(&sink).await;
+    enter(&server.admin(), json!({ "path": "/me?full=1", "status": [200, 204] }), &token).await;
+    sink.next(Script::respond(200, &[("Content-Type", "application/json")], "{\"name\": \"Ada\"}"));
+    let result = test(&server.admin()).await;
+    let seen = sink.next_request().await;
+    assert_eq!((seen.method.as_str(), seen.target.as_str()), ("GET", "/v1/me?full=1"));
+    assert_eq!(seen.header("authorization"), Some(&*format!("Bearer {}", token.text())));
+    assert_eq!((&result["passed"], &result["status"], &result["reason"]), (&json!(true), &json!(200), &Value::Null));
+    assert_eq!(result["said"]["body"], "{\"name\": \"Ada\"}");
+    let line = server.access_line(result["request_id"].as_str().expect("an id")).await;
+    assert_eq!((&line["status"], &line["environment"]), (&json!(200), &json!("production")));
+    server.finish(&[&token]).await;
+}
+
+#[tokio::test]
+async fn what_the_upstream_says_is_shown_without_the_credential_and_cut() {
+    let (sink, token) = (Sink::https().await, Canary::spiky("token"));
+    let server = server(&sink).await;
+    enter(&server.admin(), json!({ "path": "/me" }), &token).await;
+    let text = token.text();
+    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let escaped = serde_json::to_string(text).expect("a text");
+    let echoed = format!("raw {text} hex {hex} json {escaped} reversed {}", text.chars().rev().collect::<String>());
+    // A second one lies over the end of what is shown.
+    let body = format!("{echoed}{}{text}{}", "x".repeat(2040 - 50), "y".repeat(100_000));
+    sink.next(Script::respond(401, &[], &body));
+    let result = test(&server.admin()).await;
+    let said = result["said"]["body"].as_str().expect("a text");
+    assert!(said.starts_with("raw *** hex *** json \"***\" reversed ***x"), "{said}");
+    assert_eq!((said.len(), &result["said"]["is_cut"]), (2048, &json!(true)));
+    assert_eq!((&result["passed"], &result["status"]), (&json!(false), &json!(401)));
+    server.finish(&[&token]).await;
+}
+
+#[tokio::test]
+async fn a_test_that_does_not_reach_the_upstream_says_why() {
+    let (mut sink, token) = (Sink::https().await, Canary::new("token"));
+    let server = server(&sink).await;
+    let admin = server.admin();
+    enter(&admin, json!({ "path": "/me" }), &token).await;
+    let missing = admin.must("POST", "connections/crm/test", json!({ "environment": "staging" })).await.json();
+    assert_eq!((&missing["passed"], &missing["code"]), (&json!(false), &json!("credential_missing")));
+    sink.refuse().await;
+    let result = test(&admin).await;
+    assert_eq!((&result["passed"], &result["status"]), (&json!(false), &Value::Null));
+    assert_eq!(result["code"], "upstream_refused");
+    // Nothing was said of the credential.
+    assert_eq!(admin.get("connections/crm").await.json()["environments"]["production"]["status"], "active");
+    server.finish(&[&token]).await;
+}
+
+#[tokio::test]
+async fn the_designers_environment_is_used_where_none_is_named() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let server = server(&sink).await;
+    let admin = server.admin();
+    enter(&admin, json!({ "path": "/me" }), &token).await;
+    let refused = problem(&admin.post("connections/crm/test", json!({})).await);
+    assert_eq!((refused.status, refused.body["errors"][0]["pointer"].as_str()), (422, Some("/environment")));
+    let unknown = problem(&admin.post("connections/crm/test", json!({ "environment": "nowhere" })).await);
+    assert_eq!(unknown.status, 422);
+    assert_eq!(admin.post("connections/nobody/test", json!({})).await.status, 404);
+    admin
+        .must(
+            "PUT",
+            "integrations/crm",
+            json!({
+                "slug": "crm", "base_url": format!("https://{HOST}/v1"), "auth": [bearer()]
+            }),
+        )
+        .await;
+    let none = problem(&admin.post("connections/crm/test", json!({ "environment": "production" })).await);
+    assert_eq!((none.status, none.code.as_str()), (409, "conflict"));
+    assert_eq!(sink.count(), 0);
+    server.finish(&[&token]).await;
+}
