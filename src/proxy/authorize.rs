@@ -71,12 +71,8 @@ impl Proxy {
             return Err(fault);
         }
         let head = &request.head;
-        let host = head::check(head)?;
-        if !record.take_place() {
-            return Err(ProxyError::Overloaded);
-        }
         let mut login = Login::default();
-        let asked = self.read(gate, head, host, &mut login)?;
+        let asked = self.read(gate, head, &mut login)?;
         record.said(asked.tag.workflow);
         if !record.take_place() {
             return Err(ProxyError::Overloaded);
@@ -96,15 +92,9 @@ impl Proxy {
         }
     }
 
-    /// Reads what a request asks for, once its head is checked and its `host` read. `login` is where what must be decoded
-    /// of it stays.
-    fn read<'h>(
-        &self,
-        gate: &'h Gate,
-        head: &'h RequestHead,
-        host: head::Named<'h>,
-        login: &'h mut Login,
-    ) -> Result<Asked<'h>, ProxyError> {
+    /// Reads what a request asks for. `login` is where what must be decoded of it stays.
+    fn read<'h>(&self, gate: &'h Gate, head: &'h RequestHead, login: &'h mut Login) -> Result<Asked<'h>, ProxyError> {
+        let host = head::check(head)?;
         let mut requested = Requested::parse(head)?;
         *login = Login::read(&head.fields, &requested.form)?;
         let tag = Tag::read(&head.fields, &mut requested, login, &self.shared.settings.connection_headers)?;
@@ -143,7 +133,7 @@ impl Proxy {
         mut overtaken: Option<Permit>,
     ) -> Result<Authorized, ProxyError> {
         let mut login = Login::default();
-        let asked = self.read(gate, head, head::check(head)?, &mut login)?;
+        let asked = self.read(gate, head, &mut login)?;
         for _ in 0..4 {
             let (named, environment) = asked.within_scope()?;
             let found = self.shared.directory.route(&self.known, named, Instant::now()).await;
