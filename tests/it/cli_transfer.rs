@@ -42,7 +42,7 @@ async fn what_is_exported_is_imported_elsewhere_without_its_secrets() {
     // A mistake anywhere changes nothing anywhere.
     let mut wrong = document.clone();
     wrong["connections"][0]["name"] = "Another".into();
-    wrong["connections"][1] = json!({ "key": "x", "integration": "nope" });
+    wrong["connections"].as_array_mut().expect("a list").push(json!({ "key": "x", "integration": "nope" }));
     let refused = on(&server, &import, &wrong.to_string()).await;
     assert!(refused.code == 1 && refused.stderr.contains("/connections/1"), "{}", refused.stderr);
     let same = json_of(&server, &["connection", "show", "crm", "--organization", "acme"]).await;
