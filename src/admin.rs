@@ -32,6 +32,7 @@ pub mod permission;
 mod request;
 pub mod roles;
 pub mod secrets;
+pub mod transfer;
 pub mod trials;
 
 use std::net::SocketAddr;
@@ -117,6 +118,8 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(secrets::show, secrets::replace, secrets::delete))
         .routes(routes!(secrets::put_value, secrets::delete_value))
         .routes(routes!(trials::test))
+        .routes(routes!(transfer::export))
+        .routes(routes!(transfer::import))
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::show, api_keys::replace))
         .routes(routes!(api_keys::limit))

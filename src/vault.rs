@@ -300,21 +300,28 @@ impl Vault {
     /// What is declared is changed in its file, and what is stored does not take its place.
     fn check_not_declared(&self, change: &Change) -> Result<(), VaultError> {
         let declared = self.0.declared.load();
+        let connection_taken = |connection: &Connection| {
+            let reference = ConnectionRef::Key(connection.key.clone());
+            declared
+                .connection(connection.organization, connection.customer.as_ref(), &reference)
+                .map(|_| format!("the connection {}", connection.key))
+        };
+        let integration_taken = |slug: &Key| declared.integration(slug).map(|_| format!("the integration {slug}"));
         let taken = match change {
             Change::Guarded { change, .. } => return self.check_not_declared(change),
             Change::PutIntegration { integration, .. }
             | Change::Resource(resource::Change::PutIntegration { integration, .. }) => {
-                declared.integration(&integration.slug).map(|_| format!("the integration {}", integration.slug))
+                integration_taken(&integration.slug)
             }
             Change::DeleteIntegration { slug, .. }
-            | Change::Resource(resource::Change::DeleteIntegration { slug, .. }) => {
-                declared.integration(slug).map(|_| format!("the integration {slug}"))
-            }
-            Change::PutConnection { connection, .. } => {
-                let reference = ConnectionRef::Key(connection.key.clone());
-                declared
-                    .connection(connection.organization, connection.customer.as_ref(), &reference)
-                    .map(|_| format!("the connection {}", connection.key))
+            | Change::Resource(resource::Change::DeleteIntegration { slug, .. }) => integration_taken(slug),
+            Change::PutConnection { connection, .. } => connection_taken(connection),
+            Change::Import(import) => {
+                let integrations = import.integrations.iter().map(|integration| &integration.slug);
+                integrations
+                    .filter_map(integration_taken)
+                    .chain(import.connections.iter().filter_map(connection_taken))
+                    .next()
             }
             Change::DeleteConnection { connection, .. }
             | Change::Resource(resource::Change::DeleteConnection { connection, .. })

@@ -46,7 +46,7 @@ pub enum AdminError {
     #[error("the body is not a JSON document: {0}")]
     Syntax(&'static str),
     /// The body is too large.
-    #[error("the body is larger than 1 MiB")]
+    #[error("the body is larger than is taken here: 1 MiB, or 8 MiB of an import")]
     TooLarge,
     /// The body came too slowly.
     #[error("the body did not come in time")]
@@ -121,7 +121,12 @@ pub(super) const PROBLEMS: &[Refusal] = &[
         "it is there already, in use or declared; or there is no vault",
     ),
     refusal("corrupt", StatusCode::CONFLICT, When::Asked, "what is stored is damaged"),
-    refusal("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, When::Read, "the body is larger than 1 MiB"),
+    refusal(
+        "body_too_large",
+        StatusCode::PAYLOAD_TOO_LARGE,
+        When::Read,
+        "the body is larger than 1 MiB, or 8 MiB of an import",
+    ),
     refusal(
         "media_type_unsupported",
         StatusCode::UNSUPPORTED_MEDIA_TYPE,

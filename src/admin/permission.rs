@@ -60,6 +60,8 @@ pub const CALLS: &[Call] = &[
     (Method::POST, "/api-keys/{api_key}/resume", Permission::ManageApiKeys),
     (Method::POST, "/api-keys/{api_key}/revoke", Permission::ManageApiKeys),
     (Method::POST, "/api-keys/{api_key}/rotate", Permission::ManageApiKeys),
+    (Method::GET, "/export", Permission::Export),
+    (Method::POST, "/import", Permission::Import),
     (Method::GET, "/audit", Permission::ReadAudit),
     (Method::GET, "/audit/export", Permission::ReadAudit),
     (Method::GET, "/audit/verify", Permission::ReadAudit),

@@ -4,6 +4,7 @@ mod api_key;
 mod connection;
 mod credential;
 mod environment;
+pub mod import;
 mod integration;
 mod organization;
 mod precondition;
@@ -161,6 +162,8 @@ pub enum Change {
         /// In which environment.
         environment: EnvironmentName,
     },
+    /// Integrations and connections from elsewhere, all of them or none.
+    Import(import::Import),
     /// What else people do to integrations, environments, organizations, connections and secrets.
     Resource(resource::Change),
     /// Another change, if what it changes is as expected.
@@ -321,6 +324,7 @@ impl Writing<'_> {
             Change::DeleteSecretValue { organization, key, environment } => {
                 self.delete_secret_value(organization, &key, &environment).await
             }
+            Change::Import(import) => self.import(&import).await,
             Change::Resource(change) => self.write_resource(change).await,
             // Taken apart before anything is written.
             Change::Guarded { .. } => Err(DatabaseError::Conflict("a change was guarded twice".to_owned())),

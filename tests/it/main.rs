@@ -24,6 +24,7 @@ mod drain;
 mod egress;
 mod endings;
 mod entered;
+mod export_import;
 mod first_request;
 mod first_run;
 mod forward_proxy;
