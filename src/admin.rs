@@ -19,27 +19,40 @@ pub mod api_keys;
 pub mod audit;
 pub mod ceilings;
 pub mod connections;
+mod cookie;
 pub mod credentials;
 mod document;
 pub mod environments;
 pub mod error;
+mod form;
 mod guard;
 pub mod health;
 pub mod integrations;
+pub mod invite;
+pub mod mail;
+pub mod oidc;
 pub mod openapi;
 pub mod organizations;
+pub mod outbound;
+mod pages;
+pub mod people;
 pub mod permission;
 mod request;
 pub mod roles;
 pub mod secrets;
+pub mod sessions;
+pub mod sign_in;
+pub mod throttle;
 pub mod transfer;
 pub mod trials;
+pub mod users;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use axum::routing::get;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -50,7 +63,9 @@ use crate::vault::change::{Change, Outcome};
 
 use actor::Actor;
 use error::AdminError;
+use people::People;
 
+pub use cookie::Transport;
 pub use guard::Guard;
 
 /// Everything the endpoints share.
@@ -63,6 +78,8 @@ pub struct Control {
     pub metrics: Arc<Metrics>,
     /// Which requests are looked at, at all.
     pub guard: Guard,
+    /// How people come in.
+    pub people: People,
 }
 
 impl Control {
@@ -82,7 +99,8 @@ pub fn router(control: Arc<Control>) -> Router {
     let ((open, described), (asking, described_too)) = (open().split_for_parts(), asking().split_for_parts());
     let around = from_fn_with_state(Arc::clone(&control), actor::admit);
     let asking = asking.fallback(error::not_found).method_not_allowed_fallback(error::method_not_allowed).layer(around);
-    open.nest(permission::PREFIX, asking)
+    open.merge(pages())
+        .nest(permission::PREFIX, asking)
         .layer(axum::Extension(Arc::new(openapi::complete(described.nest(permission::PREFIX, described_too)))))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
@@ -97,6 +115,22 @@ fn open() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))
         .routes(routes!(openapi::show))
+        .routes(routes!(sign_in::ways, sign_in::by_password))
+        .routes(routes!(oidc::begin))
+        .routes(routes!(people::sign_out))
+        .routes(routes!(invite::show))
+        .routes(routes!(invite::accept))
+}
+
+/// What a person's browser asks for to come in; it is no part of the API.
+fn pages() -> Router<Arc<Control>> {
+    Router::new()
+        .route("/", get(pages::sign_in))
+        .route("/sign-in", get(pages::sign_in))
+        .route("/invite", get(pages::invite))
+        .route("/assets/people.js", get(pages::script))
+        .route("/assets/people.css", get(pages::style))
+        .route("/oidc/callback", get(oidc::end))
 }
 
 /// Every endpoint that asks who is there, below `/api/v1`; what each needs stands in [`permission::CALLS`]. The layer of
@@ -106,6 +140,17 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(roles::list))
         .routes(routes!(organizations::list, organizations::create))
         .routes(routes!(organizations::show, organizations::delete))
+        .routes(routes!(users::list, users::invite))
+        .routes(routes!(users::show, users::edit, users::delete))
+        .routes(routes!(users::set_roles))
+        .routes(routes!(users::renew))
+        .routes(routes!(users::disable))
+        .routes(routes!(users::enable))
+        .routes(routes!(sessions::list_of_user, sessions::end_of_user))
+        .routes(routes!(sessions::list))
+        .routes(routes!(sessions::end))
+        .routes(routes!(sessions::me))
+        .routes(routes!(sessions::set_password))
         .routes(routes!(ceilings::show, ceilings::replace))
         .routes(routes!(environments::list, environments::create))
         .routes(routes!(environments::show, environments::delete))

@@ -1,6 +1,7 @@
 //! The command line: one file for each verb.
 
 mod access;
+pub mod admin_link;
 pub mod api_key;
 pub mod audit;
 pub mod check;
@@ -55,6 +56,8 @@ enum Verb {
     Keygen(key::Keygen),
     /// Give the vault a new master key; the stored values stay as they are
     Rekey(key::Rekey),
+    /// Print a one-time link that makes a super admin, or lets one back in; for who owns the vault's files
+    AdminLink(admin_link::Options),
     /// Connections, and what is entered into them
     Connection(connection::Command),
     /// Integrations: how to talk to one provider
@@ -118,7 +121,8 @@ impl Failure {
                 StartError::Declared(_)
                 | StartError::Organization(_)
                 | StartError::Tls(_)
-                | StartError::MasterKey { .. },
+                | StartError::MasterKey { .. }
+                | StartError::People { .. },
             ) => 3,
             Failure::Usage(_) => 2,
             Failure::Unreachable(_) => 4,
@@ -159,6 +163,7 @@ pub fn run() -> ExitCode {
         Verb::Healthcheck(options) => healthcheck::run(cli.config, &options),
         Verb::Keygen(options) => key::generate(&options),
         Verb::Rekey(options) => key::renew(cli.config, options),
+        Verb::AdminLink(options) => admin_link::run(cli.config, options),
         Verb::Connection(command) => connection::run(cli.config, command),
         Verb::Integration(command) => integration::run(cli.config, command),
         Verb::Secret(command) => secret::run(cli.config, command),

@@ -5,6 +5,7 @@
 //! vault, binds a port or talks to an upstream; the sources of declared credentials are read by
 //! [`DeclaredFile::resolve`].
 
+mod admin;
 mod caret;
 mod catalogue;
 mod declared;
@@ -12,6 +13,7 @@ mod environment;
 mod listener;
 mod mask;
 mod overlay;
+mod people;
 mod profiles;
 mod resolve;
 mod settings;
@@ -30,14 +32,15 @@ use caret::{Mistake, Spot};
 use declared::{Declarations, Integrations, check_references, located};
 use source::{Document, Place, Sources};
 
+pub use admin::AdminSettings;
 pub use caret::{Report, Severity, Style};
 pub use declared::{DeclaredConnection, DeclaredFile, DeclaredSecret, Sourced, ValueSource};
 pub use environment::{Environment, VariableError};
 pub use listener::{Address, Listener, ListenerTls, Trust};
+pub use people::{OidcSettings, PeopleSettings, SmtpSettings, SmtpTls, Sourced as SourcedSecret};
 pub use profiles::{KeySource, Profile, Profiles};
 pub use settings::{
-    AdminSettings, CacheSettings, LogFormat, LogSettings, MasterKeySetting, ProxySettings, UpstreamSettings,
-    VaultSettings,
+    CacheSettings, LogFormat, LogSettings, MasterKeySetting, ProxySettings, UpstreamSettings, VaultSettings,
 };
 
 /// Everything a server is told before it starts.
@@ -55,6 +58,8 @@ pub struct Config {
     pub upstream: UpstreamSettings,
     /// `[log]`
     pub log: LogSettings,
+    /// `[smtp]`
+    pub smtp: Option<SmtpSettings>,
     /// `[cache]`
     pub cache: CacheSettings,
     /// Integrations, connections and secrets.
@@ -176,6 +181,7 @@ impl Reading {
         let vault = vault.unwrap_or_else(|| VaultSettings::absent(&folder));
         let upstream = root.table("upstream").map(|table| UpstreamSettings::read(table, &folder)).unwrap_or_default();
         let log = root.table("log").map(LogSettings::read).unwrap_or_default();
+        let smtp = root.table("smtp").and_then(|table| SmtpSettings::read(table, &folder));
         let cache = root.table("cache").map(CacheSettings::read).unwrap_or_default();
         let mut integrations = Integrations::built_in(&mut sources, &mut mistakes);
         self.integrations(&root, &folder, &mut integrations, &mut sources, &mut mistakes);
@@ -197,7 +203,7 @@ impl Reading {
         let built_in = integrations.built_in_slugs();
         let integrations = integrations.into_list();
         let declared = DeclaredFile { integrations, built_in, connections, secrets, sources, read };
-        Ok(Config { path: self.path, proxy, admin, vault, upstream, log, cache, declared, warnings })
+        Ok(Config { path: self.path, proxy, admin, vault, upstream, log, smtp, cache, declared, warnings })
     }
 
     /// Where relative paths start.

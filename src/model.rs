@@ -18,4 +18,5 @@ pub mod path;
 pub mod role;
 pub mod site;
 pub mod template;
+pub mod user;
 pub mod version;

@@ -10,6 +10,7 @@ mod bench;
 pub mod bind;
 pub mod connection;
 pub mod control_socket;
+pub mod people;
 pub mod reload;
 mod usage;
 pub mod worker;
@@ -66,6 +67,14 @@ pub enum StartError {
     /// A listener belongs to an organization that does not exist.
     #[error("the organization `{0}` of a listener does not exist; create it first, or use `default`")]
     Organization(Key),
+    /// A part of how people come in: a secret that cannot be had, or a mail server that cannot be used.
+    #[error("{key} cannot be used: {problem}")]
+    People {
+        /// The setting.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The vault.
     #[error("the vault does not open")]
     Vault(#[from] VaultError),
@@ -139,7 +148,10 @@ async fn open_vault(config: &Config, environment: &Environment) -> Result<Vault,
     let path = options.path.display().to_string();
     let (vault, opened) = Vault::open(options).await?;
     if opened.created {
-        tracing::info!(path, "a new vault was made");
+        tracing::info!(
+            path,
+            "a new vault was made; `sidekey admin-link` prints a link that makes the first super admin"
+        );
     }
     if let Some(key) = &opened.master_key_path {
         tracing::info!(path = %key.display(), "a new master key was made; keep a copy of it apart from the vault's backups");
@@ -196,14 +208,15 @@ impl Server {
         let upstream = assemble::upstream_settings(&config.upstream, listening.own_addresses(), client_tls);
         let tokens = Tokens { drain: CancellationToken::new(), stop: CancellationToken::new() };
         let (proxy, mut sockets) = (listening.names(), listening.socket_files());
-        sockets.extend(control_socket::listen_beside(&vault));
         let (bench, trials) = Bench::new();
         let control = Arc::new(Control {
             vault: vault.clone(),
             bench,
             metrics: Arc::clone(&metrics),
-            guard: Guard { host_names: config.admin.host_names.iter().map(ToString::to_string).collect() },
+            people: people::assemble(config, &environment, listening.admin_address(config), &upstream)?,
+            guard: Guard { host_names: assemble::admin_names(&config.admin) },
         });
+        sockets.extend(control_socket::listen_beside(&control));
         let certificates = listening.certificates();
         let Listening { doors, admin } = listening;
         let admin =
@@ -283,6 +296,11 @@ impl Listening {
             doors.push(BoundDoor { bound, gate: Arc::new(assemble::gate(listener, id)), tls });
         }
         Ok(Listening { doors, admin: AdminPort::bind(&config.admin)? })
+    }
+
+    /// Where the admin port is, or would be.
+    fn admin_address(&self, config: &Config) -> SocketAddr {
+        self.admin.as_ref().map_or(config.admin.address, |admin| admin.address)
     }
 
     fn own_addresses(&self) -> Vec<SocketAddr> {

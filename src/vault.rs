@@ -20,11 +20,13 @@ pub mod inspect;
 pub mod key;
 pub mod list;
 mod lock;
+pub mod password;
 pub mod query;
 pub mod rekey;
 pub mod revision;
 mod schema;
 mod seal;
+pub mod token;
 pub mod usage;
 
 use std::collections::HashSet;

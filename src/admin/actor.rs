@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
@@ -15,12 +15,14 @@ use utoipa::openapi::OpenApi;
 
 use super::error::AdminError;
 use super::openapi;
+use super::people;
 use super::permission::{self, Needs};
 use super::request::Query;
 use super::{Control, Peer};
 use crate::model::api_key::ApiKey;
-use crate::model::id::{ApiKeyId, EventId, OrganizationId, UserId};
+use crate::model::id::{ApiKeyId, EventId, OrganizationId, SessionId, UserId};
 use crate::model::role::{Grant, Permission, Role, Roles};
+use crate::model::user::UserStatus;
 use crate::vault::api_key::KnownKey;
 use crate::vault::audit::Author;
 
@@ -53,6 +55,8 @@ pub struct Identity {
     pub organization: OrganizationId,
     /// The user behind it: a signed-in one, or the owner of a key.
     pub owner: Option<UserId>,
+    /// The session that a signed-in user asks with.
+    pub session: Option<SessionId>,
     /// The key that was shown, where one was.
     pub key: Option<Arc<ApiKey>>,
 }
@@ -70,6 +74,8 @@ pub struct Actor {
     pub own_organization: OrganizationId,
     /// The user behind it: a signed-in one, or the owner of a key. What they own is this user's.
     pub owner: Option<UserId>,
+    /// The session that a signed-in user asks with.
+    pub session: Option<SessionId>,
     /// The key that was shown, where one was: nobody makes a key with it that may do more.
     pub key: Option<Arc<ApiKey>>,
     /// Where the request came from.
@@ -128,7 +134,7 @@ enum Judged {
 }
 
 async fn judge(control: &Control, parts: &Parts) -> Result<Judged, AdminError> {
-    let identity = identify(control, &parts.headers).await?;
+    let identity = identify(control, &parts.method, &parts.headers).await?;
     let Some(route) = parts.extensions.get::<MatchedPath>() else { return Ok(Judged::NoRoute) };
     let permission = match permission::needs(&parts.method, route.as_str()) {
         Needs::Permission(permission) => permission,
@@ -149,6 +155,7 @@ async fn judge(control: &Control, parts: &Parts) -> Result<Judged, AdminError> {
         roles: identity.roles,
         own_organization: identity.organization,
         owner: identity.owner,
+        session: identity.session,
         key: identity.key,
         address,
         request_id: EventId::generate(),
@@ -164,16 +171,33 @@ async fn organization(control: &Control, identity: &Identity, uri: &Uri) -> Resu
     found.filter(reaches).ok_or(AdminError::NotFound("organization"))
 }
 
-/// Who asks: by an API key.
-async fn identify(control: &Control, headers: &HeaderMap) -> Result<Identity, AdminError> {
-    let presented = presented(headers)?.ok_or(AdminError::Unauthenticated)?;
+/// Who asks: by an API key, else by the cookie of a session.
+async fn identify(control: &Control, method: &Method, headers: &HeaderMap) -> Result<Identity, AdminError> {
+    let Some(presented) = presented(headers)? else { return signed_in(control, method, headers).await };
     let KnownKey { key, .. } = control.vault.authenticate(&presented).await?.ok_or(AdminError::Unauthenticated)?;
     Ok(Identity {
         who: Who::Key(key.id),
         roles: key.terms.roles,
         organization: key.organization,
         owner: key.terms.owner,
+        session: None,
         key: Some(key),
+    })
+}
+
+async fn signed_in(control: &Control, method: &Method, headers: &HeaderMap) -> Result<Identity, AdminError> {
+    let (session, user) = people::signed_in(control, method, headers).await?.ok_or(AdminError::Unauthenticated)?;
+    // An invited user has no session, and a disabled one lost theirs; looked at again, as it costs nothing.
+    if user.status != UserStatus::Active {
+        return Err(AdminError::Unauthenticated);
+    }
+    Ok(Identity {
+        who: Who::User(user.id),
+        roles: user.roles,
+        organization: user.organization,
+        owner: Some(user.id),
+        session: Some(session.id),
+        key: None,
     })
 }
 

@@ -1,5 +1,7 @@
 //! What a caller of the admin port is told when something does not work: problem+json (RFC 9457).
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -54,6 +56,21 @@ pub enum AdminError {
     /// There is such a thing, and this cannot be done with it.
     #[error("this method is not allowed here; Allow lists those that are")]
     MethodNotAllowed,
+    /// Somebody did not prove who they are; how they failed is not told.
+    #[error("the address, the password or the organization is not right, or the account is not active")]
+    SignInRefused,
+    /// Too many attempts to sign in.
+    #[error("too many attempts; wait as long as Retry-After says")]
+    SignInThrottled(Duration),
+    /// The identity provider does not answer as it should.
+    #[error("the identity provider cannot be used now; the log says why")]
+    ProviderUnavailable,
+    /// It was there and is of no use any more.
+    #[error("{0}")]
+    Gone(&'static str),
+    /// Whoever asks may not do this to that.
+    #[error("{0}")]
+    NotPermitted(&'static str),
     /// The vault.
     #[error(transparent)]
     Vault(VaultError),
@@ -64,6 +81,8 @@ impl From<VaultError> for AdminError {
         match error {
             VaultError::Database(DatabaseError::NotFound(what)) => AdminError::NotFound(what),
             VaultError::Database(DatabaseError::Conflict(why) | DatabaseError::InUse(why)) => AdminError::Conflict(why),
+            VaultError::Database(DatabaseError::Gone(why)) => AdminError::Gone(why),
+            VaultError::Database(DatabaseError::NotPermitted(why)) => AdminError::NotPermitted(why),
             VaultError::Declared(_) | VaultError::Off => AdminError::Conflict(error.to_string()),
             other => AdminError::Vault(other),
         }
@@ -145,6 +164,15 @@ pub(super) const PROBLEMS: &[Refusal] = &[
         When::Asked,
         "document or query have mistakes, which `errors` lists",
     ),
+    refusal("sign_in_refused", StatusCode::UNAUTHORIZED, When::Named, "nobody was signed in; why is not told"),
+    refusal("gone", StatusCode::GONE, When::Named, "it was there and is of no use any more"),
+    refusal("rate_limited", StatusCode::TOO_MANY_REQUESTS, When::Named, "too many attempts"),
+    refusal(
+        "provider_unavailable",
+        StatusCode::BAD_GATEWAY,
+        When::Named,
+        "the identity provider does not answer as it should",
+    ),
     refusal("vault_unavailable", StatusCode::SERVICE_UNAVAILABLE, When::Asked, "the vault cannot be read or written"),
 ];
 
@@ -163,6 +191,11 @@ impl AdminError {
             AdminError::TooLarge => "body_too_large",
             AdminError::RequestTimeout => "request_timeout",
             AdminError::MethodNotAllowed => "method_not_allowed",
+            AdminError::SignInRefused => "sign_in_refused",
+            AdminError::SignInThrottled(_) => "rate_limited",
+            AdminError::ProviderUnavailable => "provider_unavailable",
+            AdminError::Gone(_) => "gone",
+            AdminError::NotPermitted(_) => "role_insufficient",
             AdminError::Vault(VaultError::Database(DatabaseError::Corrupt { .. })) => "corrupt",
             AdminError::Vault(_) => "vault_unavailable",
         }
@@ -199,6 +232,11 @@ impl IntoResponse for AdminError {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json; charset=utf-8"));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let AdminError::SignInThrottled(wait) = &self {
+            // Rounded up: who waits as long as is told gets in.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

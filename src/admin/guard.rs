@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderMap, HeaderName};
-use axum::http::{HeaderValue, Uri};
+use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -20,7 +20,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    fn admits(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), AdminError> {
+    fn admits(&self, method: &Method, headers: &HeaderMap, uri: &Uri) -> Result<(), AdminError> {
         let mut lines = headers.get_all(header::HOST).iter().map(|value| value.to_str().unwrap_or("?"));
         let host = uri.authority().map(|authority| authority.as_str()).or_else(|| lines.next());
         let authority = host.ok_or(AdminError::HostUnknown)?;
@@ -34,7 +34,7 @@ impl Guard {
         let foreign = match text(header::ORIGIN) {
             Some(origin) => !same_origin(origin),
             None => text(HeaderName::from_static("sec-fetch-site"))
-                .is_some_and(|site| !matches!(site, "none" | "same-origin")),
+                .is_some_and(|site| !matches!(site, "none" | "same-origin") && !opens_page(method, headers, uri)),
         };
         if foreign { Err(AdminError::OriginNotAllowed) } else { Ok(()) }
     }
@@ -50,9 +50,17 @@ impl Guard {
     }
 }
 
+/// Whether a person opens one of our pages from elsewhere: by the link in a mail, or sent back by an identity provider.
+/// A page shows nothing that belongs to anybody, cannot be framed, and does nothing by itself; the API is no page.
+fn opens_page(method: &Method, headers: &HeaderMap, uri: &Uri) -> bool {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
+    let opens = is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document");
+    opens && matches!(*method, Method::GET | Method::HEAD) && !uri.path().starts_with("/api/")
+}
+
 /// Checks a request, and dresses its answer.
 pub(super) async fn check(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
-    let mut response = match control.guard.admits(request.headers(), request.uri()) {
+    let mut response = match control.guard.admits(request.method(), request.headers(), request.uri()) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
@@ -65,6 +73,8 @@ pub(super) async fn check(State(control): State<Arc<Control>>, request: Request,
             header::CONTENT_SECURITY_POLICY,
             "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
         ),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }

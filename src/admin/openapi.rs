@@ -108,7 +108,7 @@ pub(super) fn opening() -> OpenApi {
     let mut key = ApiKeyValue::new("X-API-Key");
     key.description = Some("An API key: `apk_…`.".to_owned());
     let mut session = ApiKeyValue::new(SESSION_COOKIE);
-    session.description = Some("The session of a user who signed in.".to_owned());
+    session.description = Some("The session of a user who signed in; `__Host-sidekey-session` over https.".to_owned());
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .bearer_format("apk_…")
@@ -230,6 +230,8 @@ fn in_path(name: &str) -> Parameter {
     let description = match name {
         "key" => "The key of a secret.",
         "slug" => "The slug of an integration.",
+        "user" => "The id or the e-mail address of a user.",
+        "session" => "The id of a session.",
         "environment" => "The name of an environment.",
         "api_key" => "The id of an API key.",
         _ => "An id or key.",

@@ -243,7 +243,7 @@ impl Resolution<'_> {
 }
 
 /// Reads a value from a file, without one newline at its end.
-fn read_file(path: &Path) -> Result<Zeroizing<String>, String> {
+pub(super) fn read_file(path: &Path) -> Result<Zeroizing<String>, String> {
     let shown = path.display();
     let unreadable = |error: io::Error| format!("{shown} cannot be read: {error}");
     let metadata = fs::metadata(path).map_err(unreadable)?;

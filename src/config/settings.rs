@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
-use super::listener::{Address, Listener, ListenerTls};
+use super::listener::Listener;
 use crate::model::document::Reader;
 use crate::model::header;
 use crate::model::origin::Host;
@@ -43,19 +43,6 @@ pub struct ProxySettings {
     pub max_connections: usize,
     /// Requests under way at once, shared evenly by the threads.
     pub max_requests: usize,
-}
-
-/// `[admin]`: the port of the control plane.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AdminSettings {
-    /// Whether it is there at all.
-    pub enabled: bool,
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// `Host` values beside IP literals and `localhost`.
-    pub host_names: Vec<Host>,
-    /// TLS, where it has a certificate.
-    pub tls: Option<ListenerTls>,
 }
 
 /// `[vault]`: the encrypted store.
@@ -227,33 +214,8 @@ impl FromStr for TagHeader {
     }
 }
 
-impl Default for AdminSettings {
-    fn default() -> Self {
-        let address = SocketAddr::from(([127, 0, 0, 1], 7879));
-        AdminSettings { enabled: true, address, host_names: Vec::new(), tls: None }
-    }
-}
-
-impl AdminSettings {
-    pub(super) fn read(reader: Reader<'_>, folder: &Path) -> Self {
-        let absent = AdminSettings::default();
-        let settings = AdminSettings {
-            enabled: reader.flag("enabled").unwrap_or(absent.enabled),
-            address: socket_address(&reader, "address").unwrap_or(absent.address),
-            host_names: reader.parsed_list("host_names"),
-            tls: reader.table("tls").and_then(|tls| ListenerTls::read(tls, folder)),
-        };
-        reader.finish();
-        settings
-    }
-
-    /// Its address as a listener's, to compare the two.
-    pub(super) fn listener_address(&self) -> Address {
-        Address::Tcp(self.address)
-    }
-}
-
-fn socket_address(reader: &Reader<'_>, key: &'static str) -> Option<SocketAddr> {
+/// An address with a port.
+pub(super) fn socket_address(reader: &Reader<'_>, key: &'static str) -> Option<SocketAddr> {
     let address = reader.text(key)?.parse().ok();
     if address.is_none() {
         reader.problem(key, "expected an IP address with a port, such as 127.0.0.1:7879");

@@ -149,6 +149,14 @@ id!(
     /// The public part of an API key.
     ApiKeyId, "apk_"
 );
+id!(
+    /// The public part of a session's token.
+    SessionId, "ses_"
+);
+id!(
+    /// The public part of a one-time link's token.
+    LinkId, "lnk_"
+);
 
 /// A connection as callers name it: by id or by key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

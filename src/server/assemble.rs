@@ -9,7 +9,8 @@ use super::StartError;
 use super::bind::{Bound, Sockets};
 use super::worker::{Door, Socket};
 use crate::config::{
-    CacheSettings, Config, Environment, Listener, ListenerTls, MasterKeySetting, Trust, UpstreamSettings, VaultSettings,
+    AdminSettings, CacheSettings, Config, Environment, Listener, ListenerTls, MasterKeySetting, Trust,
+    UpstreamSettings, VaultSettings,
 };
 use crate::directory::cache::Limits;
 use crate::directory::scope::Scope;
@@ -34,6 +35,12 @@ pub fn vault_options(settings: &VaultSettings, environment: &Environment) -> Res
         }
     };
     Ok(Options { path: settings.path.clone(), master_key })
+}
+
+/// The names that the admin port goes by: those that are listed, and the one where people find it.
+pub fn admin_names(admin: &AdminSettings) -> Vec<String> {
+    let found = admin.people.url.as_ref().map(|url| &url.host);
+    admin.host_names.iter().chain(found).map(ToString::to_string).collect()
 }
 
 /// The bounds of the caches.

@@ -59,7 +59,7 @@ impl PlainKey {
 }
 
 /// 43 characters of 62, each drawn evenly: more than 256 random bits.
-fn base62() -> Result<Zeroizing<String>, DatabaseError> {
+pub(super) fn base62() -> Result<Zeroizing<String>, DatabaseError> {
     const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut text = Zeroizing::new(String::with_capacity(SECRET));
     while text.len() < SECRET {

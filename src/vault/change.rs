@@ -6,10 +6,13 @@ mod credential;
 mod environment;
 pub mod import;
 mod integration;
+pub mod link;
 mod organization;
 mod precondition;
 pub mod resource;
 mod secret;
+pub mod session;
+pub mod user;
 
 use secrecy::SecretString;
 use serde_json::Value;
@@ -32,7 +35,7 @@ use super::schema;
 use super::seal::{Counters, Purpose};
 use crate::model::connection::Connection;
 use crate::model::credential::Credential;
-use crate::model::id::{ConnectionId, OrganizationId};
+use crate::model::id::{ConnectionId, OrganizationId, UserId};
 use crate::model::integration::Integration;
 use crate::model::name::{EnvironmentName, Key, SecretKey};
 use crate::model::version::Version;
@@ -164,6 +167,10 @@ pub enum Change {
     },
     /// Integrations and connections from elsewhere, all of them or none.
     Import(import::Import),
+    /// Something with users and their links.
+    User(user::UserChange),
+    /// Something with sessions.
+    Session(session::SessionChange),
     /// What else people do to integrations, environments, organizations, connections and secrets.
     Resource(resource::Change),
     /// Another change, if what it changes is as expected.
@@ -195,6 +202,8 @@ pub struct Outcome {
     pub created: bool,
     /// The connection that was stored. It is another id than the one given where a connection was replaced.
     pub connection: Option<ConnectionId>,
+    /// The user who followed a link.
+    pub user: Option<UserId>,
     /// How many requests an organization's callers may make together, where that was set.
     pub ceiling: Option<Ceiling>,
     /// The version of what was stored.
@@ -325,6 +334,8 @@ impl Writing<'_> {
                 self.delete_secret_value(organization, &key, &environment).await
             }
             Change::Import(import) => self.import(&import).await,
+            Change::User(change) => self.change_user(change).await,
+            Change::Session(change) => self.change_session(change).await,
             Change::Resource(change) => self.write_resource(change).await,
             // Taken apart before anything is written.
             Change::Guarded { .. } => Err(DatabaseError::Conflict("a change was guarded twice".to_owned())),

@@ -24,6 +24,12 @@ pub enum DatabaseError {
     /// Other things still depend on it.
     #[error("{0}")]
     InUse(String),
+    /// It was there and is of no use any more.
+    #[error("{0}")]
+    Gone(&'static str),
+    /// Whoever asks may not do this to that.
+    #[error("{0}")]
+    NotPermitted(&'static str),
     /// One stored row does not open or cannot be read; the others are not affected.
     #[error("the stored {what} {id} was damaged or moved outside of sidekey and cannot be used; enter it again")]
     Corrupt {

@@ -252,6 +252,12 @@ impl DataKey {
         SealingKey { id: &self.id, bytes: &self.bytes, counters }
     }
 
+    /// A tag of a text under this key, bound to what it is for.
+    pub(super) fn tag(&self, label: &str, text: &str) -> [u8; 32] {
+        // The zero byte ends the label: no label holds one, and no API key begins like a label.
+        seal::mac(&self.bytes, format!("sidekey {label}\0{text}").as_bytes())
+    }
+
     /// The digest of the bytes of an API key under this key.
     pub(super) fn digest_bytes(&self, presented: &[u8]) -> [u8; 32] {
         seal::mac(&self.bytes, presented)

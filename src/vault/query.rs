@@ -7,6 +7,7 @@ pub(in crate::vault) mod api_key;
 mod credential;
 mod facts;
 mod integration;
+pub mod user;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

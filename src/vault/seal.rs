@@ -221,6 +221,14 @@ pub(super) fn digest(key: &KeyBytes, presented: &SecretString) -> [u8; 32] {
     mac(key, presented.expose_secret().as_bytes())
 }
 
+/// The public part of a token such as `ses_…_…`, if it has the form of one.
+#[expect(clippy::disallowed_methods, reason = "a presented token is taken apart to find its public part")]
+pub(super) fn public_part<I: std::str::FromStr>(presented: &SecretString) -> Option<I> {
+    let (id, secret) = presented.expose_secret().rsplit_once('_')?;
+    let base62 = secret.len() == 43 && secret.bytes().all(|b| b.is_ascii_alphanumeric());
+    if base62 { id.parse().ok() } else { None }
+}
+
 /// The secrets that the fields of a credential refer to.
 #[expect(clippy::disallowed_methods, reason = "a value is read for the references in it when it is sealed")]
 pub(super) fn referenced_secrets(credential: &Credential) -> BTreeSet<SecretKey> {

@@ -1,9 +1,12 @@
 //! The command line for keys, people and the audit log.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::json;
 
 use crate::cli_resources::{json_of, on};
 use crate::harness::Sidekey;
+use crate::harness::process::run;
 
 #[tokio::test]
 async fn the_audit_log_is_listed_exported_and_verified() {
@@ -26,5 +29,45 @@ async fn the_audit_log_is_listed_exported_and_verified() {
     let cut = on(&server, &["audit", "verify", "--count", &count, "--head", &other], "").await;
     assert_eq!(cut.code, 1);
     assert!(cut.stderr.contains("not as it was written"), "{}", cut.stderr);
+    server.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn an_api_key_is_shown_once_and_ends_when_it_is_told_to() {
+    let server = Sidekey::with(|_| {}).await;
+    let terms = ["--role", "viewer", "--role", "caller", "--method", "GET", "--per-minute", "60"];
+    let made = on(&server, &[&["api-key", "create", "ci"], &terms[..]].concat(), "").await;
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    let key = made.stdout.trim().to_owned();
+    assert!(key.starts_with("apk_") && made.stderr.contains("this once"), "{}", made.stderr);
+    // It is of use at once, for what its roles allow.
+    let env = |key: &str| {
+        let server = ("SIDEKEY_SERVER".to_owned(), format!("http://{}", server.admin_address));
+        [server, ("SIDEKEY_KEY".to_owned(), key.to_owned())]
+    };
+    let asked = run(&["connection", "list"], server.folder(), &env(&key), "").await;
+    assert_eq!(asked.code, 0, "{}", asked.stderr);
+    let refused = run(&["environment", "create", "qa"], server.folder(), &env(&key), "").await;
+    assert_eq!(refused.code, 5, "{}", refused.stderr);
+
+    let shown = json_of(&server, &["api-key", "show", "ci"]).await;
+    assert_eq!((&shown["scope"]["methods"], &shown["limits"]["per_minute"]), (&json!(["GET"]), &json!(60)), "{shown}");
+    assert!(!shown.to_string().contains(&key[31..]), "its secret does not come back");
+    let changed = json_of(&server, &["api-key", "set", "ci", "--method", "", "--per-hour", "100"]).await;
+    let expected = (&json!(null), &json!({ "per_minute": 60, "per_hour": 100 }));
+    assert_eq!((&changed["scope"]["methods"], &changed["limits"]), expected, "{changed}");
+    for (verb, code) in [("suspend", 5), ("resume", 0), ("revoke", 5)] {
+        assert_eq!(on(&server, &["api-key", verb, "ci"], "").await.code, 0, "{verb}");
+        assert_eq!(run(&["connection", "list"], server.folder(), &env(&key), "").await.code, code, "{verb}");
+    }
+    // Into a file of its owner's, and never over another.
+    let written = ["api-key", "create", "file", "--write-to", "ci.key"];
+    assert_eq!(on(&server, &written, "").await.code, 0);
+    let mode = std::fs::metadata(server.folder().join("ci.key")).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(on(&server, &written, "").await.code, 1);
+    let keys = json_of(&server, &["api-key", "list"]).await;
+    let named = |name: &str| keys.as_array().expect("a list").iter().filter(|key| key["name"] == name).count();
+    assert_eq!((named("ci"), named("file")), (1, 1), "nothing was made that could not be written: {keys}");
     server.finish(&[]).await;
 }

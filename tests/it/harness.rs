@@ -12,12 +12,15 @@
 
 pub mod admin;
 pub mod board;
+pub mod browser;
 pub mod canary;
 pub mod client;
 pub mod config;
+pub mod mail;
 pub mod pki;
 pub mod problem;
 pub mod process;
+pub mod provider;
 pub mod server;
 pub mod sink;
 pub mod socket;
@@ -27,6 +30,7 @@ pub mod wires;
 use std::future::Future;
 use std::time::Duration;
 
+pub use browser::Browser;
 pub use canary::Canary;
 pub use client::{Client, Raw, Reply, ask, get};
 pub use config::Config;

@@ -4,10 +4,11 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::model::id::{ApiKeyId, ConnectionId, EventId, IntegrationId, OrganizationId, SecretId, UserId};
+use crate::model::id::{ApiKeyId, ConnectionId, EventId, IntegrationId, OrganizationId, SecretId, SessionId, UserId};
 use crate::model::moment::Moment;
 use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, SecretKey};
 use crate::model::role::{Grant, Role};
+use crate::model::user::{Email, SignInMethod, UserStatus};
 
 /// Describes a text: its type, the pattern it matches, what it is.
 macro_rules! texts {
@@ -43,6 +44,8 @@ texts! {
     UserId, id("usr"), "The id of a user.";
     EventId, id("evt"), "The id of an event.";
     ApiKeyId, id("apk"), "The public part of an API key.";
+    SessionId, id("ses"), "The public part of a session.";
+    Email, EMAIL, "An e-mail address in ASCII; shown in lower case.";
     Moment, r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{3})?Z$", "A moment (RFC 3339), in UTC.";
 }
 
@@ -65,8 +68,13 @@ macro_rules! choices {
     };
 }
 
+/// What an address looks like, near enough: the lengths of its parts are judged when it is read.
+const EMAIL: &str = "^[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+(\\.[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+)*@[a-zA-Z0-9]+(-+[a-zA-Z0-9]+)*(\\.[a-zA-Z0-9]+(-+[a-zA-Z0-9]+)*)*$";
+
 choices! {
     Role, Role::ALL.map(Role::as_str), "What somebody is to an organization.";
+    SignInMethod, ["password", "oidc"], "By a password, or at the identity provider.";
+    UserStatus, ["invited", "active", "disabled"], "Whether a user may sign in.";
     Grant, ["none", "own", "all"], "Nothing, what the actor owns, or everything in the organization.";
 }
 

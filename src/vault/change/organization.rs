@@ -70,6 +70,7 @@ impl Writing<'_> {
             "SELECT (SELECT COUNT(*) FROM connections WHERE organization_id = $1) AS connections, \
              (SELECT COUNT(*) FROM integrations WHERE organization_id = $1) AS integrations, \
              (SELECT COUNT(*) FROM secrets WHERE organization_id = $1) AS secrets, \
+             (SELECT COUNT(*) FROM users WHERE organization_id = $1) AS users, \
              (SELECT COUNT(*) FROM api_keys WHERE organization_id = $1 AND status != 'revoked') AS api_keys",
         )
         .bind(organization.to_string())
@@ -80,6 +81,7 @@ impl Writing<'_> {
             ("integrations", "integrations"),
             ("secrets", "secrets"),
             ("api_keys", "API keys"),
+            ("users", "users"),
         ] {
             let count: i64 = rows.try_get(column)?;
             if count > 0 {
