@@ -21,6 +21,7 @@ pub mod role;
 pub mod secret;
 pub mod serve;
 mod show;
+pub mod transfer;
 pub mod user;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -78,6 +79,10 @@ enum Verb {
     Audit(audit::Command),
     /// Roles, and what each may do
     Role(role::Command),
+    /// Write integrations and connections, without secrets, for an import elsewhere
+    Export(transfer::Export),
+    /// Take over integrations and connections of an export: all of them, or none
+    Import(transfer::Import),
     /// Send one request through the proxy, with the system's curl
     Curl(curl::Options),
     /// Print the completions of a shell
@@ -174,6 +179,8 @@ pub fn run() -> ExitCode {
         Verb::Session(command) => user::run_session(cli.config, command),
         Verb::Audit(command) => audit::run(cli.config, command),
         Verb::Role(command) => role::run(cli.config, command),
+        Verb::Export(options) => transfer::export(cli.config, options),
+        Verb::Import(options) => transfer::import(cli.config, options),
         Verb::Curl(options) => curl::run(cli.config, &options),
         Verb::Completions(options) => completions::run(&options),
         Verb::Demo(options) => demo::run(&options),

@@ -43,15 +43,20 @@
 //! wire            HTTP/1.1 for both ends: heads parsed once and strictly, bodies framed anew, streams and scratch areas
 //!   source          a body, whichever protocol it comes in on
 //! vault           the encrypted store: open, read, `commit`; hides database and cipher
+//!   token, password what is shown once is stored as a digest; argon2id with a key of the vault
 //!   seal, key       AES-256-GCM bound to a place; master key -> data key of an organization -> value
 //!   change, query   everything that may be written, each with its audit event; everything that may be read
 //!   revision        how a cache knows that what it holds is still true
 //!   declared        what stands in files: above the vault's, never written to it
 //!   create, rekey   the first start and a new master key, each survivable at any step
 //! admin           CONTROL PLANE: the router of the admin port, every endpoint on one page
+//!   actor, people   who asks: by an API key or signed in; how people come in, and how often they may try
+//!   oidc, outbound  an identity provider, and the guarded way to it
 //! config          `sidekey.toml` and the environment -> `Config`, valid by construction
-//! server          builds every room, knows everyone; workers, listeners, reload, drain, the socket that `rekey` asks
+//! server          builds every room, knows everyone; workers, listeners, reload, drain, the socket that `rekey` and `admin-link` ask
 //! cli             one file for each verb
+//!   access, client  which server is asked, with whose key; JSON over HTTP, the only way into a running server
+//!   entered         secrets somebody enters: a prompt, stdin or a file, never an argument
 //! model           the vocabulary: plain types, no I/O; parsed at the edge and believed inside
 //! tls             rustls, in both directions
 //! telemetry       log format, access lines, counters
@@ -122,7 +127,8 @@
 //!
 //! Foreign crates of note have **one door** each: only `vault` knows the database and the cipher, only `tls` knows rustls,
 //! only `admin` knows axum (and the port that serves its router) and utoipa, only `directory::cache` knows moka, only `cli` clap,
-//! only `config` TOML, only `telemetry` the formats of logs and metrics. A secret leaves its wrapper in `vault::seal` and
+//! only `config` TOML, only `telemetry` the formats of logs and metrics, only `admin::mail` lettre, only `admin::oidc` oauth2
+//! and jsonwebtoken, only `vault::password` argon2. A secret leaves its wrapper in `vault::seal` and
 //! `credentials::injection`, and where a declared value is checked or compared. `tests/it/architecture.rs` reads the
 //! sources and enforces all of this.
 //!

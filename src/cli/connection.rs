@@ -34,6 +34,12 @@ enum Action {
         /// Those of this customer only
         #[arg(long, value_name = "CUSTOMER")]
         customer: Option<String>,
+        /// Those of this integration only
+        #[arg(long, value_name = "SLUG")]
+        integration: Option<String>,
+        /// Those with this label only
+        #[arg(long, value_name = "LABEL")]
+        label: Option<String>,
     },
     /// Create a connection, with a credential where --set says one
     Create(Change),
@@ -100,6 +106,15 @@ struct Change {
     /// A field of the credential: NAME asks for it, NAME=- reads stdin, NAME=@FILE a file
     #[arg(long = "set", value_name = "NAME[=-|=@FILE]")]
     entered: Vec<String>,
+    /// When what is entered ends to be of use, such as 2030-01-01T00:00:00Z
+    #[arg(long, value_name = "MOMENT", requires = "entered")]
+    expires_at: Option<String>,
+    /// Its new key
+    #[arg(long, value_name = "KEY")]
+    rename: Option<String>,
+    /// The user it belongs to, by id
+    #[arg(long, value_name = "USER")]
+    owner: Option<String>,
     /// The slug of its integration; for a new connection the key where it is not said
     #[arg(long, value_name = "SLUG")]
     integration: Option<String>,
@@ -136,7 +151,7 @@ const COLUMNS: [Column; 6] = [
     ("CUSTOMER", |item| text(&item["customer"])),
     ("INTEGRATION", |item| text(&item["integration"])),
     ("STATUS", |item| statuses(&item["environments"])),
-    ("LAST USED", |item| text(&item["last_used"])),
+    ("LAST USED", |item| text(&item["last_used_at"])),
     ("SOURCE", |item| text(&item["source"])),
 ];
 
@@ -154,8 +169,11 @@ pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
     match action {
-        Action::List { listing, customer } => {
-            let call = || show(&["connections"]).query_if("customer", customer.clone());
+        Action::List { listing, customer, integration, label } => {
+            let call = || {
+                let call = show(&["connections"]).query_if("customer", customer.clone());
+                call.query_if("integration", integration.clone()).query_if("label", label.clone())
+            };
             let items = listing.items(&mut session, call).await?;
             session.output.list(&items, &COLUMNS)
         }
@@ -203,6 +221,8 @@ impl Change {
     /// Lays what the options say over a document; the answer is whether they say anything.
     fn lay_over(&self, document: &mut Map<String, Value>) -> bool {
         let before = document.clone();
+        set(document, "key", self.rename.clone());
+        set(document, "owner", self.owner.clone());
         set(document, "integration", self.integration.clone());
         set(document, "auth", self.auth.clone());
         set(document, "name", self.name.clone());
@@ -273,11 +293,16 @@ async fn replace(session: &mut Session, change: &Change) -> Result<(), Failure> 
                 .to_owned(),
         ));
     }
-    if is_changed {
-        session.call(named.call(Method::PUT, &[]).json(&document.into()).version(found.version)).await?;
-    }
+    // First what is entered: afterwards the connection may have another key.
     if !entered.is_empty() {
         enter(session, change, &entered).await?;
+    }
+    if is_changed {
+        let stored =
+            session.call(named.call(Method::PUT, &[]).json(&document.into()).version(found.version)).await?.body;
+        let sentence =
+            format!("the connection {} is changed: {}", text(&stored["key"]), statuses(&stored["environments"]));
+        return session.output.done(&sentence, &stored);
     }
     done(session, change, "is changed").await
 }
@@ -286,6 +311,7 @@ async fn replace(session: &mut Session, change: &Change) -> Result<(), Failure> 
 async fn enter(session: &mut Session, change: &Change, entered: &[Entered]) -> Result<(), Failure> {
     let environment = change.place.environment(session);
     let call = change.place.named.call(Method::PUT, &["credentials", &environment]);
+    let call = call.query_if("expires_at", change.expires_at.clone());
     session.call(call.bytes(entered::document(entered)?)).await?;
     Ok(())
 }
@@ -327,11 +353,11 @@ async fn test(session: &mut Session, place: &InEnvironment) -> Result<(), Failur
     let document = place.document(session);
     let answer = session.call(place.named.call(Method::POST, &["test"]).json(&document.into())).await?;
     session.output.thing(&answer.body)?;
-    let passed = answer.body["passed"].as_bool().or_else(|| answer.body["ok"].as_bool());
-    if passed == Some(false) {
-        return Err(Failure::Failed(format!("the test of {} failed", place.named.connection)));
+    if answer.body["passed"] == true {
+        return Ok(());
     }
-    Ok(())
+    let (connection, reason) = (&place.named.connection, text(&answer.body["reason"]));
+    Err(Failure::Failed(format!("{connection} did not pass: {reason}")))
 }
 
 async fn explain(session: &mut Session, place: &InEnvironment, path: &str, method: &str) -> Result<(), Failure> {

@@ -86,17 +86,19 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
             session.output.thing(&answer.body)
         }
         Action::Set { name, rename, position, designer } => {
-            let mut document = Map::new();
+            let found = session.call(show(&["environments", &name])).await?;
+            let before = found.body.as_object().cloned().unwrap_or_default();
+            let mut document = before.clone();
             set(&mut document, "name", rename);
             set(&mut document, "position", position);
             set(&mut document, "designer", designer);
-            if document.is_empty() {
+            if document == before {
                 return Err(Failure::Usage(
                     "nothing is to be changed; say --rename, --position or --designer".to_owned(),
                 ));
             }
-            let changed =
-                session.call(Call::new(Method::PATCH, &["environments", &name]).json(&document.into())).await?;
+            let call = Call::new(Method::PUT, &["environments", &name]).json(&document.into()).version(found.version);
+            let changed = session.call(call).await?;
             session.output.done(&format!("the environment {name} is changed"), &changed.body)
         }
         Action::Delete { name } => {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
-use super::resource::{Listing, Written, set, set_list, show, with_session};
+use super::resource::{Listing, Written, pair, set, set_list, show, with_session};
 use super::show::{Column, Output, print, text};
 
 /// `sidekey integration`
@@ -40,14 +40,39 @@ enum Action {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Show what the organization has filled in for all connections of an integration, or fill it in
+    Values {
+        /// Its slug
+        slug: String,
+        /// The value of a public field, which connections inherit; NAME= for none
+        #[arg(long = "value", value_name = "NAME=VALUE", value_parser = pair)]
+        values: Vec<(String, String)>,
+    },
+    /// List the versions of an integration, the newest first
+    Versions {
+        /// Its slug
+        slug: String,
+        #[command(flatten)]
+        listing: Listing,
+    },
     /// Delete an integration that no connection uses
     Delete {
         /// Its slug
         slug: String,
+        #[command(flatten)]
+        reach: Reach,
         /// Say which connections use it, and delete nothing
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+/// Whose integration is meant.
+#[derive(Debug, Args)]
+struct Reach {
+    /// For super admins: the one that every organization has, instead of this organization's own
+    #[arg(long)]
+    system: bool,
 }
 
 #[derive(Debug, Args)]
@@ -65,6 +90,8 @@ struct Change {
     name: Option<String>,
     #[command(flatten)]
     written: Written,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 const COLUMNS: [Column; 5] = [
@@ -80,6 +107,13 @@ fn methods(item: &Value) -> String {
     text(&methods.map(|auth| auth["method"].clone()).collect())
 }
 
+const VERSIONS: [Column; 4] = [
+    ("VERSION", |item| text(&item["number"])),
+    ("BY", |item| text(&item["actor"])),
+    ("AT", |item| text(&item["created_at"])),
+    ("BASE URL", |item| text(&item["document"]["base_url"])),
+];
+
 /// Runs `sidekey integration`.
 pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
     with_session(&command.access, explicit, async |session| act(session, command.action).await)
@@ -94,7 +128,8 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
         Action::Create(change) => {
             let mut document = change.written.read()?;
             change.lay_over(&mut document);
-            let made = session.call(Call::new(Method::POST, &["integrations"]).json(&document.into())).await?;
+            let call = change.reach.lay_over(Call::new(Method::POST, &["integrations"]).json(&document.into()));
+            let made = session.call(call).await?;
             session.output.done(&format!("the integration {} is there", change.slug), &made.body)
         }
         Action::Show { slug } => {
@@ -106,15 +141,45 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
             }
         }
         Action::Set { change, dry_run } => replace(&mut session, &change, dry_run).await,
-        Action::Delete { slug, dry_run: true } => {
+        Action::Delete { slug, dry_run: true, .. } => {
             let users = connections(&mut session, &slug).await?;
             tell(&session, &json!({ "dry_run": true, "integration": slug, "connections": users }), "this would delete")
         }
-        Action::Delete { slug, dry_run: false } => {
-            session.call(Call::new(Method::DELETE, &["integrations", &slug])).await?;
+        Action::Values { slug, values } => fill_in(&mut session, &slug, values).await,
+        Action::Versions { slug, listing } => {
+            let items = listing.items(&mut session, || show(&["integrations", &slug, "versions"])).await?;
+            session.output.list(&items, &VERSIONS)
+        }
+        Action::Delete { slug, reach, dry_run: false } => {
+            session.call(reach.lay_over(Call::new(Method::DELETE, &["integrations", &slug]))).await?;
             session.output.done(&format!("the integration {slug} is gone"), &Value::Null)
         }
     }
+}
+
+impl Reach {
+    fn lay_over(&self, call: Call) -> Call {
+        call.query_if("system", self.system.then_some("true"))
+    }
+}
+
+/// Fills in values that connections inherit, or shows them.
+async fn fill_in(session: &mut Session, slug: &str, values: Vec<(String, String)>) -> Result<(), Failure> {
+    let segments = ["integrations", slug, "values"];
+    let found = session.call(show(&segments)).await?;
+    if values.is_empty() {
+        return session.output.thing(&found.body["values"]);
+    }
+    let mut filled = found.body["values"].as_object().cloned().unwrap_or_default();
+    for (name, value) in values {
+        match value.is_empty() {
+            true => drop(filled.remove(&name)),
+            false => drop(filled.insert(name, value.into())),
+        }
+    }
+    let call = Call::new(Method::PUT, &segments).json(&json!({ "values": filled })).version(found.version);
+    let stored = session.call(call).await?;
+    session.output.done(&format!("connections of {slug} inherit: {}", text(&stored.body["values"])), &stored.body)
 }
 
 impl Change {
@@ -142,6 +207,7 @@ async fn replace(session: &mut Session, change: &Change, dry_run: bool) -> Resul
         return tell(session, &would, what);
     }
     let call = Call::new(Method::PUT, &["integrations", &change.slug]).json(&document.into()).version(found.version);
+    let call = change.reach.lay_over(call);
     let stored = session.call(call).await?;
     session.output.done(&format!("the integration {} is changed", change.slug), &stored.body)
 }

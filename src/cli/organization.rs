@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use http::Method;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::Failure;
 use super::access::{Access, Session};
@@ -46,6 +46,20 @@ enum Action {
         #[arg(long, value_name = "TEXT")]
         name: String,
     },
+    /// Show how many requests the callers of an organization may make together, or set it
+    Limits {
+        /// Its id or key
+        organization: String,
+        /// Requests a minute
+        #[arg(long, value_name = "NUMBER")]
+        per_minute: Option<u32>,
+        /// Requests an hour
+        #[arg(long, value_name = "NUMBER")]
+        per_hour: Option<u32>,
+        /// No limits
+        #[arg(long, conflicts_with_all = ["per_minute", "per_hour"])]
+        none: bool,
+    },
     /// Delete an organization in which there is nothing
     Delete {
         /// Its id or key
@@ -78,9 +92,25 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
             session.output.thing(&answer.body)
         }
         Action::Set { organization, name } => {
-            let call = Call::new(Method::PATCH, &["organizations", &organization]).json(&json!({ "name": name }));
+            let found = session.call(show(&["organizations", &organization])).await?;
+            let mut document = found.body.as_object().cloned().unwrap_or_default();
+            set(&mut document, "name", Some(name.as_str()));
+            let call = Call::new(Method::PUT, &["organizations", &organization]).json(&document.into());
+            let call = call.version(found.version);
             let changed = session.call(call).await?;
             session.output.done(&format!("the organization {organization} is called {name}"), &changed.body)
+        }
+        Action::Limits { organization, per_minute, per_hour, none } => {
+            let segments = ["organizations", &organization, "limits"];
+            let found = session.call(show(&segments)).await?;
+            if per_minute.is_none() && per_hour.is_none() && !none {
+                return session.output.thing(&found.body);
+            }
+            let mut limits = found.body.as_object().cloned().filter(|_| !none).unwrap_or_default();
+            set(&mut limits, "per_minute", per_minute);
+            set(&mut limits, "per_hour", per_hour);
+            let set = session.call(Call::new(Method::PUT, &segments).json(&limits.into())).await?;
+            session.output.thing(&set.body)
         }
         Action::Delete { organization } => {
             session.call(Call::new(Method::DELETE, &["organizations", &organization])).await?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Failure;
 use super::access::Access;
-use super::resource::{Listing, show, with_session};
+use super::resource::{show, with_session};
 use super::show::{Column, Output, text};
 
 /// `sidekey role`
@@ -40,7 +40,8 @@ const COLUMNS: [Column; 7] = [
 pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
     with_session(&command.access, explicit, async |mut session| {
         let Action::List = command.action;
-        let roles = Listing { limit: None }.items(&mut session, || show(&["roles"])).await?;
+        let mut answer = session.call(show(&["roles"])).await?.body;
+        let roles: Vec<Value> = answer["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
         match session.output {
             Output::Json => session.output.list(&roles, &[]),
             Output::People => session.output.list(&by_permission(&roles), &COLUMNS),

@@ -71,3 +71,30 @@ async fn an_api_key_is_shown_once_and_ends_when_it_is_told_to() {
     assert_eq!((named("ci"), named("file")), (1, 1), "nothing was made that could not be written: {keys}");
     server.finish(&[]).await;
 }
+
+#[tokio::test]
+async fn people_are_invited_given_roles_disabled_and_deleted() {
+    let server = Sidekey::with(|_| {}).await;
+    let invite = ["user", "invite", "ada@example.test", "--role", "viewer", "--first-name", "Ada"];
+    let invited = on(&server, &invite, "").await;
+    assert_eq!(invited.code, 0, "{}", invited.stderr);
+    assert!(invited.stdout.starts_with("http") && invited.stdout.trim().lines().count() == 1, "{}", invited.stdout);
+    assert!(invited.stderr.contains("ada@example.test is invited"), "{}", invited.stderr);
+    let again = on(&server, &["user", "reinvite", "ada@example.test"], "").await;
+    assert!(again.code == 0 && again.stdout != invited.stdout, "another link: {}", again.stderr);
+    let changed = json_of(&server, &["user", "set", "ada@example.test", "--role", "editor", "--last-name", "L"]).await;
+    assert_eq!((&changed["roles"], &changed["first_name"]), (&json!(["editor"]), &json!("Ada")), "{changed}");
+    for (verb, status) in [("disable", "disabled"), ("enable", "invited")] {
+        assert_eq!(on(&server, &["user", verb, "ada@example.test"], "").await.code, 0, "{verb}");
+        let shown = json_of(&server, &["user", "show", "ada@example.test"]).await;
+        assert_eq!(shown["status"], status, "{verb}");
+    }
+    assert_eq!(json_of(&server, &["user", "sessions", "ada@example.test"]).await, json!([]));
+    assert_eq!(json_of(&server, &["session", "list"]).await, json!([]));
+    let listed = on(&server, &["user", "list"], "").await;
+    assert!(listed.stdout.lines().any(|line| line.starts_with("ada@example.test  Ada L  editor")), "{}", listed.stdout);
+    assert_eq!(on(&server, &["user", "delete", "ada@example.test"], "").await.code, 0);
+    assert_eq!(on(&server, &["user", "show", "ada@example.test"], "").await.code, 6);
+    assert_eq!(on(&server, &["session", "revoke", "nope"], "").await.code, 6);
+    server.finish(&[]).await;
+}

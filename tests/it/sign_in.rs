@@ -34,7 +34,7 @@ async fn whatever_is_wrong_is_told_in_the_same_words_and_time() {
         ("nowhere", "ada@example.test", PASSWORD),
     ];
     let mut bodies = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..8 {
         for ((organization, email, password), fastest) in cases.iter().zip(&mut fastest) {
             let body = json!({ "organization": organization, "email": email, "password": password });
             let began = Instant::now();
@@ -46,8 +46,9 @@ async fn whatever_is_wrong_is_told_in_the_same_words_and_time() {
     }
     bodies.dedup();
     assert_eq!(bodies.len(), 1);
-    // A password is hashed for each of them: none is answered in less than half of the time of one that is wrong.
-    assert!(fastest.iter().all(|time| *time * 2 > fastest[0]), "{fastest:?}");
+    // A password is hashed for each of them, which is nearly all of the time: what is not hashed takes a tenth of it. The
+    // machine may be busy with something else.
+    assert!(fastest.iter().all(|time| *time * 4 > fastest[0]), "{fastest:?}");
     server.finish(&[]).await;
 }
 

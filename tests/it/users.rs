@@ -170,6 +170,29 @@ async fn disabling_and_deleting_hold_for_the_very_next_request_tn_08() {
 }
 
 #[tokio::test]
+async fn keys_that_belong_to_somebody_stop_with_them_tn_08() {
+    let server = Sidekey::with(|_| {}).await;
+    let admin = server.admin();
+    let mut ada = user(&server, "ada@example.test", "viewer", PASSWORD).await;
+    let owner = ada.get("me").await.json()["id"].clone();
+    let made =
+        admin.must("POST", "api-keys", json!({ "name": "hers", "roles": ["viewer"], "owner": owner })).await.json();
+    let key = server.admin().with_key(made["key"].as_str().expect("the key, once"));
+    let named = format!("api-keys/{}", made["id"].as_str().expect("an id"));
+    assert_eq!(key.get("connections").await.status, 200);
+    assert_eq!(admin.call("POST", "users/ada@example.test/disable", &[], None).await.status, 200);
+    assert_eq!(
+        (key.get("connections").await.status, &admin.get(&named).await.json()["status"]),
+        (401, &json!("suspended"))
+    );
+    assert_eq!(admin.call("POST", "users/ada@example.test/enable", &[], None).await.status, 200);
+    assert_eq!(key.get("connections").await.status, 401, "somebody has to look at it first");
+    assert_eq!(admin.delete("users/ada@example.test").await.status, 204);
+    assert_eq!(admin.get(&named).await.json()["status"], "revoked");
+    server.finish(&[]).await;
+}
+
+#[tokio::test]
 async fn a_new_link_is_the_only_one_and_a_new_password_ends_old_sessions() {
     let server = Sidekey::with(|_| {}).await;
     let first = invite(&server, "ada@example.test", "viewer").await;

@@ -17,6 +17,7 @@ use crate::vault::audit;
 use crate::vault::error::DatabaseError;
 use crate::vault::password::PasswordHash;
 use crate::vault::query;
+use crate::vault::revision::Subject;
 use crate::vault::schema;
 
 /// What may be done with users.
@@ -246,18 +247,38 @@ impl Writing<'_> {
         };
         self.keep_a_super_admin(&before, Some(&after)).await?;
         self.update_user(&after).await?;
+        let mut detail = audit::difference(&shown(&before), &shown(&after));
         if !enabled {
             self.end_sessions(key.id, None).await?;
+            detail["suspended_keys"] = json!(self.stop_keys(key.id, "status = 'suspended'").await?);
         }
-        let action = if enabled { "user.enable" } else { "user.disable" };
-        Ok(event(&after, action, audit::difference(&shown(&before), &shown(&after))))
+        Ok(event(&after, if enabled { "user.enable" } else { "user.disable" }, detail))
     }
 
     async fn delete_user(&mut self, key: UserKey, by: Roles) -> Result<Event, DatabaseError> {
         let before = self.user_below(key, by).await?;
         self.keep_a_super_admin(&before, None).await?;
+        let mut detail = audit::difference(&shown(&before), &Value::Null);
+        // As when they are revoked: nothing can be compared with them any more.
+        let revoke = "status = 'revoked', digest = x'', previous_digest = NULL, previous_until = NULL";
+        detail["revoked_keys"] = json!(self.stop_keys(key.id, revoke).await?);
         sqlx::query("DELETE FROM users WHERE id = $1").bind(key.id.to_string()).execute(&mut *self.connection).await?;
-        Ok(event(&before, "user.delete", audit::difference(&shown(&before), &Value::Null)))
+        Ok(event(&before, "user.delete", detail))
+    }
+
+    /// Stops the API keys that belong to a user, which act in their name; says which. Enabling somebody resumes none:
+    /// somebody has to look at them.
+    async fn stop_keys(&mut self, user: UserId, how: &'static str) -> Result<Vec<String>, DatabaseError> {
+        let stopped: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+            "UPDATE api_keys SET {how} WHERE owner_id = $1 AND status <> 'revoked' RETURNING id"
+        )))
+        .bind(user.to_string())
+        .fetch_all(&mut *self.connection)
+        .await?;
+        for id in &stopped {
+            self.outcome.subjects.push(Subject::ApiKey(query::parse(id, "API key", id)?));
+        }
+        Ok(stopped)
     }
 
     /// A user that whoever asks may change: one who has no more roles than they.
