@@ -12,13 +12,14 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use http::header::HeaderName;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
 use sidekey::credentials::{Credentials, Local};
 use sidekey::directory::cache::Limits;
 use sidekey::directory::scope::Scope;
-use sidekey::directory::{Aim, Directory, Named};
+use sidekey::directory::{Aim, Caller, Directory, Named, Wanted};
+use sidekey::model::api_key::KeyTerms;
 use sidekey::model::connection::ConnectionDraft;
 use sidekey::model::document::{Problems, Reader};
 use sidekey::model::id::{ConnectionId, IntegrationId, OrganizationId};
@@ -29,7 +30,12 @@ use sidekey::proxy::tag::{Login, Tag};
 use sidekey::proxy::target::Requested;
 use sidekey::upstream::Injected;
 use sidekey::vault::Vault;
-use sidekey::vault::declared::{Author, Declared};
+use sidekey::vault::api_key::PlainKey;
+use sidekey::vault::audit::Author;
+use sidekey::vault::change::{ApiKeyChange, Change};
+use sidekey::vault::database::Options;
+use sidekey::vault::declared::{self, Declared};
+use sidekey::vault::key::MasterKeySource;
 use sidekey::wire::RequestHead;
 
 /// How many connections are declared and used in turn.
@@ -40,11 +46,12 @@ const REQUESTS: usize = 20_000;
 const ROUNDS: usize = 9;
 
 /// The steps of a request, in their order, and the most allocations that each may make.
-const STEPS: [(&str, u64); 8] = [
+const STEPS: [(&str, u64); 9] = [
     ("head: parse and check", 0),
     ("tag: read target and tags", 0),
+    ("caller: whose key it is (hit)", 0),
     ("route: the connection's facts (hit)", 0),
-    ("admit: scope, environment, origin, limit", 0),
+    ("admit: scope, environment, origin, rules, limits", 0),
     ("resolve: the injection (hit)", 0),
     ("path: path and query, as they go on the wire", 1),
     ("clean: hop-by-hop fields, tags", 0),
@@ -83,6 +90,15 @@ impl Meter for Counter {
     }
 }
 
+/// Nothing is looked at.
+struct Nothing;
+
+impl Meter for Nothing {
+    fn step<T>(&mut self, _: usize, step: impl FnOnce() -> T) -> T {
+        std::hint::black_box(step())
+    }
+}
+
 /// How the connections authenticate.
 #[derive(Clone, Copy)]
 enum Auth {
@@ -92,8 +108,19 @@ enum Auth {
     None,
 }
 
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Callers {
+    /// Whoever reaches the listener.
+    Keyless,
+    /// The holder of an API key with a scope, rules and limits, in an organization with a ceiling.
+    Keyed,
+}
+
 /// The rooms that a request goes through, and requests for them.
 struct Bench {
+    /// Where the vault is, for as long as it is needed.
+    _folder: tempfile::TempDir,
     directory: Directory,
     credentials: Credentials,
     table: Local,
@@ -104,17 +131,29 @@ struct Bench {
 }
 
 impl Bench {
-    /// Everything is declared, so nothing is waited for.
-    fn new(auth: Auth, control: &tokio::runtime::Handle) -> Result<Self, Box<dyn Error>> {
-        let vault = Vault::without_database();
+    /// All connections are declared, so nothing of them is waited for.
+    async fn new(auth: Auth, callers: Callers) -> Result<Self, Box<dyn Error>> {
+        let control = tokio::runtime::Handle::current();
+        let folder = tempfile::tempdir()?;
+        let master_key = MasterKeySource::File { path: folder.path().join("master.key"), any_mode: false };
+        let (vault, _) = Vault::open(Options { path: folder.path().join("sidekey.vault"), master_key }).await?;
+        let owner = vault.organization("default").await?.ok_or("the first organization")?.id;
+        let key = match callers {
+            Callers::Keyless => None,
+            Callers::Keyed => Some(make_key(&vault, owner).await?),
+        };
         let hour = Duration::from_secs(3600);
         let limits = Limits { entries: 10 * CONNECTIONS as u64, time_to_live: hour, time_to_idle: hour };
-        let owner = OrganizationId::derived("default");
         vault.declare(declared(auth, owner)?, &HashSet::from([owner]));
         let directory = Directory::new(vault.clone(), limits, control.clone());
         let environment: EnvironmentName = "production".parse()?;
+        let table = directory.table();
+        if let Some(key) = &key {
+            directory.holder(&table, key.as_bytes()).await?.ok_or("the key is known")?;
+        }
         Ok(Bench {
-            table: directory.table(),
+            _folder: folder,
+            table,
             directory,
             credentials: Credentials::new(vault, limits, control.clone()),
             scope: Scope {
@@ -131,7 +170,7 @@ impl Bench {
                 HeaderName::from_static("x-connection-id"),
                 HeaderName::from_static("connection-id"),
             ],
-            requests: (0..CONNECTIONS).map(request).collect(),
+            requests: (0..CONNECTIONS).map(|number| request(number, key.as_deref())).collect(),
             out: Vec::with_capacity(64 * 1024),
         })
     }
@@ -155,16 +194,27 @@ impl Bench {
             Ok::<_, sidekey::proxy::ProxyError>((requested, tag))
         })?;
         let reference = tag.connection.ok_or("a connection is named")?;
-        let named = Named { organization: self.scope.organization, customer: None, reference };
-        let kept = meter.step(2, || self.directory.known(&self.table, named, now)).ok_or("the route is declared")??;
-        let permit = meter.step(3, || {
-            let environment = self.scope.environment(None).ok_or("an environment")?;
-            kept.admit(&self.scope, environment, &Aim::Base, now, None).map_err(|denied| denied.to_string())
+        let caller = meter.step(2, || match tag.key {
+            None => Some(Caller::of(&self.scope)),
+            Some(key) => {
+                let shown = self.directory.known_holder(&self.table, key.bytes(), now)?;
+                Some(Caller::with_key(&self.scope, shown))
+            }
+        });
+        let caller = caller.ok_or("the key was verified before")?;
+        let named = Named { organization: caller.organization(), customer: None, reference };
+        let kept = meter.step(3, || self.directory.known(&self.table, named, now)).ok_or("the route is declared")??;
+        let permit = meter.step(4, || {
+            let environment = caller.environment(None).ok_or("an environment")?;
+            let is_disguised = caller.has_rules() && head::is_disguised(&head.fields);
+            let wanted =
+                Wanted { environment, aim: Aim::Base, method: &head.method, rest: requested.rest, is_disguised };
+            kept.admit(&caller, wanted, now, None).map_err(|denied| denied.to_string())
         })?;
-        let injection = meter.step(4, || self.credentials.known(&kept, &permit)).ok_or("it is declared")??;
-        let path = meter.step(5, || injection.path(&permit, requested.rest));
-        drop(meter.step(6, || head::clean_request(&mut head, &self.connection_headers, false)));
-        let admission = meter.step(7, || {
+        let injection = meter.step(5, || self.credentials.known(&kept, &permit)).ok_or("it is declared")??;
+        let path = meter.step(6, || injection.path(&permit, requested.rest));
+        drop(meter.step(7, || head::clean_request(&mut head, &self.connection_headers, false)));
+        let admission = meter.step(8, || {
             let admission = injection.apply(permit, &mut head.fields);
             self.out.clear();
             head.fields.render(&mut self.out);
@@ -212,7 +262,7 @@ fn declared(auth: Auth, owner: OrganizationId) -> Result<Declared, Box<dyn Error
     let integration =
         Integration::parse(&document, IntegrationId::derived("api")).map_err(|wrong| format!("{wrong:?}"))?;
     let mut declared = Declared::default();
-    declared.add_integration(integration, Author::Operator);
+    declared.add_integration(integration, declared::Author::Operator);
     for number in 0..CONNECTIONS {
         let key = key(number);
         let draft = json!({ "key": key, "integration": "api" });
@@ -226,19 +276,44 @@ fn declared(auth: Auth, owner: OrganizationId) -> Result<Declared, Box<dyn Error
     Ok(declared)
 }
 
+/// A key that may do what the requests want, and whose limits nobody reaches.
+async fn make_key(vault: &Vault, organization: OrganizationId) -> Result<String, Box<dyn Error>> {
+    let limits = json!({ "per_minute": 100_000_000, "per_hour": 100_000_000 });
+    let document = json!({
+        "name": "bench", "environment": "production", "limits": limits,
+        "scope": { "connections": ["other", "connection-*"], "methods": ["POST", "GET"], "paths": ["/repos/*"] },
+    });
+    let problems = Problems::default();
+    let reader = Reader::new(&document, "", &problems).ok_or("a document")?;
+    let terms = Box::new(KeyTerms::read(&reader).ok_or("a key")?);
+    let ceiling = ApiKeyChange::SetCeiling { organization, limits: terms.limits };
+    let author = Author::system("bench");
+    vault.commit(&author, Change::ApiKey(ceiling)).await?;
+    let plain = PlainKey::generate()?;
+    let text = exposed(plain.text());
+    vault.commit(&author, Change::ApiKey(ApiKeyChange::Create { organization, plain, terms })).await?;
+    Ok(text)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a client knows its key")]
+fn exposed(key: &SecretString) -> String {
+    key.expose_secret().to_owned()
+}
+
 fn key(number: usize) -> String {
     format!("connection-{number:05}")
 }
 
 /// A call as an API client makes it.
-fn request(number: usize) -> Vec<u8> {
+fn request(number: usize, shown: Option<&str>) -> Vec<u8> {
     let key = key(number);
+    let shown = shown.map(|shown| format!("Sidekey-Key: {shown}\r\n")).unwrap_or_default();
     format!(
         "GET /repos/octo/hello/issues?state=open&page=2 HTTP/1.1\r\nHost: 127.0.0.1:7878\r\n\
          User-Agent: octokit-rest.js/20.0.2 octokit-core.js/5.0.1 Node.js/20.11\r\n\
          Accept: application/vnd.github+json\r\nAccept-Encoding: gzip, deflate\r\nX-GitHub-Api-Version: 2022-11-28\r\n\
          traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\nAuthorization: Bearer forged\r\n\
-         X-Connection-Id: {key}\r\nConnection: keep-alive\r\n\r\n"
+         X-Connection-Id: {key}\r\n{shown}Connection: keep-alive\r\n\r\n"
     )
     .into_bytes()
 }
@@ -288,15 +363,28 @@ fn times(bench: &mut Bench, allocations: &[u64]) -> Result<(), Box<dyn Error>> {
 fn run() -> Result<ExitCode, Box<dyn Error>> {
     let only_check = std::env::args().any(|argument| argument == "--check");
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let mut bench = Bench::new(Auth::Bearer, runtime.handle())?;
-    let mut plain = Bench::new(Auth::None, runtime.handle())?;
+    let mut bench = runtime.block_on(Bench::new(Auth::Bearer, Callers::Keyless))?;
+    let mut plain = runtime.block_on(Bench::new(Auth::None, Callers::Keyless))?;
+    let mut keyed = runtime.block_on(Bench::new(Auth::Bearer, Callers::Keyed))?;
     bench.warm()?;
+    if let Some(number) = std::env::args().skip_while(|argument| argument != "--requests").nth(1) {
+        // For a profiler: so many requests and nothing else, with a key where `--keyed` says so.
+        keyed.warm()?;
+        let is_keyed = std::env::args().any(|argument| argument == "--keyed");
+        let stage = if is_keyed { &mut keyed } else { &mut bench };
+        (0..number.parse()?).try_for_each(|number| stage.request(number, &mut Nothing))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     plain.warm()?;
-    let (with, without) = (bench.allocations()?, plain.allocations()?);
+    keyed.warm()?;
+    let (with, without, with_key) = (bench.allocations()?, plain.allocations()?, keyed.allocations()?);
     if !only_check {
         times(&mut bench, &with)?;
+        println!("\nthe same with an API key that has a scope, rules and limits:");
+        times(&mut keyed, &with_key)?;
     }
-    let wrong = check(&with, &without);
+    let mut wrong = check(&with, &without);
+    wrong.extend(check(&with_key, &without));
     wrong.iter().for_each(|wrong| eprintln!("{wrong}"));
     if wrong.is_empty() {
         println!("allocations: {} in a request, none of them for the injected header", with.iter().sum::<u64>());

@@ -267,11 +267,12 @@ mod tests {
     use std::rc::Rc;
     use std::time::{Duration, Instant};
 
+    use http::Method;
     use secrecy::SecretString;
 
     use super::*;
     use crate::directory::scope::Scope;
-    use crate::directory::{Aim, Directory, Named};
+    use crate::directory::{Aim, Caller, Directory, Named, Wanted};
     use crate::model::connection::ConnectionDraft;
     use crate::model::document::{Problems, Reader};
     use crate::model::id::{IntegrationId, OrganizationId, Reference};
@@ -310,6 +311,12 @@ mod tests {
         }
     }
 
+    fn admitted(kept: &Kept<Injections>, environment: &str) -> Permit {
+        let environment = environment.parse().unwrap();
+        let wanted = Wanted { environment, aim: Aim::Base, method: &Method::GET, rest: "", is_disguised: false };
+        kept.admit(&Caller::of(&scope()), wanted, Instant::now(), None).unwrap()
+    }
+
     struct Setting {
         vault: Vault,
         directory: Directory,
@@ -336,7 +343,7 @@ mod tests {
         fn admit(&self) -> (Rc<Kept<Injections>>, Permit) {
             let named = Named { organization: scope().organization, customer: None, reference: Reference::Key("api") };
             let kept = self.directory.known(&self.table, named, Instant::now()).unwrap().unwrap();
-            let permit = kept.admit(&scope(), "production".parse().unwrap(), &Aim::Base, Instant::now(), None).unwrap();
+            let permit = admitted(&kept, "production");
             (kept, permit)
         }
 
@@ -369,7 +376,7 @@ mod tests {
         }
         let staging = {
             let (kept, _) = setting.admit();
-            let permit = kept.admit(&scope(), "staging".parse().unwrap(), &Aim::Base, Instant::now(), None).unwrap();
+            let permit = admitted(&kept, "staging");
             setting.known(&kept, &permit)
         };
         assert!(matches!(staging, Err(ResolveError::Missing(Missing::Credential(_)))));
@@ -416,7 +423,7 @@ mod tests {
         let named = Named { organization: scope().organization, customer: None, reference: Reference::Key("api") };
         while !reloading.is_finished() || seen == 0 {
             let Some(Ok(kept)) = setting.directory.known(&setting.table, named, Instant::now()) else { continue };
-            let permit = kept.admit(&scope(), "production".parse().unwrap(), &Aim::Base, Instant::now(), None).unwrap();
+            let permit = admitted(&kept, "production");
             let Some(Ok(injection)) = setting.credentials.known(&kept, &permit) else { continue };
             let host = permit.admission().origin().host.to_string();
             let round = host.trim_start_matches("host-").trim_end_matches(".test");

@@ -4,7 +4,10 @@
 //! for which it waits. [`Route::admit`] decides without waiting and gives a [`Permit`]. No secret is read here.
 
 pub mod cache;
+pub mod caller;
+mod fingerprint;
 mod integrations;
+pub mod keys;
 pub mod permit;
 pub mod rate;
 pub mod route;
@@ -15,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::model::id::{ConnectionRef, OrganizationId, Reference};
+use crate::model::id::{ApiKeyId, ConnectionRef, OrganizationId, Reference};
 use crate::model::name::{CustomerName, NameError};
 use crate::vault::revision::Stamp;
 use crate::vault::{Vault, VaultError};
@@ -25,8 +28,9 @@ use integrations::Integrations;
 use rate::Rates;
 use route::{Route, RouteError};
 
-pub use permit::{Admission, Aim, Denied, Permit};
-pub use table::{Beside, Kept, Table};
+pub use caller::Caller;
+pub use permit::{Admission, Aim, Denied, Permit, Wanted};
+pub use table::{Beside, Kept, Shown, Table};
 
 /// What a caller named: the key of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -109,6 +113,7 @@ impl Stamped for Found {
 pub struct Directory {
     vault: Vault,
     stored: Cache<Name, Found>,
+    keys: Cache<ApiKeyId, Arc<keys::Loaded>>,
     integrations: Arc<Integrations>,
     rates: Arc<Rates>,
     limits: Limits,
@@ -142,7 +147,8 @@ impl Directory {
     pub fn new(vault: Vault, limits: Limits, control: tokio::runtime::Handle) -> Self {
         Directory {
             vault,
-            stored: Cache::new(limits, control),
+            stored: Cache::new(limits, control.clone()),
+            keys: Cache::new(limits, control),
             integrations: Arc::default(),
             rates: Arc::default(),
             limits,
@@ -184,7 +190,14 @@ impl Directory {
             return Some(found.map_err(LookupError::from));
         }
         let (declared, stamp) = self.vault.snapshot()?;
-        let found = route::declared(&declared, stamp, &named, self.vault.is_declared_only(), &self.rates)?;
+        let found = route::declared(
+            &declared,
+            stamp,
+            &named,
+            self.vault.is_declared_only(),
+            &self.rates,
+            &self.vault.ceiling(named.organization),
+        )?;
         let Ok(name) = found.name(&named) else { return Some(Err(LookupError::Unknown)) };
         Some(table.insert(hash, name, found, self.limits.expiry(now)).map_err(LookupError::from))
     }

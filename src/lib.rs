@@ -29,7 +29,9 @@
 //!   tunnel          WebSockets
 //!   record, error   the access line of a request; every way to stop it, and what its caller is told
 //! directory       facts: name -> `Route`; `Route::admit` -> `Permit`, decided without waiting
-//!   rate            how many requests a connection takes: one number for each, shared without a lock
+//!   caller          who asks: the bounds of a listener, and within them those of the key that was shown
+//!   keys            whose key a text is: a fingerprint in the worker's table, or a digest, compared once
+//!   rate            how many requests a connection takes, a key or an organization makes: one number for each, no lock
 //!   table           a worker's own: under each name a route, and beside it what a room above keeps for it
 //!   cache           what workers share of what the vault was asked for: bounded, revision-checked, loaded once
 //! credentials     secrets: `Permit` -> `Injection`, rendered once, cached like facts
@@ -77,12 +79,11 @@
 //! 1. **Check.** What is ambiguous although it could be parsed (two framings, an odd `Host`, `TRACE`) is refused.
 //! 2. **Tag.** The connection, environment and customer that the request names, and the caller's key, are read and
 //!    *taken out of the head*: nothing that was a tag can reach an upstream.
-//! 3. **Gate.** Web pages are kept out; the listener or a key says whose connections may be used.
+//! 3. **Gate.** Web pages are kept out; the listener says whose connections may be used, and a key within that.
 //! 4. **Route.** The directory finds the connection's facts. A hit in the worker's own table waits for nothing, nor does
 //!    what is declared: that is in memory already, and the worker makes route and injection of it by itself.
-//! 5. **Admit.** Scope, environment, origin, the connection's limit last: synchronous, and all that can refuse comes before
-//!    a secret is opened. The
-//!    proof is a [`directory::Permit`]: made here and nowhere else, not `Clone`.
+//! 5. **Admit.** Scope, environment, origin, the key's rules, and last all limits at once: synchronous, and all that can
+//!    refuse comes before a secret is opened. The proof is a [`directory::Permit`]: made here and nowhere else, not `Clone`.
 //! 6. **Clean.** Hop-by-hop fields, the caller's `Authorization`, everything that tells the way goes out.
 //! 7. **Resolve.** The credential as it looks on the wire, from the cache, or opened, its `@@SECRET:…@@` references
 //!    resolved and its templates rendered, once. If that cannot be done, nothing is sent.

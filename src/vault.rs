@@ -31,6 +31,7 @@ pub mod usage;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use secrecy::SecretString;
@@ -89,6 +90,9 @@ struct Inner {
     ceilings: Ceilings,
     calendar: Calendar,
 }
+
+/// How old a note of a key's use on the admin port may become before it is written anew.
+const NOTED_LATELY: Duration = Duration::from_secs(60);
 
 /// A credential as it is stored, or none at all for auth methods that need none.
 #[derive(Default)]
@@ -250,7 +254,14 @@ impl Vault {
 
     /// The API key that was presented, if it is one and may be used now.
     pub async fn authenticate(&self, presented: &SecretString) -> Result<Option<KnownKey>, VaultError> {
-        Ok(self.database()?.authenticate(presented, self.now()).await?)
+        let (database, now) = (self.database()?, self.now());
+        let known = database.authenticate(presented, now).await?;
+        if let Some(KnownKey { key, .. }) = &known
+            && key.last_used_at.is_none_or(|last| now.since(last) > NOTED_LATELY)
+        {
+            database.note_key_use(key.id, now);
+        }
+        Ok(known)
     }
 
     /// What a text with this public part is compared with. Without a database there are no keys.

@@ -49,9 +49,9 @@ pub struct Listener {
     pub trust: Trust,
     /// Whose connections its callers use.
     pub organization: Key,
-    /// Used when neither request nor key names one; always one of `environments`.
+    /// Used when neither request nor key names one; one of `environments`, unless those are left to the keys.
     pub environment: EnvironmentName,
-    /// What a request may name; never empty.
+    /// What a request may name; empty where callers show keys and these decide.
     pub environments: Vec<EnvironmentName>,
     /// Ids, keys, or globs in which `*` stands for any text.
     pub connections: Vec<String>,
@@ -152,13 +152,18 @@ impl Listener {
     pub(super) fn read(reader: Reader<'_>, folder: &Path) -> Self {
         let absent = Listener::default();
         let environment = reader.parsed("environment").unwrap_or(absent.environment);
+        let trust = reader.parsed("trust").unwrap_or(absent.trust);
         let mut environments = reader.parsed_list("environments");
-        if !reader.has("environments") {
-            environments.push(environment.clone());
+        let mut customers = texts(reader.parsed_list::<CustomerGlob>("customers").into_iter().map(|glob| glob.0));
+        // Where every caller shows a key, its scope decides, and what is said here narrows it.
+        match trust {
+            Trust::Local if !reader.has("environments") => environments.push(environment.clone()),
+            Trust::Key if !reader.has("customers") => customers.push("*".to_owned()),
+            Trust::Local | Trust::Key => {}
         }
         let listener = Listener {
             address: Address::read(&reader, folder).unwrap_or(absent.address),
-            trust: reader.parsed("trust").unwrap_or(absent.trust),
+            trust,
             organization: reader.parsed("organization").unwrap_or(absent.organization),
             environment,
             environments,
@@ -166,7 +171,7 @@ impl Listener {
                 true => texts(reader.parsed_list::<ConnectionGlob>("connections")),
                 false => absent.connections,
             },
-            customers: texts(reader.parsed_list::<CustomerGlob>("customers").into_iter().map(|glob| glob.0)),
+            customers,
             host_names: reader.parsed_list("host_names"),
             allow_origins: texts(reader.parsed_list::<BrowserOrigin>("allow_origins").into_iter().map(|o| o.0)),
             connection: reader.parsed("connection"),
@@ -185,7 +190,8 @@ impl Listener {
                           address, a Unix socket, or trust = \"key\"";
             reader.problem(key, detail);
         }
-        if !self.environments.contains(&self.environment) {
+        let is_left_to_keys = self.trust == Trust::Key && !reader.has("environments");
+        if !is_left_to_keys && !self.environments.contains(&self.environment) {
             let detail = format!("the list must contain the listener's own environment, `{}`", self.environment);
             reader.problem("environments", detail);
         }

@@ -1,11 +1,15 @@
 //! Permits: the proof that a caller may use a connection for a request, and where that request goes.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::rate::{Exceeded, Spent};
+use http::Method;
+
+use super::caller::Caller;
+use super::rate::{Counted, Exceeded, Limiter, count};
 use super::route::Route;
-use super::scope::Scope;
+use super::table::Shown;
 use crate::model::name::EnvironmentName;
 use crate::model::origin::{Origin, Scheme};
 
@@ -16,8 +20,10 @@ pub struct Permit {
     admission: Admission,
     /// Whether the base path stands in front of the request's own path.
     below_base: bool,
-    /// What was spent of the connection's limit.
-    spent: Option<Spent>,
+    /// That it was counted by every limit that holds for it.
+    counted: Counted,
+    /// Whose key's limits were among them.
+    shown: Option<Rc<Shown>>,
 }
 
 /// To what a request was admitted: all that is left to tell of a permit once it is spent.
@@ -70,30 +76,47 @@ pub enum Denied {
     /// The credential is a part of the base path, and the request brings a path of its own.
     #[error("this connection's credential is part of the base path; use /c/<connection>/… or the header instead")]
     PathCredential,
+    /// The caller's rules do not let this method or path pass.
+    #[error("the key's rules do not allow this method or path")]
+    Rule,
     /// A limit was reached.
     #[error("more requests than the limit of the {} allows", .0.holder.as_str())]
     Limited(Exceeded),
 }
 
+/// What a request wants to do with a connection.
+#[derive(Clone, Debug)]
+pub struct Wanted<'a> {
+    /// Whose credential.
+    pub environment: EnvironmentName,
+    /// Where it goes.
+    pub aim: Aim,
+    /// Its method.
+    pub method: &'a Method,
+    /// Its path and query, as they came.
+    pub rest: &'a str,
+    /// Whether it asks its upstream to take it for a request of another method or path.
+    pub is_disguised: bool,
+}
+
 impl Route {
-    /// Decides whether a caller may send this request over this connection, its limit last. Does not wait.
+    /// Decides whether a caller may send this request over this connection, the limits last. Does not wait.
     ///
-    /// `overtaken` is what the same request was permitted before a change overtook it: the limit is spent once. `now` is
+    /// `overtaken` is what the same request was permitted before a change overtook it: no limit is spent twice. `now` is
     /// this moment, or one so short before that nothing was waited for in between.
     pub fn admit(
         self: &Arc<Self>,
-        scope: &Scope,
-        environment: EnvironmentName,
-        aim: &Aim,
+        caller: &Caller<'_>,
+        wanted: Wanted<'_>,
         now: Instant,
         overtaken: Option<Permit>,
     ) -> Result<Permit, Denied> {
         // What most callers may use is everything, which needs no look at the connection.
-        let covered = !self.is_reserved && scope.covers_all() || scope.covers(&self.connection);
+        let covered = !self.is_reserved && caller.covers_all() || caller.covers(&self.connection);
         if !covered {
             return Err(Denied::OutOfScope);
         }
-        let origin = match aim {
+        let origin = match &wanted.aim {
             Aim::Base => 0,
             Aim::Origin(origin) => self.allowed(origin).ok_or(Denied::Host)?,
             Aim::Forward { origin } => {
@@ -102,24 +125,39 @@ impl Route {
                 found.ok_or(Denied::Host)?
             }
         };
-        let below_base = *aim == Aim::Base;
+        let below_base = wanted.aim == Aim::Base;
         if !below_base && self.base.path().contains('{') {
             return Err(Denied::PathCredential);
         }
-        let spent = self.spend(now, overtaken)?;
-        Ok(Permit { admission: Admission { route: Arc::clone(self), environment, origin }, below_base, spent })
+        if caller.has_rules() && (wanted.is_disguised || !self.allows(caller, &wanted, below_base)) {
+            return Err(Denied::Rule);
+        }
+        let counted = self.count(caller, now, overtaken)?;
+        let admission = Admission { route: Arc::clone(self), environment: wanted.environment, origin };
+        Ok(Permit { admission, below_base, counted, shown: caller.shown().cloned() })
+    }
+
+    /// Whether the caller's rules let a request pass. They judge the path as it goes to the upstream; a credential that is
+    /// a part of it is judged by its placeholder.
+    fn allows(&self, caller: &Caller<'_>, wanted: &Wanted<'_>, below_base: bool) -> bool {
+        let path = wanted.rest.split('?').next().unwrap_or_default();
+        let base = if below_base { self.base.path() } else { "" };
+        match (base, path) {
+            ("", "") => caller.allows(wanted.method, "/"),
+            ("", path) => caller.allows(wanted.method, path),
+            (base, "") => caller.allows(wanted.method, base),
+            (base, path) => caller.allows(wanted.method, &format!("{base}{path}")),
+        }
     }
 
     /// Counts a request that everything else lets pass. What was counted before a change is given back first: the name
     /// may mean another connection now.
-    fn spend(&self, now: Instant, overtaken: Option<Permit>) -> Result<Option<Spent>, Denied> {
-        if let Some(Permit { admission, spent: Some(spent), .. }) = overtaken
-            && let Some(limiter) = &admission.route.limiter
-        {
-            limiter.refund(spent);
+    fn count(&self, caller: &Caller<'_>, now: Instant, overtaken: Option<Permit>) -> Result<Counted, Denied> {
+        if let Some(Permit { admission, counted, shown, .. }) = overtaken {
+            let of_key: &[Limiter] = shown.as_ref().map_or(&[], |shown| &shown.limiters);
+            counted.refund(of_key.iter().chain(&*admission.route.limiters));
         }
-        let Some(limiter) = &self.limiter else { return Ok(None) };
-        limiter.spend(now).map(Some).map_err(Denied::Limited)
+        count(caller.limiters().iter().chain(&*self.limiters), now).map_err(Denied::Limited)
     }
 
     /// Which of its origins this one is, if it is one. The base URL's is the first.
@@ -164,6 +202,7 @@ impl Permit {
 #[cfg(test)]
 mod tests {
     use super::super::rate::{Quota, Rates};
+    use super::super::scope::Scope;
     use super::*;
     use crate::model::connection::ConnectionDraft;
     use crate::model::document::{Problems, Reader};
@@ -174,12 +213,17 @@ mod tests {
     fn limited(per_second: u32, burst: u32) -> Route {
         let mut route = Arc::into_inner(route()).unwrap();
         let quota = Quota::new(Limit { per_second, burst });
-        route.limiter = Some(Rates::default().limiter(route.connection.id, quota));
+        route.limiters = [Rates::default().limiter(route.connection.id, quota)].into();
         route
     }
 
+    fn wanted(aim: Aim) -> Wanted<'static> {
+        let environment = "production".parse().unwrap();
+        Wanted { environment, aim, method: &Method::GET, rest: "", is_disguised: false }
+    }
+
     fn ask(route: &Arc<Route>, connections: &str, overtaken: Option<Permit>) -> Result<Permit, Denied> {
-        route.admit(&scope(connections), "production".parse().unwrap(), &Aim::Base, Instant::now(), overtaken)
+        route.admit(&Caller::of(&scope(connections)), wanted(Aim::Base), Instant::now(), overtaken)
     }
 
     #[test]
@@ -188,7 +232,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(ask(&route, "other-*", None).unwrap_err(), Denied::OutOfScope);
             let elsewhere = Aim::Origin(Origin::parse("evil.test").unwrap());
-            let denied = route.admit(&scope("*"), "production".parse().unwrap(), &elsewhere, Instant::now(), None);
+            let denied = route.admit(&Caller::of(&scope("*")), wanted(elsewhere), Instant::now(), None);
             assert_eq!(denied.unwrap_err(), Denied::Host);
         }
         assert!(ask(&route, "*", None).is_ok());
@@ -240,7 +284,7 @@ mod tests {
     }
 
     fn admitted(aim: &Aim) -> Result<String, Denied> {
-        let permit = route().admit(&scope("*"), "production".parse().unwrap(), aim, Instant::now(), None)?;
+        let permit = route().admit(&Caller::of(&scope("*")), wanted(aim.clone()), Instant::now(), None)?;
         Ok(permit.admission().origin().to_string())
     }
 
@@ -260,7 +304,7 @@ mod tests {
     #[test]
     fn a_connection_outside_the_scope_is_denied_first() {
         let aim = Aim::Origin(Origin::parse("evil.test").unwrap());
-        let denied = route().admit(&scope("other-*"), "production".parse().unwrap(), &aim, Instant::now(), None);
+        let denied = route().admit(&Caller::of(&scope("other-*")), wanted(aim), Instant::now(), None);
         assert_eq!(denied.unwrap_err(), Denied::OutOfScope);
     }
 

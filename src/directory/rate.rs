@@ -1,21 +1,22 @@
-//! Rates: how many requests may go over a connection, and how long one that came too soon has to wait.
+//! Rates: how many requests may go over a connection, may be made with a key, and may be made by all callers of an
+//! organization; and how long one that came too soon has to wait.
 //!
 //! A bucket is one number: the moment at which it was last empty, as if it had been filling ever since. What is over the
 //! brim is cut off when the number is read; spending moves it on by the time that one request takes to come back. All
 //! workers share it without a lock. The number means something under every quota: an empty bucket is empty under each,
 //! so that no change of a quota locks anybody out; nor does one refill, see [`Rates`].
 //!
-//! Where several limits hold for one request, none may be spent if another refuses: [`Limiter::check`] each, then
-//! [`Limiter::spend`] each, and [`Limiter::refund`] what was spent if somebody else was faster at a later one.
+//! Where several limits hold for one request, none is spent if another refuses: [`count`] checks each, then spends each,
+//! and gives back what was spent if somebody else was faster at a later one.
 
+use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
-
-use crate::model::id::ConnectionId;
+use crate::model::api_key::RequestLimits;
+use crate::model::id::{ApiKeyId, ConnectionId, OrganizationId};
 use crate::model::integration::Limit;
 
 const SECOND: u64 = 1_000_000_000;
@@ -23,6 +24,24 @@ const SECOND: u64 = 1_000_000_000;
 const START: u64 = 1 << 60;
 /// Below this many buckets none is looked for that could go.
 const FEW: usize = 64;
+
+/// The time that a limit of requests is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Window {
+    /// 60 seconds.
+    Minute,
+    /// 3,600 seconds.
+    Hour,
+}
+
+impl Window {
+    const fn nanoseconds(self) -> u64 {
+        match self {
+            Window::Minute => 60 * SECOND,
+            Window::Hour => 3_600 * SECOND,
+        }
+    }
+}
 
 /// So many requests at once, and then one each interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +59,12 @@ impl Quota {
         Quota { burst: at_least_one(limit.burst), interval: NonZeroU64::new(interval).unwrap_or(NonZeroU64::MIN) }
     }
 
+    /// So many at once, and then one each time that the window has room for.
+    pub fn per(window: Window, requests: NonZeroU32) -> Self {
+        let interval = window.nanoseconds().div_ceil(requests.get().into());
+        Quota { burst: requests, interval: NonZeroU64::new(interval).unwrap_or(NonZeroU64::MIN) }
+    }
+
     /// How many requests may come at once.
     pub fn burst(self) -> u32 {
         self.burst.get()
@@ -47,10 +72,11 @@ impl Quota {
 
     /// In how many seconds an empty bucket is full again, rounded up: `burst` requests pass in every such window.
     pub fn window_seconds(self) -> u64 {
-        self.window().div_ceil(SECOND)
+        // Each interval was rounded up by less than a nanosecond, which shall not make a minute 61 seconds.
+        self.window().saturating_sub(u64::from(self.burst.get()) - 1).div_ceil(SECOND).max(1)
     }
 
-    /// In how many nanoseconds an empty bucket is full again; at most a million times a second.
+    /// In how many nanoseconds an empty bucket is full again.
     fn window(self) -> u64 {
         u64::from(self.burst.get()) * self.interval.get()
     }
@@ -71,6 +97,10 @@ fn decide(empty_at: u64, now: u64, quota: Quota) -> Result<u64, NonZeroU64> {
 pub enum Holder {
     /// A connection, whoever uses it.
     Connection,
+    /// An API key, whatever it is used for.
+    Key,
+    /// An organization: all of its callers together.
+    Organization,
 }
 
 impl Holder {
@@ -78,6 +108,8 @@ impl Holder {
     pub const fn as_str(self) -> &'static str {
         match self {
             Holder::Connection => "connection",
+            Holder::Key => "key",
+            Holder::Organization => "organization",
         }
     }
 }
@@ -128,9 +160,28 @@ impl Bucket {
     }
 }
 
+/// Whose a bucket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Owner {
+    Connection(ConnectionId),
+    Key(ApiKeyId, Window),
+    Organization(OrganizationId, Window),
+}
+
+impl Owner {
+    const fn holder(self) -> Holder {
+        match self {
+            Owner::Connection(_) => Holder::Connection,
+            Owner::Key(..) => Holder::Key,
+            Owner::Organization(..) => Holder::Organization,
+        }
+    }
+}
+
 /// A quota on a bucket. What is limited holds it; others may hold the same bucket, with the quota as they know it.
 #[derive(Debug)]
 pub struct Limiter {
+    holder: Holder,
     bucket: Arc<Bucket>,
     quota: Quota,
     clock: Clock,
@@ -167,8 +218,36 @@ impl Limiter {
     }
 
     fn exceeded(&self, wait: NonZeroU64) -> Exceeded {
-        Exceeded { holder: Holder::Connection, quota: self.quota, wait: Duration::from_nanos(wait.get()) }
+        Exceeded { holder: self.holder, quota: self.quota, wait: Duration::from_nanos(wait.get()) }
     }
+}
+
+/// Proof that a request was counted by several limits; not `Clone`, so that it is given back once at most.
+#[derive(Debug)]
+pub struct Counted(());
+
+impl Counted {
+    /// Gives back what the same limits have counted, for a request that was not sent.
+    pub fn refund<'a>(self, limiters: impl Iterator<Item = &'a Limiter>) {
+        limiters.for_each(|limiter| limiter.refund(Spent { interval: limiter.quota.interval }));
+    }
+}
+
+/// Counts a request that several limits hold for: all of them, or none. Where several refuse, the one that does so for
+/// longest is told, for nothing passes before that.
+pub fn count<'a>(limiters: impl Iterator<Item = &'a Limiter> + Clone, now: Instant) -> Result<Counted, Exceeded> {
+    let refusing = limiters.clone().filter_map(|limiter| limiter.check(now).err());
+    if let Some(exceeded) = refusing.max_by_key(|exceeded| exceeded.wait) {
+        return Err(exceeded);
+    }
+    for (number, limiter) in limiters.clone().enumerate() {
+        if let Err(exceeded) = limiter.spend(now) {
+            // Somebody else was faster.
+            Counted(()).refund(limiters.take(number));
+            return Err(exceeded);
+        }
+    }
+    Ok(Counted(()))
 }
 
 /// Nanoseconds since a moment of its own, on the clock that nobody sets.
@@ -182,7 +261,7 @@ impl Clock {
     }
 }
 
-/// The buckets of all connections. A bucket outlives the routes that held it, so that neither eviction from a cache nor
+/// The buckets of everything that is limited. A bucket outlives the routes that held it, so that neither eviction from a cache nor
 /// a reload refills it, nor a new quota; one that is full and that nobody holds is as good as none, and goes when the table grows.
 #[derive(Debug)]
 pub struct Rates {
@@ -192,7 +271,7 @@ pub struct Rates {
 
 #[derive(Debug, Default)]
 struct Table {
-    buckets: HashMap<ConnectionId, Kept>,
+    buckets: HashMap<Owner, Kept>,
     /// As many buckets as call for a look at which of them can go.
     many: usize,
 }
@@ -215,22 +294,40 @@ impl Default for Rates {
 impl Rates {
     /// A limiter on the connection's bucket, which is the same for all routes of the connection.
     pub fn limiter(&self, connection: ConnectionId, quota: Quota) -> Limiter {
-        self.limiter_at(connection, quota, Instant::now())
+        self.limiter_at(Owner::Connection(connection), quota, Instant::now())
     }
 
-    fn limiter_at(&self, connection: ConnectionId, quota: Quota, now: Instant) -> Limiter {
+    /// The limiters of an API key.
+    pub fn limiters_of_key(&self, key: ApiKeyId, limits: &RequestLimits) -> Box<[Limiter]> {
+        self.limiters(limits, |window| Owner::Key(key, window))
+    }
+
+    /// The limiters of all callers of an organization together.
+    pub fn limiters_of_organization(&self, organization: OrganizationId, limits: &RequestLimits) -> Box<[Limiter]> {
+        self.limiters(limits, |window| Owner::Organization(organization, window))
+    }
+
+    fn limiters(&self, limits: &RequestLimits, owner: impl Fn(Window) -> Owner) -> Box<[Limiter]> {
+        let windows = [(Window::Minute, limits.per_minute), (Window::Hour, limits.per_hour)];
+        let limiter = |(window, requests): (Window, Option<NonZeroU32>)| {
+            Some(self.limiter_at(owner(window), Quota::per(window, requests?), Instant::now()))
+        };
+        windows.into_iter().filter_map(limiter).collect()
+    }
+
+    fn limiter_at(&self, owner: Owner, quota: Quota, now: Instant) -> Limiter {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let instant = self.clock.at(now);
         if table.buckets.len() >= table.many.max(FEW) {
             table.sweep(instant);
         }
-        let kept = table.buckets.entry(connection).or_insert_with(|| Kept { bucket: Arc::default(), quota, window: 0 });
+        let kept = table.buckets.entry(owner).or_insert_with(|| Kept { bucket: Arc::default(), quota, window: 0 });
         kept.window = kept.window.max(quota.window());
         let before = std::mem::replace(&mut kept.quota, quota);
         if before != quota {
             kept.bucket.change(instant, before, quota);
         }
-        Limiter { bucket: Arc::clone(&kept.bucket), quota, clock: self.clock }
+        Limiter { holder: owner.holder(), bucket: Arc::clone(&kept.bucket), quota, clock: self.clock }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::integrations::Integrations;
 use super::rate::{Limiter, Quota, Rates};
 use super::{Found, Name, Named, Nothing};
+use crate::model::api_key::RequestLimits;
 use crate::model::auth::{AuthMethod, Place};
 use crate::model::base_url::path_placeholders;
 use crate::model::connection::Connection;
@@ -33,8 +34,9 @@ pub struct Route {
     site: Arc<Site>,
     /// What access lines say of it.
     names: Names,
-    /// How many requests it takes; the one that all routes of the connection share.
-    pub(super) limiter: Option<Limiter>,
+    /// How many requests it takes, which all routes of the connection share, and how many all callers of its
+    /// organization may make together.
+    pub(super) limiters: Box<[Limiter]>,
     stamp: Stamp,
 }
 
@@ -86,13 +88,14 @@ impl Route {
         self.integration.value(&self.connection.values, name)
     }
 
-    /// The limiter of the connection's own limit, else of its integration's.
-    fn limited(&self, rates: &Rates) -> Option<Limiter> {
-        let limit = self.connection.limit.or(self.integration.limit)?;
-        Some(rates.limiter(self.connection.id, Quota::new(limit)))
+    /// The limiters of the connection's own limit, else of its integration's, and of its organization's ceiling.
+    fn limited(&self, rates: &Rates, ceiling: &RequestLimits) -> Box<[Limiter]> {
+        let limit = self.connection.limit.or(self.integration.limit);
+        let own = limit.map(|limit| rates.limiter(self.connection.id, Quota::new(limit)));
+        own.into_iter().chain(rates.limiters_of_organization(self.connection.organization, ceiling)).collect()
     }
 
-    /// Puts a connection and its integration together, or says why they do not fit. It has no limiter.
+    /// Puts a connection and its integration together, or says why they do not fit. It has no limiters.
     pub fn new(connection: Arc<Connection>, integration: Arc<Integration>) -> Result<Route, String> {
         let method = match &connection.auth {
             Some(auth) => integration.auth.iter().position(|method| method.method == *auth),
@@ -113,12 +116,12 @@ impl Route {
         let names = Names::new(connection.key.as_str(), connection.id, customer);
         let is_reserved = customer.is_some() || connection.keeper().is_some();
         let stamp = Stamp::default();
-        Ok(Route { connection, integration, method, is_reserved, site, names, limiter: None, stamp })
+        Ok(Route { connection, integration, method, is_reserved, site, names, limiters: Box::default(), stamp })
     }
 
-    /// The same, at the revisions it was made at and with its limiter.
-    fn at(self, stamp: Stamp, rates: &Rates) -> Arc<Self> {
-        Arc::new(Route { limiter: self.limited(rates), stamp, ..self })
+    /// The same, at the revisions it was made at and with its limiters.
+    fn at(self, stamp: Stamp, rates: &Rates, ceiling: &RequestLimits) -> Arc<Self> {
+        Arc::new(Route { limiters: self.limited(rates, ceiling), stamp, ..self })
     }
 }
 
@@ -138,6 +141,7 @@ impl Found {
         integration: Option<Arc<Integration>>,
         stamp: Stamp,
         rates: &Rates,
+        ceiling: &RequestLimits,
     ) -> Self {
         let Some(integration) = integration else {
             let slug = &connection.integration;
@@ -148,7 +152,7 @@ impl Found {
             return Found::unknown(stamp);
         }
         match Route::new(connection, integration) {
-            Ok(route) => Found::Route(route.at(stamp, rates)),
+            Ok(route) => Found::Route(route.at(stamp, rates, ceiling)),
             Err(why) => Found::broken(why, stamp),
         }
     }
@@ -161,13 +165,14 @@ fn serves(connection: &Connection, customer: Option<&str>) -> bool {
 }
 
 /// Looks a name up in what is declared, without waiting. `is_all` says that there is nothing else; otherwise `None`
-/// means that the vault must be asked.
+/// means that the vault must be asked. `ceiling` is that of the organization.
 pub(super) fn declared(
     declared: &Declared,
     stamp: Stamp,
     named: &Named<'_>,
     is_all: bool,
     rates: &Rates,
+    ceiling: &RequestLimits,
 ) -> Option<Found> {
     let &Named { organization, customer, reference } = named;
     let own = declared.find(organization, customer, reference);
@@ -184,7 +189,7 @@ pub(super) fn declared(
     }
     let integration = declared.integration(&connection.integration).cloned();
     let decided = integration.is_some() || is_all;
-    decided.then(|| Found::of(customer.is_some(), Arc::clone(connection), integration, stamp, rates))
+    decided.then(|| Found::of(customer.is_some(), Arc::clone(connection), integration, stamp, rates, ceiling))
 }
 
 /// Looks a name up in the vault: the customer's own connection, else the organization's where its integration allows
@@ -200,7 +205,9 @@ pub(super) async fn load(
     let Some(connection) = connection else { return Ok(Found::unknown(stamp)) };
     let (owner, slug) = (connection.organization, connection.integration.clone());
     let integration = integrations.get(&vault, owner, &slug, &mut stamp).await?;
-    Ok(Found::of(name.customer.is_some(), connection, integration, stamp, &rates))
+    stamp.take(vault.revisions(), Subject::Ceiling(owner));
+    let ceiling = vault.ceiling(owner);
+    Ok(Found::of(name.customer.is_some(), connection, integration, stamp, &rates, &ceiling))
 }
 
 async fn find(vault: &Vault, name: &Name, stamp: &mut Stamp) -> Result<Option<Arc<Connection>>, VaultError> {

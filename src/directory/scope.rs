@@ -1,18 +1,19 @@
 //! What a caller may name: connections, environments, customers.
 
+use super::caller::names;
 use crate::model::connection::Connection;
 use crate::model::glob::Glob;
 use crate::model::id::{ConnectionRef, OrganizationId, UserId};
 use crate::model::name::{CustomerName, EnvironmentName};
 
-/// The bounds of a caller: a listener's that trusts its network.
+/// The bounds of a listener: those of its callers, where it trusts its network, and of the keys that are shown there.
 #[derive(Clone, Debug)]
 pub struct Scope {
     /// The organization it acts for.
     pub organization: OrganizationId,
     /// The environment that is meant where a request names none.
     pub environment: EnvironmentName,
-    /// The environments a request may name.
+    /// The environments a request may name; none leaves it to the keys of its callers.
     pub environments: Vec<EnvironmentName>,
     /// The connections it may use: ids, keys or globs.
     pub connections: Vec<Glob>,
@@ -20,26 +21,20 @@ pub struct Scope {
     pub customers: Vec<Glob>,
     /// The connection that is meant where a request names none.
     pub connection: Option<ConnectionRef>,
-    /// Whose personal connections it may use, beside what is everybody's.
+    /// Whose personal connections are covered where no key is shown; with a key it is the key's owner.
     pub owner: Option<UserId>,
 }
 
 impl Scope {
     /// Whether every connection is inside that is no customer's and nobody's own.
-    pub fn covers_all(&self) -> bool {
+    pub(super) fn covers_all(&self) -> bool {
         self.connections.iter().any(Glob::is_everything)
     }
 
-    /// Whether a connection is inside. A personal one is so for its owner only, whatever names it.
-    pub fn covers(&self, connection: &Connection) -> bool {
-        let by_key = |glob: &Glob| glob.matches(connection.key.as_str());
-        let by_id = || {
-            let id = connection.id.to_string();
-            self.connections.iter().any(|glob| glob.matches(&id))
-        };
-        (self.connections.iter().any(by_key) || by_id())
+    /// Whether a connection is inside. Whose a personal one is says the caller.
+    pub(super) fn covers(&self, connection: &Connection) -> bool {
+        names(&self.connections, connection)
             && connection.customer.as_ref().is_none_or(|customer| self.covers_customer(customer))
-            && connection.keeper().is_none_or(|keeper| keeper.is(self.owner))
     }
 
     /// Whether a customer is inside.

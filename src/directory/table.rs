@@ -4,6 +4,8 @@
 //! used only while nothing that it was read from has changed: where the epoch of all changes stands still, that is one
 //! comparison for everything in an entry.
 
+mod keys;
+
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, Hash as _, Hasher, RandomState};
 use std::ops::Deref;
@@ -18,6 +20,10 @@ use super::route::{Route, RouteError};
 use super::{Found, Name, Named};
 use crate::model::id::Reference;
 use crate::vault::revision::{Revisions, Stamp};
+
+pub use keys::Shown;
+
+use keys::Keys;
 
 /// What a room above keeps beside a route, in a worker's table. It goes with the route.
 pub trait Beside: Default {
@@ -39,6 +45,8 @@ impl Beside for () {
 pub struct Table<B> {
     routes: RefCell<HashTable<Line<Kept<B>>>>,
     unknown: RefCell<HashTable<Line<Unknown>>>,
+    /// The callers' keys that were verified here.
+    pub(super) keys: Keys,
     hasher: DefaultHashBuilder,
     /// What every name is hashed with. The hasher is a quick one, and seeded by what could be guessed; callers choose
     /// names, and shall not be able to choose those that collide.
@@ -196,6 +204,7 @@ impl<B: Beside> Table<B> {
         Table {
             routes: RefCell::default(),
             unknown: RefCell::default(),
+            keys: Keys::new(limits),
             hasher: DefaultHashBuilder::default(),
             secret,
             limits,
@@ -267,6 +276,7 @@ impl<B: Beside> Table<B> {
         let now = Instant::now();
         sweep(&self.routes, now);
         sweep(&self.unknown, now);
+        self.keys.sweep(now);
     }
 }
 

@@ -215,10 +215,15 @@ pub struct Climbs;
 /// stands, after one percent-decoding (also the overlong `%c0%ae`), or before a `;` parameter. Everything else,
 /// doubly encoded text included, is left alone: it is forwarded byte for byte.
 pub fn check_path(path: &[u8]) -> Result<(), Climbs> {
-    if path.contains(&b'\\') {
+    let (mut climbs, mut may_climb) = (false, false);
+    for byte in path {
+        climbs |= *byte == b'\\';
+        may_climb |= matches!(*byte, b'.' | b'%');
+    }
+    if climbs {
         return Err(Climbs);
     }
-    if !path.contains(&b'.') && !path.contains(&b'%') {
+    if !may_climb {
         return Ok(());
     }
     path.split(|b| *b == b'/').try_for_each(check_segment)

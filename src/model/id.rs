@@ -76,6 +76,17 @@ macro_rules! id {
                 self.0.to_be_bytes()
             }
 
+            /// Shows it as it is written to somebody who need not keep it: takes no memory.
+            pub fn with_text<T>(self, read: impl FnOnce(&str) -> T) -> T {
+                const LENGTH: usize = $prefix.len() + DIGITS;
+                let mut text = [0; LENGTH];
+                let (prefix, digits) = text.split_at_mut($prefix.len());
+                prefix.copy_from_slice($prefix.as_bytes());
+                encode(self.0, digits);
+                // Letters and digits of ASCII: it always is one.
+                read(str::from_utf8(&text).unwrap_or_default())
+            }
+
             /// The id of something declared in a file: always the same for the same name, so that logs, caches and
             /// callers can rely on it across restarts.
             pub fn derived(name: &str) -> Self {
@@ -88,13 +99,8 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                const LENGTH: usize = $prefix.len() + DIGITS;
-                let mut text = [0; LENGTH];
-                let (prefix, digits) = text.split_at_mut($prefix.len());
-                prefix.copy_from_slice($prefix.as_bytes());
-                encode(self.0, digits);
                 // In one piece, so that making a text of it takes memory once.
-                f.write_str(str::from_utf8(&text).map_err(|_| fmt::Error)?)
+                self.with_text(|text| f.write_str(text))
             }
         }
 

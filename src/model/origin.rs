@@ -189,8 +189,10 @@ pub fn parse_scheme(text: &str) -> Result<Scheme, OriginError> {
 /// Splits `host[:port]`, brackets of an IPv6 address kept.
 pub fn split_port(authority: &str) -> Result<(&str, Option<u16>), OriginError> {
     let bytes = authority.as_bytes();
-    let is_literal = bytes.first() == Some(&b'[');
-    let bracket_end = bytes.iter().rposition(|byte| is_literal && *byte == b']').map_or(0, |at| at + 1);
+    let bracket_end = match bytes.first() {
+        Some(b'[') => bytes.iter().rposition(|byte| *byte == b']').map_or(0, |at| at + 1),
+        _ => 0,
+    };
     let Some(colon) = bytes[bracket_end..].iter().position(|byte| *byte == b':') else {
         return Ok((authority, None));
     };

@@ -12,13 +12,12 @@ use zeroize::Zeroizing;
 use super::error::ProxyError;
 use super::gate::Gate;
 use super::record::Record;
-use super::tag::{Login, Tag};
+use super::tag::{Login, Presented, Tag};
 use super::target::{Form, Requested};
 use super::{Proxy, Request, head};
 use crate::credentials::{Injection, ResolveError};
 use crate::directory::route::Route;
-use crate::directory::scope::Scope;
-use crate::directory::{Aim, Denied, LookupError, Named, Permit};
+use crate::directory::{Aim, Caller, Denied, LookupError, Named, Permit, Wanted};
 use crate::model::id::Reference;
 use crate::model::name::{CustomerName, EnvironmentName};
 use crate::vault::VaultError;
@@ -51,12 +50,18 @@ enum Attempt {
     Waits(Option<Permit>),
 }
 
-/// What a request asks for, read in place.
-struct Asked<'h> {
-    scope: &'h Scope,
-    reference: Reference<'h>,
+/// What a request says, read in place.
+struct Said<'h> {
+    head: &'h RequestHead,
     tag: Tag<'h>,
     requested: Requested<'h>,
+}
+
+/// What a request asks for, and who asks.
+struct Asked<'h> {
+    caller: Caller<'h>,
+    reference: Reference<'h>,
+    said: Said<'h>,
 }
 
 impl Proxy {
@@ -72,15 +77,18 @@ impl Proxy {
         }
         let head = &request.head;
         let mut login = Login::default();
-        let asked = self.read(gate, head, &mut login)?;
-        record.said(asked.tag.workflow);
+        let said = self.read(gate, head, &mut login)?;
+        record.said(said.tag.workflow);
         if !record.take_place() {
             return Err(ProxyError::Overloaded);
         }
+        let Some(caller) = self.caller_now(gate, &said.tag, record.started()) else {
+            return Ok(Decided::Later(Box::pin(self.authorize_later(gate, head, record, None))));
+        };
+        let asked = Asked::by(caller?, said, record)?;
         match self.authorize_now(&asked, record) {
             Ok(Attempt::Authorized(authorized)) => Ok(Decided::Now(authorized)),
             Ok(Attempt::Waits(overtaken)) => {
-                record.asked(asked.reference);
                 Ok(Decided::Later(Box::pin(self.authorize_later(gate, head, record, overtaken))))
             }
             Err(error) => {
@@ -92,16 +100,31 @@ impl Proxy {
         }
     }
 
-    /// Reads what a request asks for. `login` is where what must be decoded of it stays.
-    fn read<'h>(&self, gate: &'h Gate, head: &'h RequestHead, login: &'h mut Login) -> Result<Asked<'h>, ProxyError> {
+    /// Checks a request's head and reads what it says. `login` is where what must be decoded of it stays.
+    fn read<'h>(&self, gate: &Gate, head: &'h RequestHead, login: &'h mut Login) -> Result<Said<'h>, ProxyError> {
         let host = head::check(head)?;
         let mut requested = Requested::parse(head)?;
         *login = Login::read(&head.fields, &requested.form)?;
         let tag = Tag::read(&head.fields, &mut requested, login, &self.shared.settings.connection_headers)?;
         gate.check_browser(&head.fields, host, &requested.form)?;
-        let scope = gate.caller(&tag)?;
-        let reference = tag.connection.or_else(|| scope.connection.as_ref().map(Reference::from));
-        Ok(Asked { scope, reference: reference.ok_or(ProxyError::ConnectionMissing)?, tag, requested })
+        Ok(Said { head, tag, requested })
+    }
+
+    /// Who asks, if that can be told at once: no key was shown, or one that this worker has verified before.
+    fn caller_now<'g>(&self, gate: &'g Gate, tag: &Tag<'_>, now: Instant) -> Option<Result<Caller<'g>, ProxyError>> {
+        let Some(presented) = tag.key else { return Some(gate.keyless()) };
+        let shown = self.shared.directory.known_holder(&self.known, presented.bytes(), now)?;
+        Some(gate.holder(shown))
+    }
+
+    /// The same, waiting for the vault.
+    async fn caller<'g>(&self, gate: &'g Gate, tag: &Tag<'_>) -> Result<Caller<'g>, ProxyError> {
+        if let Some(known) = self.caller_now(gate, tag, Instant::now()) {
+            return known;
+        }
+        let presented = tag.key.map_or(&[][..], Presented::bytes);
+        let shown = self.shared.directory.holder(&self.known, presented).await.map_err(not_found)?;
+        gate.holder(shown.ok_or(ProxyError::KeyUnknown)?)
     }
 
     /// Admits a request and takes its credential, if both can be told at once.
@@ -133,11 +156,15 @@ impl Proxy {
         mut overtaken: Option<Permit>,
     ) -> Result<Authorized, ProxyError> {
         let mut login = Login::default();
-        let asked = self.read(gate, head, &mut login)?;
+        let said = self.read(gate, head, &mut login)?;
+        let caller = self.caller(gate, &said.tag).await?;
+        let asked = Asked::by(caller, said, record)?;
+        record.asked(asked.reference);
         for _ in 0..4 {
             let (named, environment) = asked.within_scope()?;
             let found = self.shared.directory.route(&self.known, named, Instant::now()).await;
             let kept = found.map_err(not_found)?;
+            asked.check_key()?;
             let permit = asked.admit(&kept, environment, Instant::now(), overtaken.take())?;
             record.admitted(permit.admission().clone());
             match self.shared.credentials.resolve(&kept, &permit).await {
@@ -150,16 +177,29 @@ impl Proxy {
     }
 }
 
-impl Asked<'_> {
+impl<'h> Asked<'h> {
+    /// What a caller asks for. Who that is is noted whatever becomes of the request.
+    fn by(caller: Caller<'h>, said: Said<'h>, record: &mut Record) -> Result<Self, ProxyError> {
+        record.shown(caller.shown());
+        let reference = said.tag.connection.or_else(|| caller.connection());
+        Ok(Asked { caller, reference: reference.ok_or(ProxyError::ConnectionMissing)?, said })
+    }
+
+    /// Whether the key is still what it was when it was looked up; something was waited for since.
+    fn check_key(&self) -> Result<(), ProxyError> {
+        let is_current = self.caller.shown().is_none_or(|shown| shown.is_current());
+        if is_current { Ok(()) } else { Err(ProxyError::KeyUnknown) }
+    }
+
     /// The name to look up, and the environment: what the caller's scope allows of what was asked for.
     fn within_scope(&self) -> Result<(Named<'_>, EnvironmentName), ProxyError> {
-        let Asked { scope, reference, tag, .. } = self;
-        let environment = scope.environment(tag.environment.as_ref()).ok_or(ProxyError::EnvironmentNotPermitted)?;
-        if tag.customer.as_ref().is_some_and(|customer| !scope.covers_customer(customer)) {
+        let Asked { caller, reference, said: Said { tag, .. } } = self;
+        let environment = caller.environment(tag.environment.as_ref()).ok_or(ProxyError::EnvironmentNotPermitted)?;
+        if tag.customer.as_ref().is_some_and(|customer| !caller.covers_customer(customer)) {
             return Err(ProxyError::ConnectionUnknown);
         }
         let customer = tag.customer.as_ref().map(CustomerName::as_str);
-        Ok((Named { organization: scope.organization, customer, reference: *reference }, environment))
+        Ok((Named { organization: caller.organization(), customer, reference: *reference }, environment))
     }
 
     /// Everything that can refuse the request once its connection is known, before a credential is opened.
@@ -170,12 +210,16 @@ impl Asked<'_> {
         now: Instant,
         overtaken: Option<Permit>,
     ) -> Result<Permit, ProxyError> {
-        let aim = match (&self.requested.form, &self.tag.upstream) {
+        let Said { head, tag, requested } = &self.said;
+        let aim = match (&requested.form, &tag.upstream) {
             (Form::Absolute(origin), _) => Aim::Forward { origin: origin.clone() },
             (Form::Origin, Some(origin)) => Aim::Origin(origin.clone()),
             (Form::Origin, None) => Aim::Base,
         };
-        route.admit(self.scope, environment, &aim, now, overtaken).map_err(|denied| match denied {
+        let is_disguised = self.caller.has_rules() && head::is_disguised(&head.fields);
+        let wanted = Wanted { environment, aim, method: &head.method, rest: requested.rest, is_disguised };
+        route.admit(&self.caller, wanted, now, overtaken).map_err(|denied| match denied {
+            Denied::Rule => ProxyError::NotPermitted,
             Denied::OutOfScope => ProxyError::ConnectionUnknown,
             Denied::Host => ProxyError::HostNotAllowed,
             Denied::PathCredential => ProxyError::TargetInvalid(
@@ -186,8 +230,8 @@ impl Asked<'_> {
     }
 
     fn authorized(&self, permit: Permit, injection: Arc<Injection>) -> Authorized {
-        let path = injection.path(&permit, self.requested.rest);
-        Authorized { permit, injection, path, timeout: self.tag.timeout }
+        let path = injection.path(&permit, self.said.requested.rest);
+        Authorized { permit, injection, path, timeout: self.said.tag.timeout }
     }
 }
 

@@ -45,7 +45,7 @@ pub enum ProxyError {
     #[error("this listener requires an API key; send the header Sidekey-Key: apk_…")]
     KeyMissing,
     /// The API key that was shown is not valid.
-    #[error("the API key is unknown, revoked, suspended or expired")]
+    #[error("the API key is unknown, revoked, suspended or expired, or is no caller's")]
     KeyUnknown,
     /// A web page may not use a listener that trusts its network.
     #[error("this listener serves programs on its own network, and the request looks like a web page's")]
@@ -59,6 +59,9 @@ pub enum ProxyError {
     /// The origin is not allowed.
     #[error("the credential of this connection may not go to that host; its integration names the hosts")]
     HostNotAllowed,
+    /// A rule of the caller's key.
+    #[error("the rules of this API key do not allow this method or path, or the path can be read in two ways")]
+    NotPermitted,
     /// TRACE, CONNECT and their like.
     #[error("this method is not forwarded")]
     MethodRefused,
@@ -121,7 +124,7 @@ enum Retry {
 }
 
 /// Every code and every other reason, so that each can be counted from the start.
-pub const CODES: [&str; 36] = [
+pub const CODES: [&str; 37] = [
     "connection_missing",
     "tag_malformed",
     "tag_conflict",
@@ -132,6 +135,7 @@ pub const CODES: [&str; 36] = [
     "browser_request",
     "environment_not_permitted",
     "host_not_allowed",
+    "not_permitted",
     "address_prohibited",
     "connection_unknown",
     "method_refused",
@@ -202,6 +206,7 @@ impl ProxyError {
             Self::BrowserRequest => forbidden("browser_request", "Web pages are not served here"),
             Self::EnvironmentNotPermitted => forbidden("environment_not_permitted", "The environment is not permitted"),
             Self::HostNotAllowed => forbidden("host_not_allowed", "The host is not allowed"),
+            Self::NotPermitted => forbidden("not_permitted", "The method or path is not permitted"),
             Self::ConnectionUnknown => denied(StatusCode::NOT_FOUND, "connection_unknown", "The connection is unknown"),
             Self::MethodRefused => denied(StatusCode::METHOD_NOT_ALLOWED, "method_refused", "The method is refused"),
             Self::BodyTooLarge(_) => denied(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),

@@ -1,10 +1,12 @@
 //! The gate: who may ask at a listener.
 
+use std::rc::Rc;
+
 use super::error::ProxyError;
 use super::head::Named;
-use super::tag::Tag;
 use super::target::Form;
 use crate::directory::scope::Scope;
+use crate::directory::{Caller, Shown};
 use crate::model::header::Known;
 use crate::model::origin::{HostText, OriginError};
 use crate::wire::Fields;
@@ -14,7 +16,7 @@ use crate::wire::Fields;
 pub struct Gate {
     /// Whether callers show a key.
     pub trust: Trust,
-    /// The bounds of a caller without one.
+    /// The bounds of every caller.
     pub scope: Scope,
     /// Whether web pages must be kept out: on TCP listeners that trust their network.
     pub keeps_browsers_out: bool,
@@ -62,12 +64,20 @@ impl Gate {
         }
     }
 
-    /// Who asks. No API keys exist yet, so a key that is shown is unknown, wherever it is shown.
-    pub fn caller(&self, tag: &Tag<'_>) -> Result<&Scope, ProxyError> {
-        match (tag.shows_key, self.trust) {
-            (true, _) => Err(ProxyError::KeyUnknown),
-            (false, Trust::Key) => Err(ProxyError::KeyMissing),
-            (false, Trust::Local) => Ok(&self.scope),
+    /// Who asks, where no key was shown.
+    pub fn keyless(&self) -> Result<Caller<'_>, ProxyError> {
+        match self.trust {
+            Trust::Key => Err(ProxyError::KeyMissing),
+            Trust::Local => Ok(Caller::of(&self.scope)),
+        }
+    }
+
+    /// Who asks, where this key was shown. At a listener that trusts its network it must be of the listener's
+    /// organization; another one's is told as any that is unknown.
+    pub fn holder(&self, shown: Rc<Shown>) -> Result<Caller<'_>, ProxyError> {
+        match self.trust {
+            Trust::Local if shown.key.organization != self.scope.organization => Err(ProxyError::KeyUnknown),
+            Trust::Local | Trust::Key => Ok(Caller::with_key(&self.scope, shown)),
         }
     }
 }

@@ -14,6 +14,22 @@ use crate::wire::{Fields, RequestHead};
 /// Whom a request says it is for, if it says so: a host, or something that is none.
 pub type Named<'h> = Option<Result<HostText<'h>, OriginError>>;
 
+/// Headers by which some servers take a request for one of another method or path. A rule about methods and paths would
+/// be of no use with them.
+const DISGUISES: [&str; 6] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+];
+
+/// Whether a request asks to be taken for one of another method or path.
+pub fn is_disguised(fields: &Fields) -> bool {
+    fields.lines().any(|line| DISGUISES.iter().any(|name| header::is_one(line.name, name.as_bytes())))
+}
+
 /// Refuses what is ambiguous or malformed although it could be parsed. Gives the host that the request is for.
 pub fn check(head: &RequestHead) -> Result<Named<'_>, ProxyError> {
     // Methods differ by case, but not for every server: one that echoes a `trace` shows the credential.

@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 
 use super::body::BrokenOff;
 use super::usage::{Used, Uses, Verdict};
-use crate::directory::Admission;
+use crate::directory::{Admission, Shown};
 use crate::model::id::{ConnectionRef, Reference};
 use crate::telemetry::access_log::{AccessBuffer, Entry, Named};
 use crate::telemetry::metrics::{Metrics, RequestCounters};
@@ -18,6 +18,9 @@ use crate::upstream::{Exchange, UpstreamError};
 
 /// The reason of a request whose client went away before its end, whether or not there was anybody left to answer.
 const CLIENT_GONE: &str = "client_gone";
+
+/// Who needed no key, in access lines.
+const LOCAL: &str = "local";
 
 /// What one worker tells about its requests.
 pub struct Reporter {
@@ -55,6 +58,8 @@ pub struct Record {
     method: Method,
     started: Instant,
     connection: Asked,
+    /// The key that was shown.
+    shown: Option<Rc<Shown>>,
     workflow: Option<Box<str>>,
     status: Option<StatusCode>,
     reason: Option<&'static str>,
@@ -100,6 +105,7 @@ impl Record {
             method,
             started,
             connection: Asked::Nothing,
+            shown: None,
             workflow: None,
             status: None,
             reason: None,
@@ -134,6 +140,11 @@ impl Record {
     /// Where the bytes of its body are counted.
     pub fn request_bytes(&self) -> &Rc<Cell<u64>> {
         self.request_bytes.get_or_init(Rc::default)
+    }
+
+    /// Whoever sent it has shown this key.
+    pub fn shown(&mut self, shown: Option<&Rc<Shown>>) {
+        self.shown = shown.cloned();
     }
 
     /// Whoever sent it says this name.
@@ -247,7 +258,7 @@ impl Drop for Record {
                 organization,
                 connection,
                 environment: &admission.environment,
-                caller: None,
+                caller: self.shown.as_ref().map(|shown| shown.key.id),
                 verdict: status.and_then(Verdict::of),
                 workflow: self.workflow.as_deref(),
             };
@@ -269,7 +280,7 @@ impl Drop for Record {
         self.reporter.access.write(&Entry {
             request_id: self.request_id,
             ended: now,
-            caller: "local",
+            caller: self.shown.as_ref().map_or(LOCAL, |shown| &shown.name),
             connection,
             workflow: self.workflow.as_deref(),
             method: self.method.as_str(),

@@ -4,6 +4,7 @@
 //! leaves none of them: nothing that was a tag or a caller's key can reach an upstream. Nothing is decided here about
 //! what was named.
 
+use std::fmt;
 use std::time::Duration;
 
 use base64::Engine;
@@ -35,12 +36,28 @@ pub struct Tag<'h> {
     pub upstream: Option<Origin>,
     /// A shorter deadline for the response head.
     pub timeout: Option<Duration>,
-    /// Whether an API key was shown.
-    pub shows_key: bool,
+    /// The API key that was shown.
+    pub key: Option<Presented<'h>>,
+}
+
+/// The text of an API key as it was shown. It shows itself to nobody by accident.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Presented<'h>(&'h [u8]);
+
+impl<'h> Presented<'h> {
+    /// The text.
+    pub fn bytes(self) -> &'h [u8] {
+        self.0
+    }
+}
+
+impl fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Presented(…)")
+    }
 }
 
 const KEY_PREFIX: &[u8] = b"apk_";
-const SIDEKEY_KEY: &[u8] = b"sidekey-key";
 
 impl<'h> Tag<'h> {
     /// Reads the tags of a request's head. `connection_headers` are the names that may name a connection; `login` is
@@ -52,27 +69,90 @@ impl<'h> Tag<'h> {
         login: &'h Login,
         connection_headers: &[HeaderName],
     ) -> Result<Self, ProxyError> {
-        let shows_key = shows_key(fields, login.password.as_deref())?;
-        let named = match named(fields, connection_headers, login.user.as_deref())? {
+        let login_key = login.password.as_deref().and_then(bare_key);
+        let has_more = fields.may_have_any(&[Known::Own, Known::ApiKey, Known::Authorization]);
+        let own = if has_more { Own::read(fields, login_key)? } else { Own { key: login_key, ..Own::default() } };
+        let connection = match named(fields, connection_headers, login.user.as_deref())? {
             Some(reference) => Some(reference),
             None if matches!(requested.form, Form::Absolute(_)) => None,
             None => requested.take_path_tag().map(reference).transpose()?,
         };
-        let mut tag = Tag { connection: named, shows_key, ..Tag::default() };
-        if fields.may_have_any(&[Known::Own]) {
-            tag.read_options(fields)?;
+        let malformed = ProxyError::TagMalformed;
+        Ok(Tag {
+            connection,
+            environment: parsed(own.environment, malformed("Sidekey-Environment is no environment's name"))?,
+            customer: parsed(own.customer, malformed("Sidekey-Customer is no customer's name"))?,
+            workflow: own.workflow.map(workflow).transpose()?,
+            upstream: own.upstream.map(upstream).transpose()?,
+            timeout: own.timeout.map(timeout).transpose()?,
+            key: own.key.map(Presented),
+        })
+    }
+}
+
+/// What the fields say that are Sidekey's own or may show an API key, as it stands there.
+#[derive(Default)]
+struct Own<'h> {
+    key: Option<&'h [u8]>,
+    environment: Option<&'h str>,
+    customer: Option<&'h str>,
+    workflow: Option<&'h str>,
+    upstream: Option<&'h str>,
+    timeout: Option<&'h str>,
+}
+
+impl<'h> Own<'h> {
+    /// Reads the fields in one pass. Two keys that differ are a conflict, wherever they are shown. A name with `_` for `-`
+    /// is the same to many servers, so a key under it is one too; but it is no tag.
+    fn read(fields: &'h Fields, login_key: Option<&'h [u8]>) -> Result<Self, ProxyError> {
+        let mut own = Own { key: login_key, ..Own::default() };
+        let mut has_key_header = false;
+        for line in fields.lines() {
+            let key = match line.known {
+                Known::Own if line.spelling == Spelling::Alias => None,
+                Known::Own if names_key(line.name) => {
+                    if std::mem::replace(&mut has_key_header, true) {
+                        return Err(ProxyError::TagConflict("Sidekey-Key is there twice"));
+                    }
+                    bare_key(line.value)
+                }
+                Known::Own => {
+                    own.take(&line)?;
+                    None
+                }
+                _ => api_key(&line),
+            };
+            if key.is_some_and(|key| *own.key.get_or_insert(key) != key) {
+                return Err(ProxyError::TagConflict("the request shows two different API keys"));
+            }
         }
-        Ok(tag)
+        Ok(own)
     }
 
-    fn read_options(&mut self, fields: &'h Fields) -> Result<(), ProxyError> {
-        self.environment = parsed(fields, "sidekey-environment", "Sidekey-Environment is no environment's name")?;
-        self.customer = parsed(fields, "sidekey-customer", "Sidekey-Customer is no customer's name")?;
-        self.workflow = single(fields, "sidekey-workflow")?.map(workflow).transpose()?;
-        self.upstream = single(fields, "sidekey-upstream")?.map(upstream).transpose()?;
-        self.timeout = single(fields, "sidekey-timeout")?.map(timeout).transpose()?;
+    /// Takes one of the headers that are there at most once. Others of Sidekey's say nothing.
+    fn take(&mut self, line: &Line<'h>) -> Result<(), ProxyError> {
+        let is = |name: &str| line.name[OWN_PREFIX..].eq_ignore_ascii_case(name.as_bytes());
+        let slot = match line.name.len() - OWN_PREFIX {
+            11 if is("environment") => &mut self.environment,
+            8 if is("customer") => &mut self.customer,
+            8 if is("workflow") => &mut self.workflow,
+            8 if is("upstream") => &mut self.upstream,
+            7 if is("timeout") => &mut self.timeout,
+            _ => return Ok(()),
+        };
+        if slot.replace(text(line.value)?).is_some() {
+            return Err(ProxyError::TagConflict("a Sidekey- header is there twice"));
+        }
         Ok(())
     }
+}
+
+/// How long `sidekey-` is, which every header of Sidekey's own begins with.
+const OWN_PREFIX: usize = "sidekey-".len();
+
+/// Whether a header of Sidekey's own is `Sidekey-Key`.
+fn names_key(name: &[u8]) -> bool {
+    name.len() == OWN_PREFIX + 3 && name[OWN_PREFIX..].eq_ignore_ascii_case(b"key")
 }
 
 /// Whether a field is a tag or shows an API key, however its name is spelled: none such goes on.
@@ -123,21 +203,8 @@ fn text(value: &[u8]) -> Result<&str, ProxyError> {
     text.ok_or(ProxyError::TagMalformed("a tag holds other than printable ASCII"))
 }
 
-fn single<'f>(fields: &'f Fields, name: &'static str) -> Result<Option<&'f str>, ProxyError> {
-    let mut lines = fields.lines().filter(|line| line.name.eq_ignore_ascii_case(name.as_bytes()));
-    let first = lines.next().map(|line| text(line.value)).transpose()?;
-    if lines.next().is_some() {
-        return Err(ProxyError::TagConflict("a Sidekey- header is there twice"));
-    }
-    Ok(first)
-}
-
-fn parsed<T: std::str::FromStr>(
-    fields: &Fields,
-    name: &'static str,
-    wrong: &'static str,
-) -> Result<Option<T>, ProxyError> {
-    single(fields, name)?.map(|text| text.parse().map_err(|_| ProxyError::TagMalformed(wrong))).transpose()
+fn parsed<T: std::str::FromStr>(text: Option<&str>, malformed: ProxyError) -> Result<Option<T>, ProxyError> {
+    text.map(str::parse).transpose().map_err(|_| malformed)
 }
 
 fn workflow(text: &str) -> Result<&str, ProxyError> {
@@ -185,27 +252,6 @@ impl Login {
 fn strip_scheme<'v>(value: &'v [u8], scheme: &[u8]) -> Option<&'v [u8]> {
     let (head, rest) = value.split_at_checked(scheme.len())?;
     (head.eq_ignore_ascii_case(scheme) && matches!(rest, [b' ' | b'\t', ..])).then(|| rest.trim_ascii())
-}
-
-/// Whether an API key is shown, anywhere. Two that differ are a conflict. A name with `_` for `-` is the same to many
-/// servers, so a key under it is one too.
-fn shows_key(fields: &Fields, password: Option<&[u8]>) -> Result<bool, ProxyError> {
-    let login = password.and_then(bare_key);
-    if login.is_none() && !fields.may_have_any(&[Known::Own, Known::ApiKey, Known::Authorization]) {
-        return Ok(false);
-    }
-    let own = || fields.lines().filter(|line| line.name.eq_ignore_ascii_case(SIDEKEY_KEY));
-    if own().nth(1).is_some() {
-        return Err(ProxyError::TagConflict("Sidekey-Key is there twice"));
-    }
-    let own = own().filter_map(|line| bare_key(line.value));
-    let others = fields.lines().filter_map(|line| api_key(&line));
-    let mut keys = login.into_iter().chain(own).chain(others);
-    let Some(first) = keys.next() else { return Ok(false) };
-    if keys.any(|key| key != first) {
-        return Err(ProxyError::TagConflict("the request shows two different API keys"));
-    }
-    Ok(true)
 }
 
 /// The API key in a field that may also hold something of the upstream's.
@@ -297,7 +343,7 @@ mod tests {
 
     #[test]
     fn keys_are_taken_out_wherever_they_are_shown_and_nothing_else_is() {
-        let shows_key = |lines: &[(&str, &str)]| read("/p", lines, |tag, _| tag.unwrap().shows_key);
+        let shows_key = |lines: &[(&str, &str)]| read("/p", lines, |tag, _| tag.unwrap().key.is_some());
         let (shown, headers) = shows_key(&[
             ("authorization", "bEARER apk_1"),
             ("x-api-key", "apk_1"),

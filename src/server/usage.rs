@@ -1,24 +1,29 @@
 //! Writes to the vault what workers have counted.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
 use crate::proxy::usage::{Use, Verdict};
+use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
-use crate::vault::audit::usage::Usage;
+use crate::vault::audit::usage::{LOCAL, Usage};
 use crate::vault::usage::{self, Use as Noted};
 
 /// How many counters are kept while the vault cannot be written. Beyond that the oldest are lost, which is told.
 const MOST: usize = 65_536;
 
 /// Writes what comes, until nobody is left who could send more. Call it on the control runtime.
-pub(super) fn record(vault: Vault, mut taken: UnboundedReceiver<Vec<Use>>) -> JoinHandle<()> {
+pub(super) fn record(vault: Vault, metrics: Arc<Metrics>, mut taken: UnboundedReceiver<Vec<Use>>) -> JoinHandle<()> {
     tokio::task::spawn_local(async move {
         let mut waiting = Vec::new();
         while let Some(uses) = taken.recv().await {
+            count_callers(&metrics, &uses);
             let mut noted: Vec<Noted> = uses.iter().map(note).collect();
             waiting.extend(uses.into_iter().map(counter));
             while let Ok(more) = taken.try_recv() {
+                count_callers(&metrics, &more);
                 noted.extend(more.iter().map(note));
                 waiting.extend(more.into_iter().map(counter));
             }
@@ -40,6 +45,15 @@ pub(super) fn record(vault: Vault, mut taken: UnboundedReceiver<Vec<Use>>) -> Jo
             }
         }
     })
+}
+
+fn count_callers(metrics: &Metrics, uses: &[Use]) {
+    for one in uses {
+        match one.caller {
+            Some(caller) => caller.with_text(|caller| metrics.used_by(caller, one.count)),
+            None => metrics.used_by(LOCAL, one.count),
+        }
+    }
 }
 
 fn counter(one: Use) -> Usage {

@@ -202,7 +202,11 @@ async fn accept(
     if let Some(place) = place(worker).await {
         let opened = Opened { worker: Rc::clone(worker), number: Cell::new(None), _place: place };
         worker.reporter.metrics.open_connections.inc();
-        worker.connections.spawn_local(serve(opened, stream, Arc::clone(gate), tls.cloned()));
+        let gate = Arc::clone(gate);
+        match tls {
+            None => worker.connections.spawn_local(serve(opened, Client::new(stream), gate)),
+            Some(tls) => worker.connections.spawn_local(shake_and_serve(opened, stream, gate, Arc::clone(tls))),
+        };
     }
     Ok(())
 }
@@ -241,23 +245,27 @@ impl Drop for Opened {
     }
 }
 
-async fn serve(opened: Opened, stream: Stream, gate: Arc<Gate>, tls: Option<Arc<ServerTls>>) {
-    let worker = &opened.worker;
-    let stream = match tls {
-        None => stream,
-        Some(tls) => match Box::pin(shake(worker, &tls, stream)).await {
-            Some(stream) => stream,
-            None => return,
-        },
-    };
-    let client = Client::new(stream);
+/// Serves a client. What is in the argument list of an `async fn` lies in its future twice, and there is one for each
+/// client that is connected; so the future is made here, of what it needs while it waits.
+fn serve(opened: Opened, client: Rc<Client>, gate: Arc<Gate>) -> impl Future<Output = ()> {
     opened.register(&client);
-    if let Ended::Http2(stream) = http1::serve(&worker.proxy, &gate, &worker.terms, client).await {
-        let answer = |request: Request<Incoming>| {
-            let (proxy, gate) = (Rc::clone(&worker.proxy), Arc::clone(&gate));
-            async move { http2::answer(proxy, &gate, request).await }
-        };
-        Box::pin(worker.protocol.serve(stream, worker.drain.clone(), answer)).await;
+    async move {
+        let worker = &opened.worker;
+        if let Ended::Http2(stream) = http1::serve(&worker.proxy, &gate, &worker.terms, client).await {
+            let answer = |request: Request<Incoming>| {
+                let (proxy, gate) = (Rc::clone(&worker.proxy), Arc::clone(&gate));
+                async move { http2::answer(proxy, &gate, request).await }
+            };
+            Box::pin(worker.protocol.serve(stream, worker.drain.clone(), answer)).await;
+        }
+    }
+}
+
+/// The same behind TLS.
+async fn shake_and_serve(opened: Opened, stream: Stream, gate: Arc<Gate>, tls: Arc<ServerTls>) {
+    // Boxed: what a handshake needs is let go once it is made.
+    if let Some(stream) = Box::pin(shake(&opened.worker, &tls, stream)).await {
+        serve(opened, Client::new(stream), gate).await;
     }
 }
 

@@ -4,6 +4,7 @@
 //! worker writes. A scrape adds the workers up.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,8 @@ pub struct Metrics {
     reasons: Arc<[&'static str]>,
     /// The cells of each worker.
     workers: Mutex<Vec<Arc<Cells>>>,
+    /// Requests that used a credential, by caller.
+    callers: Mutex<BTreeMap<String, u64>>,
     /// Client connections that ended because what came was no HTTP, before there was a request to answer.
     pub malformed_connections: Counter,
     /// Bodies of upstreams that ended too early.
@@ -49,6 +52,8 @@ const BOUNDS: [u64; 17] = [
 ];
 /// The reason of what has a reason that nobody named at the start.
 const OTHER: &str = "other";
+/// How many callers are told apart; all that come after them are one.
+const MOST_CALLERS: usize = 1_000;
 
 impl Metrics {
     /// Counters for requests that end for these reasons, refusal codes among them.
@@ -63,10 +68,27 @@ impl Metrics {
         RequestCounters { reasons: Arc::clone(&self.reasons), cells, one_thread: PhantomData }
     }
 
+    /// Counts requests of a caller that used a credential. Workers count for themselves and hand over now and then.
+    pub fn used_by(&self, caller: &str, requests: u64) {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = callers.len() < MOST_CALLERS || callers.contains_key(caller);
+        *callers.entry(if is_known { caller } else { OTHER }.to_owned()).or_default() += requests;
+    }
+
+    fn register_callers(&self, registry: &mut Registry) {
+        let requests = Family::<Vec<(&'static str, String)>, Counter>::default();
+        for (caller, count) in &*self.callers.lock().unwrap_or_else(PoisonError::into_inner) {
+            requests.get_or_create(&vec![("caller", caller.clone())]).inc_by(*count);
+        }
+        let help = "Requests that used a credential, by API key, a few seconds late";
+        registry.register("caller_requests", help, requests);
+    }
+
     /// Everything, as text, with counters that others keep: name, what it counts, value.
     pub fn render(&self, counted_elsewhere: impl IntoIterator<Item = (&'static str, &'static str, u64)>) -> String {
         let mut registry = Registry::with_prefix("sidekey");
         self.register_requests(&mut registry);
+        self.register_callers(&mut registry);
         registry.register(
             "malformed_connections",
             "Connections that did not speak HTTP",

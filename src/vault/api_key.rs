@@ -19,8 +19,8 @@ use crate::model::moment::Moment;
 
 /// How many characters the secret part has.
 const SECRET: usize = 43;
-/// `apk_`, 26 characters, `_` and the secret part.
-const LENGTH: usize = 31 + SECRET;
+/// How long a key is: `apk_`, 26 characters, `_` and the secret part.
+pub const LENGTH: usize = 31 + SECRET;
 
 /// The text of a new key. It wipes itself, and shows itself to nobody by accident.
 #[derive(Debug)]

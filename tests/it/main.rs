@@ -41,6 +41,8 @@ mod hop_by_hop;
 mod hygiene;
 mod injection;
 mod injection_body;
+mod key_limits;
+mod keyed;
 mod leaks;
 mod limits;
 mod listeners;

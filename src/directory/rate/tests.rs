@@ -23,7 +23,7 @@ impl Stage {
     }
 
     fn limiter(&self, per_second: u32, burst: u32) -> Limiter {
-        self.rates.limiter_at(self.connection, quota(per_second, burst), self.now)
+        self.rates.limiter_at(Owner::Connection(self.connection), quota(per_second, burst), self.now)
     }
 
     fn pass(&mut self, time: Duration) {
@@ -158,7 +158,10 @@ fn routes_of_one_connection_share_a_bucket_and_others_do_not() {
     let (one, same) = (stage.limiter(1, 4), stage.limiter(1, 4));
     assert_eq!(stage.flood(&one), 4);
     assert_eq!(stage.flood(&same), 0);
-    assert_eq!(stage.flood(&stage.rates.limiter_at(ConnectionId::generate(), quota(1, 4), stage.now)), 4);
+    assert_eq!(
+        stage.flood(&stage.rates.limiter_at(Owner::Connection(ConnectionId::generate()), quota(1, 4), stage.now)),
+        4
+    );
 }
 
 #[test]
@@ -205,31 +208,34 @@ fn buckets_that_are_as_good_as_none_go_and_no_others() {
     let mut stage = Stage::new();
     let held = stage.limiter(1, 1);
     let drained = ConnectionId::generate();
-    let limiter = stage.rates.limiter_at(drained, quota(1, 1_000_000), stage.now);
+    let limiter = stage.rates.limiter_at(Owner::Connection(drained), quota(1, 1_000_000), stage.now);
     assert!(limiter.spend(stage.now).is_ok() && limiter.spend(stage.now).is_ok());
     drop(limiter);
     for _ in 0..10_000 {
-        let passing = stage.rates.limiter_at(ConnectionId::generate(), quota(1_000, 1), stage.now);
+        let passing = stage.rates.limiter_at(Owner::Connection(ConnectionId::generate()), quota(1_000, 1), stage.now);
         passing.spend(stage.now).unwrap();
         stage.pass(Duration::from_millis(1));
     }
     let table = stage.rates.table.lock().unwrap();
     let kept = table.buckets.len();
     assert!(kept <= FEW && table.buckets.capacity() <= 4 * FEW, "{kept}");
-    assert!(Arc::ptr_eq(&table.buckets[&stage.connection].bucket, &held.bucket), "somebody holds it");
+    assert!(
+        Arc::ptr_eq(&table.buckets[&Owner::Connection(stage.connection)].bucket, &held.bucket),
+        "somebody holds it"
+    );
     // Two of a million at one a second: it was full again after two seconds, and was not kept longer than that.
-    assert!(!table.buckets.contains_key(&drained));
+    assert!(!table.buckets.contains_key(&Owner::Connection(drained)));
     drop(table);
     assert_eq!(stage.flood(&held), 1);
     let again = stage.limiter(1, 1);
     drop(held);
     for _ in 0..200 {
-        drop(stage.rates.limiter_at(ConnectionId::generate(), quota(1_000, 1), stage.now));
+        drop(stage.rates.limiter_at(Owner::Connection(ConnectionId::generate()), quota(1_000, 1), stage.now));
     }
     assert_eq!(stage.flood(&again), 0);
     drop(again);
     for _ in 0..200 {
-        drop(stage.rates.limiter_at(ConnectionId::generate(), quota(1_000, 1), stage.now));
+        drop(stage.rates.limiter_at(Owner::Connection(ConnectionId::generate()), quota(1_000, 1), stage.now));
     }
     assert_eq!(stage.flood(&stage.limiter(1, 1)), 0, "nobody held it, and it was not full");
 }
@@ -258,13 +264,8 @@ fn of_two_limits_none_is_spent_where_the_other_refuses() {
     const NARROW: u32 = 3_000;
     let stage = Stage::new();
     let wide = stage.limiter(1, WIDE);
-    let narrow = stage.rates.limiter_at(ConnectionId::generate(), quota(1, NARROW), stage.now);
-    let both = || {
-        wide.check(stage.now)?;
-        narrow.check(stage.now)?;
-        let spent = wide.spend(stage.now)?;
-        narrow.spend(stage.now).inspect_err(|_| wide.refund(spent))
-    };
+    let narrow = stage.rates.limiter_at(Owner::Connection(ConnectionId::generate()), quota(1, NARROW), stage.now);
+    let both = || count([&wide, &narrow].into_iter(), stage.now);
     let passed: u32 = std::thread::scope(|scope| {
         let threads: Vec<_> =
             (0..8).map(|_| scope.spawn(|| (0..1_000).filter(|_| both().is_ok()).count() as u32)).collect();
@@ -273,4 +274,58 @@ fn of_two_limits_none_is_spent_where_the_other_refuses() {
     assert!(passed <= NARROW, "{passed}");
     assert_eq!(passed + stage.flood(&narrow), NARROW);
     assert_eq!(passed + stage.flood(&wide), WIDE);
+}
+
+/// RL-01 for limits of keys: N a minute is N at once, and then one every 60/N seconds.
+#[test]
+fn n_a_minute_is_n_at_once_and_then_one_every_60_nth() {
+    for (window, seconds) in [(Window::Minute, 60), (Window::Hour, 3_600)] {
+        for requests in [1, 7, 60, 1_000, 100_000] {
+            let quota = Quota::per(window, NonZeroU32::new(requests).unwrap());
+            assert_eq!((quota.burst(), quota.window_seconds()), (requests, seconds), "{requests} in {seconds} s");
+        }
+    }
+    let mut stage = Stage::new();
+    let seven = Quota::per(Window::Minute, NonZeroU32::new(7).unwrap());
+    let limiter = stage.rates.limiter_at(Owner::Key(ApiKeyId::generate(), Window::Minute), seven, stage.now);
+    assert_eq!(stage.flood(&limiter), 7);
+    assert_eq!(limiter.check(stage.now).unwrap_err().holder, Holder::Key);
+    for _ in 0..20 {
+        stage.pass(Duration::from_nanos(60 * SECOND / 7 - 1));
+        assert_eq!(stage.flood(&limiter), 0);
+        stage.pass(Duration::from_nanos(2));
+        assert_eq!(stage.flood(&limiter), 1);
+    }
+}
+
+#[test]
+fn where_several_refuse_the_longest_wait_is_told() {
+    let stage = Stage::new();
+    let limits = |minute, hour| RequestLimits { per_minute: NonZeroU32::new(minute), per_hour: NonZeroU32::new(hour) };
+    let key = stage.rates.limiters_of_key(ApiKeyId::generate(), &limits(1, 1));
+    let organization = stage.rates.limiters_of_organization(OrganizationId::generate(), &limits(0, 1));
+    let all = || key.iter().chain(&organization);
+    assert_eq!((key.len(), organization.len()), (2, 1));
+    let counted = count(all(), stage.now).unwrap();
+    let exceeded = count(key.iter().take(1), stage.now).unwrap_err();
+    assert_eq!((exceeded.holder, exceeded.quota.window_seconds()), (Holder::Key, 60));
+    assert!(count(all(), stage.now).unwrap_err().wait > Duration::from_secs(3_500));
+    counted.refund(all());
+    assert!(count(all(), stage.now).is_ok());
+    assert_eq!(count(organization.iter(), stage.now).unwrap_err().holder, Holder::Organization);
+}
+
+/// RL-08
+#[test]
+fn a_changed_limit_of_a_key_does_not_refill_it_rl_08() {
+    let stage = Stage::new();
+    let id = ApiKeyId::generate();
+    let limiter = |requests| {
+        let limits = RequestLimits { per_minute: NonZeroU32::new(requests), per_hour: None };
+        stage.rates.limiters_of_key(id, &limits).into_vec().remove(0)
+    };
+    assert_eq!(stage.flood(&limiter(50)), 50);
+    for requests in [10, 100, 50, 1_000, 1] {
+        assert!(stage.flood(&limiter(requests)) <= 1, "{requests}");
+    }
 }

@@ -1,12 +1,15 @@
 //! How often a caller used a connection: a counter for each hour, written in batches.
 
-use sqlx::{Connection as _, QueryBuilder, Row, Sqlite};
+use std::collections::BTreeMap;
+
+use sqlx::{Connection as _, QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::super::database::{Database, Inner};
 use super::super::error::DatabaseError;
 use super::super::list::{List, Page};
 use super::super::schema;
 use crate::model::id::{ApiKeyId, ConnectionId, OrganizationId};
+use crate::model::moment::Moment;
 use crate::model::name::EnvironmentName;
 use crate::vault::query::parse;
 
@@ -56,6 +59,21 @@ impl Database {
     /// Counters that are older than [`DAYS_KEPT`] go, a few at a time.
     pub async fn add_usage(&self, usage: &[Usage]) -> Result<(), DatabaseError> {
         add(&self.inner, usage).await.map_err(|error| self.inner.note(error))
+    }
+
+    /// Notes that an API key was used on the admin port; nobody waits for it.
+    pub(in crate::vault) fn note_key_use(&self, key: ApiKeyId, at: Moment) {
+        let inner = self.inner.clone();
+        drop(self.inner.runtime.spawn(async move {
+            let noted = async {
+                inner.check_writable()?;
+                let mut writer = inner.writer.acquire().await?;
+                note_key(&mut writer, key, at.milliseconds()).await
+            };
+            if let Err(error) = noted.await {
+                tracing::debug!(%error, "when an API key was used last could not be noted");
+            }
+        }));
     }
 
     /// The counters of an organization, the newest hour first.
@@ -116,6 +134,21 @@ impl Database {
     }
 }
 
+/// How long it must have been since a key's use was noted, in milliseconds: its row is written no more often than that,
+/// however many workers have seen it (AK-11).
+const NOTED_EVERY: i64 = 10_000;
+
+/// Notes when an API key was used last, to about ten seconds.
+async fn note_key(connection: &mut SqliteConnection, key: ApiKeyId, last: i64) -> Result<(), DatabaseError> {
+    sqlx::query("UPDATE api_keys SET last_used_at = $2 WHERE id = $1 AND COALESCE(last_used_at, 0) <= $2 - $3")
+        .bind(key.to_string())
+        .bind(last)
+        .bind(NOTED_EVERY)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 fn caller(usage: &Usage) -> String {
     usage.caller.map_or_else(|| LOCAL.to_owned(), |caller| caller.to_string())
 }
@@ -141,6 +174,14 @@ async fn add(inner: &Inner, usage: &[Usage]) -> Result<(), DatabaseError> {
             .bind(one.last)
             .execute(&mut *transaction)
             .await?;
+        }
+        let mut keys: BTreeMap<ApiKeyId, i64> = BTreeMap::new();
+        for (key, last) in usage.iter().filter_map(|one| Some((one.caller?, one.last))) {
+            let latest = keys.entry(key).or_insert(last);
+            *latest = last.max(*latest);
+        }
+        for (key, last) in keys {
+            note_key(&mut transaction, key, last).await?;
         }
         sqlx::query(
             "DELETE FROM audit_usage WHERE (organization_id, hour, connection_id, caller, environment) IN \

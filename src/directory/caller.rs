@@ -1,0 +1,118 @@
+//! Callers: the bounds of a listener, and within them those of the key that was shown there.
+
+use std::rc::Rc;
+
+use http::Method;
+
+use super::rate::Limiter;
+use super::scope::Scope;
+use super::table::Shown;
+use crate::model::api_key::{ApiKey, MethodName};
+use crate::model::connection::Connection;
+use crate::model::glob::Glob;
+use crate::model::id::{OrganizationId, Reference};
+use crate::model::name::{CustomerName, EnvironmentName};
+use crate::model::path::{PathPattern, canonical};
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Caller<'a> {
+    listener: &'a Scope,
+    shown: Option<Rc<Shown>>,
+}
+
+impl<'a> Caller<'a> {
+    /// Whoever reaches a listener that trusts its network.
+    pub fn of(listener: &'a Scope) -> Self {
+        Caller { listener, shown: None }
+    }
+
+    /// Whoever shows a key at a listener.
+    pub fn with_key(listener: &'a Scope, shown: Rc<Shown>) -> Self {
+        Caller { listener, shown: Some(shown) }
+    }
+
+    /// The key that was shown.
+    pub fn shown(&self) -> Option<&Rc<Shown>> {
+        self.shown.as_ref()
+    }
+
+    fn key(&self) -> Option<&ApiKey> {
+        self.shown.as_ref().map(|shown| &*shown.key)
+    }
+
+    /// The organization it acts for: its key's, else the listener's.
+    pub fn organization(&self) -> OrganizationId {
+        self.key().map_or(self.listener.organization, |key| key.organization)
+    }
+
+    /// The connection that is meant where a request names none.
+    pub fn connection(&self) -> Option<Reference<'a>> {
+        self.listener.connection.as_ref().map(Reference::from)
+    }
+
+    /// The environment of a request: the one it names, else the key's, else the listener's. `None` where it may not be
+    /// used, by the one or by the other.
+    pub fn environment(&self, named: Option<&EnvironmentName>) -> Option<EnvironmentName> {
+        let Some(key) = self.key() else { return self.listener.environment(named) };
+        let wanted = named.or(key.terms.environment.as_ref()).unwrap_or(&self.listener.environment);
+        let of_key = key.terms.environments();
+        let in_listener = match &*self.listener.environments {
+            // The listener leaves it to the keys; one that names none has the listener's own.
+            [] => of_key.is_some() || *wanted == self.listener.environment,
+            environments => environments.contains(wanted),
+        };
+        (in_listener && of_key.is_none_or(|environments| environments.contains(wanted))).then(|| wanted.clone())
+    }
+
+    /// Whether a customer is inside.
+    pub fn covers_customer(&self, customer: &CustomerName) -> bool {
+        let of_key = |key: &ApiKey| key.terms.scope.customers.iter().any(|glob| glob.matches(customer.as_str()));
+        self.listener.covers_customer(customer) && self.key().is_none_or(of_key)
+    }
+
+    /// Whether a connection is inside. A personal one is so for its owner only, whatever names it.
+    pub(super) fn covers(&self, connection: &Connection) -> bool {
+        let owner = || self.key().map_or(self.listener.owner, |key| key.terms.owner);
+        if connection.keeper().is_some_and(|keeper| !keeper.is(owner())) {
+            return false;
+        }
+        let in_key = |key: &ApiKey| names(&key.terms.scope.connections, connection);
+        self.listener.covers(connection)
+            && self.key().is_none_or(in_key)
+            && connection.customer.as_ref().is_none_or(|customer| self.covers_customer(customer))
+    }
+
+    /// Whether every connection is inside that is no customer's and nobody's own.
+    pub(super) fn covers_all(&self) -> bool {
+        let in_key = |key: &ApiKey| key.terms.scope.connections.iter().any(Glob::is_everything);
+        self.listener.covers_all() && self.key().is_none_or(in_key)
+    }
+
+    /// The limits of its key.
+    pub(super) fn limiters(&self) -> &[Limiter] {
+        self.shown.as_ref().map_or(&[], |shown| &shown.limiters)
+    }
+
+    /// Whether a rule must judge what is asked for.
+    pub fn has_rules(&self) -> bool {
+        self.key().is_some_and(|key| key.terms.scope.methods.is_some() || key.terms.scope.paths.is_some())
+    }
+
+    /// Whether its rules let a request pass. `path` is the upstream's, as it goes on the wire, without its query.
+    pub(super) fn allows(&self, method: &Method, path: &str) -> bool {
+        let Some(key) = self.key() else { return true };
+        let scope = &key.terms.scope;
+        let by_method = |methods: &Vec<MethodName>| methods.iter().any(|own| own.as_str() == method.as_str());
+        let by_path = |patterns: &Vec<PathPattern>| {
+            canonical(path).is_some_and(|path| patterns.iter().any(|pattern| pattern.matches(&path)))
+        };
+        scope.methods.as_ref().is_none_or(by_method) && scope.paths.as_ref().is_none_or(by_path)
+    }
+}
+
+/// Whether one of these globs names a connection, by its key or its id.
+pub(super) fn names(globs: &[Glob], connection: &Connection) -> bool {
+    globs.iter().any(|glob| glob.matches(connection.key.as_str()))
+        || connection.id.with_text(|id| globs.iter().any(|glob| glob.matches(id)))
+}
