@@ -24,6 +24,7 @@ pub mod credentials;
 mod document;
 pub mod environments;
 pub mod error;
+pub mod explain;
 mod form;
 mod guard;
 pub mod health;
@@ -163,6 +164,7 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(secrets::show, secrets::replace, secrets::delete))
         .routes(routes!(secrets::put_value, secrets::delete_value))
         .routes(routes!(trials::test))
+        .routes(routes!(explain::explain))
         .routes(routes!(transfer::export))
         .routes(routes!(transfer::import))
         .routes(routes!(api_keys::list, api_keys::create))

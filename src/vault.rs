@@ -238,6 +238,18 @@ impl Vault {
         }
     }
 
+    /// When the credential of a connection ends to be of use in one environment, where that is known.
+    pub async fn credential_expiry(
+        &self,
+        connection: &Connection,
+        environment: &EnvironmentName,
+    ) -> Result<Option<Moment>, VaultError> {
+        let Some(database) = &self.0.database else { return Ok(None) };
+        let mut facts = database.connection_facts(connection.organization, &[connection.id]).await?;
+        let entry = facts.remove(&connection.id).and_then(|mut facts| facts.entries.remove(environment));
+        Ok(entry.and_then(|entry| entry.expires_at).map(Moment::from_milliseconds))
+    }
+
     /// The value of a secret in one environment.
     pub async fn secret(
         &self,

@@ -104,6 +104,9 @@ pub struct Scope {
     pub environments: Option<Vec<EnvironmentName>>,
     /// Customers or globs; none where it is not said.
     pub customers: Vec<String>,
+    /// Whether a request may ask what would become of it (`Sidekey-Explain: 1`); not where it is not said.
+    #[schema(nullable = false)]
+    pub explain: Option<bool>,
 }
 
 /// How many requests may be made: so many at once, and then one each time there is room for.

@@ -89,6 +89,47 @@ impl<'a> Caller<'a> {
         self.listener.covers_all() && self.key().is_none_or(in_key)
     }
 
+    /// Whether it may ask what would become of a request: what its key says, else the listener's word.
+    pub fn may_explain(&self, at_listener: bool) -> bool {
+        self.key().map_or(at_listener, |key| key.terms.scope.explain)
+    }
+
+    /// Which rules cover a connection, in words; `None` where it is outside.
+    pub fn covering_rule(&self, connection: &Connection) -> Option<String> {
+        if !self.covers(connection) {
+            return None;
+        }
+        let of_listener = first(&self.listener.connections, connection)?;
+        let of_key = self.key().and_then(|key| first(&key.terms.scope.connections, connection));
+        Some(match of_key {
+            Some(of_key) => format!("the key covers `{of_key}`, and the listener `{of_listener}`"),
+            None => format!("the listener covers `{of_listener}`"),
+        })
+    }
+
+    /// What each rule of its key says to a request; nothing where it has none. `path` is as in [`allows`](Self::allows).
+    pub fn rules(&self, method: &Method, path: &str) -> Vec<Ruling> {
+        let Some(key) = self.key() else { return Vec::new() };
+        let scope = &key.terms.scope;
+        let mut rulings = Vec::new();
+        if let Some(methods) = &scope.methods {
+            let passed = methods.iter().any(|own| own.as_str() == method.as_str());
+            let all = methods.iter().map(MethodName::as_str).collect::<Vec<_>>().join(", ");
+            rulings.push(Ruling { about: "method", passed, text: format!("the key allows {all}") });
+        }
+        if let Some(paths) = &scope.paths {
+            let canonical = canonical(path);
+            let found = canonical.as_ref().and_then(|path| paths.iter().find(|pattern| pattern.matches(path)));
+            let text = match (found, &canonical) {
+                (Some(pattern), Some(path)) => format!("the key allows `{pattern}`, which `{path}` matches"),
+                (_, Some(path)) => format!("none of the key's patterns matches `{path}`"),
+                (_, None) => "the path can be read in more than one way, which no rule allows".to_owned(),
+            };
+            rulings.push(Ruling { about: "path", passed: found.is_some(), text });
+        }
+        rulings
+    }
+
     /// The limits of its key.
     pub(super) fn limiters(&self) -> &[Limiter] {
         self.shown.as_ref().map_or(&[], |shown| &shown.limiters)
@@ -109,6 +150,22 @@ impl<'a> Caller<'a> {
         };
         scope.methods.as_ref().is_none_or(by_method) && scope.paths.as_ref().is_none_or(by_path)
     }
+}
+
+/// What a rule says to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    /// `method` or `path`.
+    pub about: &'static str,
+    /// Whether it lets the request pass.
+    pub passed: bool,
+    /// The rule, in words.
+    pub text: String,
+}
+
+/// The first of these globs that names a connection.
+fn first<'g>(globs: &'g [Glob], connection: &Connection) -> Option<&'g Glob> {
+    globs.iter().find(|glob| names(std::slice::from_ref(*glob), connection))
 }
 
 /// Whether one of these globs names a connection, by its key or its id.
