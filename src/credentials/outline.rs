@@ -53,8 +53,10 @@ impl Outline {
             .header_values()
             .iter()
             .map(|(name, value)| part("header", name.as_str(), &String::from_utf8_lossy(value.as_bytes())));
+        // A pair is kept as it is written, with its name.
+        let value = |pair: &Pair| pair.value.split_once('=').map_or(&**pair.value, |(_, value)| value).to_owned();
         let pairs =
-            |place, pairs: &[Pair]| pairs.iter().map(|pair| part(place, &pair.name, &pair.value)).collect::<Vec<_>>();
+            |place, pairs: &[Pair]| pairs.iter().map(|pair| part(place, &pair.name, &value(pair))).collect::<Vec<_>>();
         let members =
             elsewhere.json.iter().map(|(tokens, value)| part("body", &format!("/{}", tokens.join("/")), value));
         headers

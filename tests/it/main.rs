@@ -25,6 +25,7 @@ mod drain;
 mod egress;
 mod endings;
 mod entered;
+mod explain;
 mod export_import;
 mod first_request;
 mod first_run;
