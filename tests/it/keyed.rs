@@ -408,57 +408,17 @@ async fn a_listener_may_narrow_the_keys_that_are_shown_there() {
     server.finish(&[]).await;
 }
 
-/// A personal connection is used with its owner's keys only, whatever a scope names.
 #[tokio::test]
-async fn a_personal_connection_is_its_owners() {
-    let sink = Sink::https().await;
-    let server = server(&sink, |_| {}).await;
+async fn an_owner_of_a_key_is_a_user_of_its_organization() {
+    let server = Sidekey::with(|_| {}).await;
     let admin = server.admin();
-    let mut users = Vec::new();
-    for name in ["ada", "bob"] {
-        let user = json!({ "email": format!("{name}@example.test"), "roles": ["member"] });
-        users.push(admin.must("POST", "users", user).await.json()["id"].clone());
-    }
-    admin.must("POST", "integrations", crate::admin::integration("crm", crate::admin::bearer())).await;
-    let connection = json!({ "key": "mine", "integration": "crm", "visibility": "personal", "owner": users[0] });
-    let id = admin.must("POST", "connections", connection).await.json()["id"].as_str().expect("an id").to_owned();
-    admin.must("PUT", "connections/mine/credentials/production", json!({ "token": "t" })).await;
-    let everything = json!({ "connections": ["*", "mine", id] });
-    let mut answers = Vec::new();
-    for owner in [users[0].clone(), users[1].clone(), Value::Null] {
-        let document = json!({ "name": "k", "owner": owner, "scope": everything });
-        let (_, key) = create(&admin, document).await;
-        for connection in ["mine", &id] {
-            let headers = [("Sidekey-Connection", connection), ("Sidekey-Key", &*key)];
-            answers.push(get(&server.proxies[KEYED], "/x", &headers).await.status);
-        }
-    }
-    assert_eq!(answers, [200, 200, 404, 404, 404, 404]);
-    let (_, key) =
-        create(&admin, json!({ "name": "k", "owner": users[0], "scope": { "connections": ["other"] } })).await;
-    let headers = [("Sidekey-Connection", "mine"), ("Sidekey-Key", &*key)];
-    assert_eq!(get(&server.proxies[KEYED], "/x", &headers).await.status, 404, "the scope holds for the owner too");
+    let user = admin.must("POST", "users", json!({ "email": "ada@example.test", "roles": ["member"] })).await.json();
+    let made = admin.must("POST", "api-keys", json!({ "name": "hers", "owner": user["id"] })).await.json();
+    assert_eq!(made["owner"], user["id"]);
     let reply = admin.post("api-keys", json!({ "name": "k", "owner": "usr_01jabcdefghjkmnpqrstvwxyz0" })).await;
     assert_eq!((reply.status, problem(&reply).body["errors"][0]["pointer"].clone()), (422, json!("/owner")));
-    server.finish(&[]).await;
-}
-
-/// An environment that is renamed takes the keys that name it along.
-#[tokio::test]
-async fn keys_follow_an_environment_that_is_renamed() {
-    let sink = Sink::https().await;
-    let server = server(&sink, |_| {}).await;
-    let admin = server.admin();
-    let document =
-        json!({ "name": "k", "environment": "staging", "scope": { "environments": ["staging", "production"] } });
-    let (id, key) = create(&admin, document).await;
-    let before = ask(&server, KEYED, &key, &[]).await;
-    assert_eq!((before.status, before.json()["environment"].as_str()), (424, Some("staging")));
-    admin.must("PUT", "environments/staging", json!({ "name": "rehearsal" })).await;
-    let after = ask(&server, KEYED, &key, &[]).await;
-    assert_eq!((after.status, after.json()["environment"].as_str()), (424, Some("rehearsal")));
-    let shown = admin.get(&format!("api-keys/{id}")).await.json();
-    assert_eq!(shown["environment"], "rehearsal");
-    assert_eq!(shown["scope"]["environments"], json!(["rehearsal", "production"]));
+    admin.must("POST", "organizations", json!({ "key": "other" })).await;
+    let reply = admin.post("api-keys?organization=other", json!({ "name": "k", "owner": user["id"] })).await;
+    assert_eq!(reply.status, 422, "nor of another one");
     server.finish(&[]).await;
 }

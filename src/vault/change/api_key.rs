@@ -336,3 +336,6 @@ fn told(terms: &KeyTerms) -> Value {
 fn text(value: &impl serde::Serialize) -> String {
     json!(value).to_string()
 }
+
+#[cfg(test)]
+mod tests;
