@@ -35,7 +35,7 @@ use crate::model::id::OrganizationId;
 use crate::model::name::Key;
 use crate::proxy::record::Reporter;
 use crate::proxy::trial::{Bench, Trials};
-use crate::proxy::usage::{Use, Uses};
+use crate::proxy::usage::{Counted, Uses};
 use crate::proxy::{Shared, error};
 use crate::telemetry::access_log::{AccessLog, LogWriter};
 use crate::telemetry::metrics::Metrics;
@@ -341,7 +341,7 @@ fn open_access_log(
 struct Told {
     log: AccessLog,
     metrics: Arc<Metrics>,
-    uses: UnboundedSender<Vec<Use>>,
+    uses: UnboundedSender<Counted>,
 }
 
 fn start_workers(

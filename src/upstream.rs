@@ -22,7 +22,6 @@ mod traffic;
 mod upload;
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,6 +43,7 @@ pub use resolve::Resolver;
 use crate::model::header::Known;
 use crate::model::origin::Origin;
 use crate::tls::{ClientTls, Negotiated, Offer};
+use crate::wire::body::write_length;
 use crate::wire::{Encoder, Fields, ResponseHead, Size, Source};
 use connect::{DialLimits, dial};
 use http1::{Came, Failed, Http1};
@@ -304,7 +304,7 @@ impl Outgoing {
             out.extend_from_slice(b"connection: te\r\n");
         }
         if let Some(length) = self.length() {
-            let _infallible = write!(out, "content-length: {length}\r\n");
+            write_length(out, length);
         }
         if encoder == Encoder::Chunked {
             out.extend_from_slice(b"transfer-encoding: chunked\r\n");

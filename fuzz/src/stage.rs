@@ -14,6 +14,7 @@ use sidekey::directory::Directory;
 use sidekey::proxy::gate::Gate;
 use sidekey::proxy::http1::{self, Client, Terms};
 use sidekey::proxy::record::Reporter;
+use sidekey::proxy::usage::Uses;
 use sidekey::proxy::{Proxy, Shared, error};
 use sidekey::server::{Organizations, assemble};
 use sidekey::telemetry::access_log::AccessLog;
@@ -26,6 +27,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::Notify;
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -136,7 +138,10 @@ impl Stage {
         let listens = &config.proxy.listeners[0];
         let gate = assemble::gate(listens, organizations.id(&listens.organization).expect("an organization"));
         let metrics = Arc::new(Metrics::for_codes(error::CODES));
-        let reporter = Rc::new(Reporter::new(AccessLog::off(Arc::clone(&metrics)).buffer(), metrics));
+        let access = AccessLog::off(Arc::clone(&metrics)).buffer();
+        // Nobody counts what requests use; what is handed over is dropped.
+        let uses = Uses::new(unbounded_channel().0);
+        let reporter = Rc::new(Reporter::new(access, metrics, uses, usize::MAX));
         let terms = Terms {
             head_timeout: config.proxy.head_timeout,
             write_timeout: config.proxy.body_idle_timeout,

@@ -62,6 +62,8 @@ struct Found {
     key_from: String,
     organization: Option<String>,
     environment: Option<String>,
+    /// Whether the way there is known to be safe in clear.
+    is_trusted: bool,
 }
 
 /// Where the proxy port of the server is, and the key for it.
@@ -89,16 +91,7 @@ impl Access {
     pub(super) fn session(&self, explicit: Option<PathBuf>) -> Result<Session, Failure> {
         let environment = Environment::of_process();
         let found = self.find(explicit, &environment)?;
-        let is_near = match &found.origin.host {
-            Host::Address(address) => address.to_canonical().is_loopback(),
-            Host::Name(name) => &**name == "localhost",
-        };
-        if found.origin.scheme == Scheme::Http && !is_near && !self.plaintext && !self.trusts_network(&environment)? {
-            return Err(Failure::Usage(format!(
-                "{} would be sent the key in clear; use https://, or say --plaintext where the network is trusted",
-                found.origin
-            )));
-        }
+        check_clear(&found.origin, self.plaintext || found.is_trusted)?;
         let client = Client::new(found.origin, found.tls, found.key.trim(), found.key_from)?;
         Ok(Session {
             client,
@@ -125,7 +118,7 @@ impl Access {
             let origin = parse_origin(&server)?;
             let (key, key_from) = given.ok_or_else(|| no_key(&origin))?;
             let tls = tls(&origin, &self.ca_file)?;
-            return Ok(Found { origin, tls, key, key_from, organization: None, environment: None });
+            return Ok(Found { origin, tls, key, key_from, organization: None, environment: None, is_trusted: false });
         }
         match self.chosen_profile(environment)? {
             Some((name, profile)) => self.of_profile(&name, profile, given, environment),
@@ -151,8 +144,8 @@ impl Access {
         };
         let ca_files: Vec<PathBuf> = self.ca_file.iter().chain(&profile.ca_files).cloned().collect();
         let tls = tls(&profile.server, &ca_files)?;
-        let Profile { server, organization, environment, .. } = profile;
-        Ok(Found { origin: server, tls, key, key_from, organization, environment })
+        let Profile { server, organization, environment, plaintext, .. } = profile;
+        Ok(Found { origin: server, tls, key, key_from, organization, environment, is_trusted: plaintext })
     }
 
     /// The server of this machine's configuration, with the key that its first start wrote.
@@ -188,7 +181,8 @@ impl Access {
             Some(given) => given,
             None => read_key(&KeySource::File(config.vault.path.with_file_name("admin.key")), environment)?,
         };
-        Ok(Found { origin, tls, key, key_from, organization: None, environment: None })
+        // What is sent to an address of this machine does not leave it.
+        Ok(Found { origin, tls, key, key_from, organization: None, environment: None, is_trusted: true })
     }
 
     fn given_key(&self, environment: &Environment) -> Result<Option<(Zeroizing<String>, String)>, Failure> {
@@ -237,13 +231,6 @@ impl Access {
         }
     }
 
-    fn trusts_network(&self, environment: &Environment) -> Result<bool, Failure> {
-        if self.server.is_some() {
-            return Ok(false);
-        }
-        Ok(self.chosen_profile(environment)?.is_some_and(|(_, profile)| profile.plaintext))
-    }
-
     /// The proxy port: of the profile, else the first listener of this machine's configuration.
     pub(super) fn proxy(&self, explicit: Option<PathBuf>, named: Option<&str>) -> Result<Proxy, Failure> {
         let environment = Environment::of_process();
@@ -253,13 +240,17 @@ impl Access {
                 Some(path) => ProxyPlace::Unix(path.into()),
                 None => ProxyPlace::Origin(parse_origin(named)?),
             };
+            if let (ProxyPlace::Origin(origin), true) = (&place, given.is_some()) {
+                check_clear(origin, self.plaintext)?;
+            }
             return Ok(Proxy { place, ca_files: self.ca_file.clone(), key: given, environment: None });
         }
         if let Some((name, profile)) = self.chosen_profile(&environment)? {
-            let place = profile.proxy.map(ProxyPlace::Origin);
-            let place = place.ok_or_else(|| {
+            let origin = profile.proxy.ok_or_else(|| {
                 Failure::Usage(format!("the profile {name} has no `proxy`; name the proxy port with --proxy"))
             })?;
+            check_clear(&origin, self.plaintext || profile.plaintext)?;
+            let place = ProxyPlace::Origin(origin);
             let key = match (given, &profile.key) {
                 (Some(given), _) => Some(given),
                 (None, Some(source)) => Some(read_key(source, &environment)?.0),
@@ -303,6 +294,20 @@ impl Session {
         let call = call.query_if("organization", self.organization.clone());
         self.client.stream(call, sink).await
     }
+}
+
+/// Refuses to send a key to another machine in clear.
+fn check_clear(origin: &Origin, is_trusted: bool) -> Result<(), Failure> {
+    let is_near = match &origin.host {
+        Host::Address(address) => address.to_canonical().is_loopback(),
+        Host::Name(name) => &**name == "localhost",
+    };
+    if origin.scheme == Scheme::Https || is_near || is_trusted {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "{origin} would be sent the key in clear; use https://, or say --plaintext where the network is trusted"
+    )))
 }
 
 fn parse_origin(text: &str) -> Result<Origin, Failure> {

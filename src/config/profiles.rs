@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Profiles, ConfigError> {
-        Profiles::read("/home/me/.config/sidekey/profiles.toml".into(), Zeroizing::new(text.to_owned()))
+        Profiles::read("/config/sidekey/profiles.toml".into(), Zeroizing::new(text.to_owned()))
     }
 
     #[test]

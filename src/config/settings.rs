@@ -148,7 +148,7 @@ impl Default for ProxySettings {
             body_idle_timeout: 60 * SECOND,
             tunnel_idle_timeout: 600 * SECOND,
             revoke_within: SECOND,
-            usage_interval: 10 * SECOND,
+            usage_interval: 60 * SECOND,
             drain_timeout: 30 * SECOND,
             max_connections: 10_000,
             max_requests: 10_000,

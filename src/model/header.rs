@@ -144,9 +144,15 @@ impl Known {
 }
 
 /// Whether two names as they are written are one to everybody: compared without case, `_` as `-`.
+#[inline]
 pub fn is_one(name: &[u8], other: &[u8]) -> bool {
+    // Most differ in length, which is seen where this is asked.
+    name.len() == other.len() && is_folded_to_one(name, other)
+}
+
+fn is_folded_to_one(name: &[u8], other: &[u8]) -> bool {
     let fold = |byte: u8| FOLDED[usize::from(byte)];
-    name.len() == other.len() && name.iter().zip(other).all(|(one, other)| fold(*one) == fold(*other))
+    name.iter().zip(other).all(|(one, other)| fold(*one) == fold(*other))
 }
 
 /// Each byte of a name as it is compared. A table, because every request's names are.

@@ -110,9 +110,11 @@ fn exchange<'a>(
     let request = Request { head, body, fault };
     // What is above lies in the future once, as an argument of an `async fn` would not.
     async move {
-        let Some(mut answer) = await_answer(client, &asked, pin!(proxy.handle(gate, request))).await else {
-            return Next::Close;
+        let answered = {
+            let handled = pin!(proxy.handle(gate, request));
+            await_answer(client, &asked, handled).await
         };
+        let Some(mut answer) = answered else { return Next::Close };
         if is_broken {
             client.begin_body(Framing::UntilClose, false); // nobody knows where its body ends
         }

@@ -18,7 +18,7 @@ use crate::model::name::EnvironmentName;
 use crate::telemetry::clock::Clock;
 
 /// How many cells a worker fills before it hands them over without waiting.
-const MOST: usize = 4096;
+const MOST: usize = 16_384;
 
 /// How often a caller used a connection in an environment in one hour.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,27 +102,38 @@ impl Use {
 }
 
 /// Where the cells of a caller, connection and hour are: one for each environment.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Place {
     connection: ConnectionId,
     caller: Option<ApiKeyId>,
     hour: u64,
 }
 
+/// What was counted, as it lay in the cells: whoever takes it sorts it out, so that no request waits for that.
+#[derive(Debug, Default)]
+pub struct Counted(HashMap<Place, Vec<Use>>);
+
+impl Counted {
+    /// Each use that was counted, in no order.
+    pub fn into_uses(self) -> impl Iterator<Item = Use> {
+        self.0.into_values().flatten()
+    }
+}
+
 /// The cells of one worker.
 pub struct Uses {
-    cells: RefCell<HashMap<Place, Vec<Use>>>,
+    cells: RefCell<Counted>,
     clock: Cell<Clock>,
     /// There is something to hand over.
     filled: Notify,
     /// There is so much that it is handed over at once.
     full: Notify,
-    taker: UnboundedSender<Vec<Use>>,
+    taker: UnboundedSender<Counted>,
 }
 
 impl Uses {
     /// Cells whose contents go to `taker`.
-    pub fn new(taker: UnboundedSender<Vec<Use>>) -> Self {
+    pub fn new(taker: UnboundedSender<Counted>) -> Self {
         Uses {
             cells: RefCell::default(),
             clock: Cell::new(Clock::new()),
@@ -139,7 +150,7 @@ impl Uses {
         self.clock.set(clock);
         let hour = second / 3_600;
         let mut cells = self.cells.borrow_mut();
-        let found = cells.entry(Place { connection: used.connection, caller: used.caller, hour }).or_default();
+        let found = cells.0.entry(Place { connection: used.connection, caller: used.caller, hour }).or_default();
         if let Some(cell) = found.iter_mut().find(|cell| cell.environment == *used.environment) {
             cell.add(&used, second);
             return;
@@ -151,7 +162,7 @@ impl Uses {
             Use { organization, connection, environment, caller, hour, count: 0, last: second, verdict, workflows };
         cell.add(&used, second);
         found.push(cell);
-        match cells.len() {
+        match cells.0.len() {
             1 => self.filled.notify_one(),
             MOST.. => self.full.notify_one(),
             _ => {}
@@ -161,9 +172,9 @@ impl Uses {
     /// Hands over what was counted so far.
     pub fn hand_over(&self) {
         let cells = std::mem::take(&mut *self.cells.borrow_mut());
-        if !cells.is_empty() {
+        if !cells.0.is_empty() {
             // Nobody takes them where there is no vault to write them to.
-            let _nobody = self.taker.send(cells.into_values().flatten().collect());
+            let _nobody = self.taker.send(cells);
         }
     }
 
@@ -208,7 +219,7 @@ mod tests {
         }
         uses.hand_over();
         uses.hand_over();
-        let uses = taken.try_recv().unwrap();
+        let uses: Vec<Use> = taken.try_recv().unwrap().into_uses().collect();
         assert!(taken.try_recv().is_err(), "there is nothing more to hand over");
         assert_eq!(uses.len(), 8);
         assert!(uses.iter().all(|one| one.count == if one.caller.is_none() { 3 } else { 1 }));
@@ -233,7 +244,7 @@ mod tests {
             uses.count(used, Instant::now());
         }
         uses.hand_over();
-        let uses = taken.try_recv().unwrap();
+        let uses: Vec<Use> = taken.try_recv().unwrap().into_uses().collect();
         assert_eq!((uses[0].count, uses[0].verdict.map(|(verdict, _)| verdict)), (4, Some(Verdict::Refused)));
         let workflows: Vec<&str> = uses[0].workflows.iter().map(|(workflow, _)| workflow.as_str()).collect();
         assert_eq!(workflows, ["a", "b"]);
@@ -258,12 +269,12 @@ mod tests {
         let watch = async {
             let begun = tokio::time::Instant::now();
             count(ConnectionId::derived("one"));
-            assert_eq!(taken.recv().await.unwrap().len(), 1);
+            assert_eq!(taken.recv().await.unwrap().into_uses().count(), 1);
             assert_eq!(begun.elapsed(), every);
             for _ in 0..MOST {
                 count(ConnectionId::generate());
             }
-            assert_eq!(taken.recv().await.unwrap().len(), MOST);
+            assert_eq!(taken.recv().await.unwrap().into_uses().count(), MOST);
             assert_eq!(begun.elapsed(), every, "at once");
         };
         tokio::select! {

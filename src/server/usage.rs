@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 
-use crate::proxy::usage::{Use, Verdict};
+use crate::proxy::usage::{Counted, Use, Verdict};
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
 use crate::vault::audit::usage::{LOCAL, Usage};
@@ -15,18 +15,17 @@ use crate::vault::usage::{self, Use as Noted};
 const MOST: usize = 65_536;
 
 /// Writes what comes, until nobody is left who could send more. Call it on the control runtime.
-pub(super) fn record(vault: Vault, metrics: Arc<Metrics>, mut taken: UnboundedReceiver<Vec<Use>>) -> JoinHandle<()> {
+pub(super) fn record(vault: Vault, metrics: Arc<Metrics>, mut taken: UnboundedReceiver<Counted>) -> JoinHandle<()> {
     tokio::task::spawn_local(async move {
         let mut waiting = Vec::new();
         while let Some(uses) = taken.recv().await {
-            count_callers(&metrics, &uses);
-            let mut noted: Vec<Noted> = uses.iter().map(note).collect();
-            waiting.extend(uses.into_iter().map(counter));
+            let mut uses: Vec<Use> = uses.into_uses().collect();
             while let Ok(more) = taken.try_recv() {
-                count_callers(&metrics, &more);
-                noted.extend(more.iter().map(note));
-                waiting.extend(more.into_iter().map(counter));
+                uses.extend(more.into_uses());
             }
+            count_callers(&metrics, &uses);
+            let noted: Vec<Noted> = uses.iter().map(note).collect();
+            waiting.extend(uses.into_iter().map(counter));
             let Ok(database) = vault.database() else {
                 waiting.clear();
                 continue;

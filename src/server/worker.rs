@@ -21,7 +21,7 @@ use crate::proxy::gate::Gate;
 use crate::proxy::http1::{self, Client, Ended, Terms};
 use crate::proxy::http2;
 use crate::proxy::record::Reporter;
-use crate::proxy::usage::{Use, Uses};
+use crate::proxy::usage::{Counted, Uses};
 use crate::proxy::{Proxy, Shared};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -42,7 +42,7 @@ pub struct Setup {
     /// The process's counters.
     pub metrics: Arc<Metrics>,
     /// Who takes what requests have used.
-    pub uses: UnboundedSender<Vec<Use>>,
+    pub uses: UnboundedSender<Counted>,
     /// How often it is handed over.
     pub usage_interval: Duration,
     /// A place for each connection that may be open at once, over all workers.

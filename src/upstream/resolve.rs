@@ -17,10 +17,13 @@ use super::error::DnsError;
 /// What a name was found to mean: not empty, nothing twice.
 type Found = Result<Vec<SocketAddr>, DnsError>;
 
+/// Where the answer to a question will be.
+type Answer = watch::Receiver<Option<Found>>;
+
 /// The questions that are asked at the moment; a clone shares them.
 #[derive(Clone, Debug, Default)]
 pub struct Resolver {
-    asked: Arc<Mutex<HashMap<Box<str>, watch::Receiver<Option<Found>>>>>,
+    asked: Arc<Mutex<HashMap<Box<str>, Answer>>>,
 }
 
 impl Resolver {
@@ -43,7 +46,7 @@ impl Resolver {
         }
     }
 
-    fn asked_already<F>(&self, name: &str, question: F) -> watch::Receiver<Option<Found>>
+    fn asked_already<F>(&self, name: &str, question: F) -> Answer
     where
         F: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
     {

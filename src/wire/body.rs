@@ -204,6 +204,23 @@ fn within(at: usize, end: usize, left: u64) -> (usize, u64) {
     (at + taken, left - taken as u64)
 }
 
+/// Writes the line that announces how long a body is. Every answer has one, and `fmt` would take ten times as long.
+pub fn write_length(out: &mut Vec<u8>, mut length: u64) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (length % 10) as u8;
+        length /= 10;
+        if length == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(b"content-length: ");
+    out.extend_from_slice(&digits[first..]);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Writes a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoder {
@@ -318,6 +335,15 @@ mod tests {
     }
 
     proptest::proptest! {
+        #[test]
+        fn a_length_is_written_in_digits(length: u64) {
+            for length in [0, 9, 10, length, u64::MAX] {
+                let mut out = Vec::new();
+                write_length(&mut out, length);
+                proptest::prop_assert_eq!(String::from_utf8(out).unwrap(), format!("content-length: {length}\r\n"));
+            }
+        }
+
         #[test]
         fn what_is_written_is_read_again(pieces: Vec<Vec<u8>>, step in 1..50_usize) {
             let mut bytes = Vec::new();

@@ -56,19 +56,22 @@ pub(super) struct Field {
     known: Known,
     spelling: Spelling,
     state: State,
+    /// Whether it stands among the bytes as `Name: value` with a line break.
+    is_line: bool,
 }
 
 impl Field {
+    fn new(name: Span, value: Span, known: Known, spelling: Spelling) -> Self {
+        Field { name, value, known, spelling, state: State::Kept, is_line: false }
+    }
+
     fn line(self, bytes: &[u8]) -> Line<'_> {
         Line { name: self.name.of(bytes), value: self.value.of(bytes), known: self.known, spelling: self.spelling }
     }
 
-    /// Where it stands as `Name: value` with a line break, if it does.
-    fn plain_line(self, bytes: &[u8]) -> Option<std::ops::Range<usize>> {
-        let (name, value) = (self.name, self.value);
-        let between = bytes.get(name.end as usize..value.start as usize)?;
-        let behind = bytes.get(value.end as usize..value.end as usize + 2)?;
-        (between == b": " && behind == b"\r\n").then_some(name.start as usize..value.end as usize + 2)
+    fn is_line_in(self, bytes: &[u8]) -> bool {
+        bytes.get(self.name.end as usize..self.value.start as usize) == Some(b": ")
+            && bytes.get(self.value.end as usize..self.value.end as usize + 2) == Some(b"\r\n")
     }
 }
 
@@ -148,16 +151,22 @@ impl Fields {
         self.held().list.iter().filter(|field| field.state != State::Dropped)
     }
 
-    /// Appends a field of this name. `is_plain` says that there is no `_` in it.
-    pub(super) fn note(&mut self, name: &[u8], name_at: Span, is_plain: bool, value_at: Span) {
-        let (known, spelling) = if is_plain { (meaning(name), Spelling::Plain) } else { known(name) };
-        self.keep(name_at, value_at, known, spelling);
+    /// Appends a field that stands as a [plain line](Field::is_line) and has no `_` in its name, which is this.
+    pub(super) fn note_line(&mut self, text: &[u8], name: Span, value: Span) {
+        self.keep(Field { is_line: true, ..Field::new(name, value, meaning(text), Spelling::Plain) });
     }
 
-    fn keep(&mut self, name: Span, value: Span, known: Known, spelling: Spelling) {
+    /// Appends a field that stands somehow in `bytes`.
+    pub(super) fn note(&mut self, bytes: &[u8], name: Span, value: Span) {
+        let (known, spelling) = known(name.of(bytes));
+        let field = Field::new(name, value, known, spelling);
+        self.keep(Field { is_line: field.is_line_in(bytes), ..field });
+    }
+
+    fn keep(&mut self, field: Field) {
         let held = self.held_mut();
-        held.meanings |= bit(known);
-        held.list.push(Field { name, value, known, spelling, state: State::Kept });
+        held.meanings |= bit(field.known);
+        held.list.push(field);
     }
 
     /// Appends bytes that belong to no field.
@@ -273,7 +282,7 @@ impl Fields {
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
         let (known, spelling) = known(name);
         let (name, value) = (self.keep_text(name), self.keep_text(value));
-        self.keep(name, value, known, spelling);
+        self.keep(Field::new(name, value, known, spelling));
     }
 
     /// Appends a field that holds a credential.
@@ -291,7 +300,9 @@ impl Fields {
             if field.state != State::Dropped
                 && let Some(value) = change(field.line(self.bytes()))
             {
-                self.held_mut().list[index].value = self.keep_text(&value);
+                let value = self.keep_text(&value);
+                let changed = &mut self.held_mut().list[index];
+                (changed.value, changed.is_line) = (value, false);
             }
         }
     }
@@ -299,24 +310,26 @@ impl Fields {
     /// Writes them as they stand in a head of HTTP/1.1: what came as plain lines, one behind the other, in one piece.
     pub fn render(&self, out: &mut Vec<u8>) {
         let bytes = self.bytes();
-        let mut run = 0..0;
+        let (mut from, mut to) = (0, 0);
         for field in self.kept() {
-            if let Some(line) = field.plain_line(bytes) {
-                if line.start != run.end {
-                    out.extend_from_slice(&bytes[run]);
-                    run = line.start..line.start;
+            if field.is_line {
+                let start = field.name.start as usize;
+                if start != to {
+                    out.extend_from_slice(&bytes[from..to]);
+                    from = start;
                 }
-                run.end = line.end;
+                to = field.value.end as usize + 2;
                 continue;
             }
-            out.extend_from_slice(&bytes[std::mem::take(&mut run)]);
+            out.extend_from_slice(&bytes[from..to]);
+            (from, to) = (0, 0);
             let line = field.line(bytes);
             out.extend_from_slice(line.name);
             out.extend_from_slice(b": ");
             out.extend_from_slice(line.value);
             out.extend_from_slice(b"\r\n");
         }
-        out.extend_from_slice(&bytes[run]);
+        out.extend_from_slice(&bytes[from..to]);
     }
 }
 
@@ -356,7 +369,7 @@ mod tests {
         for (name, value) in
             [((0, 1), (3, 4)), ((6, 7), (9, 10)), ((12, 13), (14, 15)), ((17, 18), (20, 21)), ((24, 25), (26, 26))]
         {
-            plain.note(&bytes[name.0..name.1], Span::new(name.0, name.1), true, Span::new(value.0, value.1));
+            plain.note(bytes, Span::new(name.0, name.1), Span::new(value.0, value.1));
         }
         plain.lie_in(bytes);
         out.clear();

@@ -62,7 +62,7 @@ impl<'a> Lines<'a> {
 
     /// The method and the space behind it.
     pub(super) fn method(&mut self) -> Result<&'a [u8], Stop> {
-        let (method, _) = self.token()?;
+        let method = self.token()?;
         if method.is_empty() || self.bytes[self.at] != b' ' {
             return wrong(NO_REQUEST);
         }
@@ -76,7 +76,9 @@ impl<'a> Lines<'a> {
         self.at += leading(self.rest(), word::graphic, |byte| byte > b' ' && byte != 0x7f);
         let target = &self.bytes[start..self.at];
         match self.rest().first() {
-            Some(b' ') if !target.is_empty() && std::str::from_utf8(target).is_ok() => self.at += 1,
+            Some(b' ') if !target.is_empty() && (target.is_ascii() || std::str::from_utf8(target).is_ok()) => {
+                self.at += 1
+            }
             Some(_) => return wrong(NO_REQUEST),
             None => return Err(Stop::Partial),
         }
@@ -138,15 +140,15 @@ impl<'a> Lines<'a> {
             if let Some((name, value, behind)) = plain_field(rest) {
                 let name_end = at + name.len();
                 let value_at = Span::new(name_end + 2, name_end + 2 + value.len());
-                fields.note(name, Span::new(at, name_end), true, value_at);
+                fields.note_line(name, Span::new(at, name_end), value_at);
                 rest = behind;
             } else {
                 self.at = at;
                 if matches!(rest, [b'\r' | b'\n', ..] | []) {
                     break;
                 }
-                let (name, is_plain, value) = self.odd_field()?;
-                fields.note(name.of(self.bytes), name, is_plain, value);
+                let (name, value) = self.odd_field()?;
+                fields.note(self.bytes, name, value);
                 rest = self.rest();
             }
             if fields.len() > MOST_FIELDS {
@@ -158,11 +160,10 @@ impl<'a> Lines<'a> {
         Ok(fields)
     }
 
-    /// A field that is not as most of them are, or none: its name, whether letters, digits and `-` are all that is in
-    /// it, and its value without the white space around it.
+    /// A field that is not as most of them are, or none: its name, and its value without the white space around it.
     #[inline(never)]
-    fn odd_field(&mut self) -> Result<(Span, bool, Span), Stop> {
-        let (name, is_plain) = self.token()?;
+    fn odd_field(&mut self) -> Result<(Span, Span), Stop> {
+        let name = self.token()?;
         if name.is_empty() || self.bytes[self.at] != b':' {
             return wrong("a header's name is not a token followed by a colon");
         }
@@ -177,22 +178,14 @@ impl<'a> Lines<'a> {
             end -= 1;
         }
         self.end_line("a header's value holds a control character or continues on the next line")?;
-        Ok((name, is_plain, Span::new(start, end)))
+        Ok((name, Span::new(start, end)))
     }
 
-    /// A token (RFC 9110 §5.6.2), perhaps an empty one, and whether letters, digits and `-` are all that is in it. A byte
-    /// that belongs to no token is behind it.
-    #[inline(never)]
-    fn token(&mut self) -> Result<(Span, bool), Stop> {
+    /// A token (RFC 9110 §5.6.2), perhaps an empty one. A byte that belongs to no token is behind it.
+    fn token(&mut self) -> Result<Span, Stop> {
         let start = self.at;
-        let count = |rest: &[u8], is: fn(u8) -> bool| rest.iter().take_while(|byte| is(**byte)).count();
-        self.at += count(self.rest(), |byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        let plain = self.at;
-        self.at += count(self.rest(), is_token);
-        if self.rest().is_empty() {
-            return Err(Stop::Partial);
-        }
-        Ok((Span::new(start, self.at), self.at == plain))
+        self.at += self.rest().iter().take_while(|byte| is_token(**byte)).count();
+        if self.rest().is_empty() { Err(Stop::Partial) } else { Ok(Span::new(start, self.at)) }
     }
 
     /// Text up to a control character that is no tab, the end of the line for example.
@@ -219,7 +212,7 @@ fn plain_field(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let [b':', b' ', rest @ ..] = rest else { return None };
     let (value, rest) = rest.split_at_checked(leading(rest, word::visible, is_visible))?;
     let [b'\r', b'\n', behind @ ..] = rest else { return None };
-    let is_bare = matches!(value, [first, .., last] if *first != b' ' && *last != b' ');
+    let is_bare = !matches!(value, [b' ', ..] | [.., b' '] | []);
     (is_bare && !name.is_empty()).then_some((name, value, behind))
 }
 

@@ -13,8 +13,11 @@ const LARGEST_KEPT: usize = 128 * 1024;
 const MOST_BUFFERS: usize = 64;
 const MOST_AREAS: usize = 8;
 
+/// Fields that nobody uses, in the boxes that they are lent in: handing them on moves a pointer.
+type Spare = Vec<Box<Held>>;
+
 thread_local! {
-    static FIELDS: RefCell<Vec<Box<Held>>> = const { RefCell::new(Vec::new()) };
+    static FIELDS: RefCell<Spare> = const { RefCell::new(Vec::new()) };
     /// The one that most reads need; others are behind it.
     static AREA: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static AREAS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };

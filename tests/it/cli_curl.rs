@@ -61,6 +61,9 @@ async fn a_proxy_that_is_not_there_is_told() {
     let args = ["curl", "--proxy", "http://127.0.0.1:1", "crm", "/"];
     let ran = crate::harness::process::run(&args, folder.path(), &[], "").await;
     assert_eq!(ran.code, 4, "{}", ran.stderr);
+    let far = ["curl", "--proxy", "http://proxy.example.test:7878", "--key-file", "-", "crm", "/"];
+    let clear = crate::harness::process::run(&far, folder.path(), &[], "apk_x").await;
+    assert!(clear.code == 2 && clear.stderr.contains("in clear"), "{}", clear.stderr);
     let line = crate::harness::process::run(&["curl", "crm", "/\nheader = \"X: y\""], folder.path(), &[], "").await;
     assert_eq!(line.code, 2, "{}", line.stderr);
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::admin::{bearer, integration};
 use crate::harness::process::{Ran, run};
-use crate::harness::{Canary, Sidekey, Sink, get};
+use crate::harness::{Canary, Script, Sidekey, Sink, get};
 
 /// Runs a command on the server's own machine: with its configuration, in which the ports are not free any more.
 pub(crate) async fn on(server: &Sidekey, args: &[&str], stdin: &str) -> Ran {
@@ -208,5 +208,23 @@ async fn secrets_environments_organizations_and_roles_have_their_commands() {
 
     let roles = on(&server, &["role", "list"], "").await;
     assert!(printed(&roles).lines().any(|line| line.starts_with("connections.manage")), "{}", roles.stdout);
+    server.finish(&[&canary]).await;
+}
+
+#[tokio::test]
+async fn a_test_that_does_not_pass_is_a_failure() {
+    let (sink, canary) = (Sink::https().await, Canary::new("tested"));
+    let server = server(&sink).await;
+    let mut tested = integration("tested", bearer());
+    tested["test"] = json!({ "path": "/me" });
+    server.admin().must("POST", "integrations", tested).await;
+    printed(&on(&server, &["connection", "create", "tested", "--set", "token=-"], canary.text()).await);
+    let test = ["connection", "test", "tested", "-e", "production"];
+    let passed = on(&server, &test, "").await;
+    assert!(printed(&passed).lines().any(|line| line.split_whitespace().eq(["passed", "true"])), "{}", passed.stdout);
+    sink.otherwise(Script::respond(401, &[], ""));
+    let failed = on(&server, &test, "").await;
+    assert_eq!(failed.code, 1, "{}", failed.stdout);
+    assert!(failed.stderr.contains("tested did not pass: "), "{}", failed.stderr);
     server.finish(&[&canary]).await;
 }

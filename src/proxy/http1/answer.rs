@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io::Write;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,6 +14,7 @@ use crate::model::header::Known;
 use crate::proxy::body::AnswerBody;
 use crate::proxy::{Answer, head};
 use crate::upstream::UpstreamBody;
+use crate::wire::body::write_length;
 use crate::wire::{Chunk, Encoder, Fields, Size, Source};
 
 /// What is left when an answer was written.
@@ -141,9 +141,7 @@ fn write_head(out: &mut Vec<u8>, asked: &Asked, status: StatusCode, fields: &Fie
     out.extend_from_slice(b"\r\n");
     fields.render(out);
     match end {
-        End::Length(length) => {
-            let _infallible = write!(out, "content-length: {length}\r\n");
-        }
+        End::Length(length) => write_length(out, length),
         End::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         End::Head | End::Connection => {}
     }

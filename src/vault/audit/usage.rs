@@ -153,27 +153,37 @@ fn caller(usage: &Usage) -> String {
     usage.caller.map_or_else(|| LOCAL.to_owned(), |caller| caller.to_string())
 }
 
+/// How many counters one statement writes: each statement is a way to the thread of the database and back.
+const ROWS: usize = 100;
+
+async fn add_rows(connection: &mut SqliteConnection, rows: &[Usage]) -> Result<(), DatabaseError> {
+    let mut insert = QueryBuilder::new(
+        "INSERT INTO audit_usage (organization_id, connection_id, caller, environment, hour, count, last_at) ",
+    );
+    insert.push_values(rows, |mut row, one| {
+        row.push_bind(one.organization.to_string())
+            .push_bind(one.connection.to_string())
+            .push_bind(caller(one))
+            .push_bind(one.environment.as_str())
+            .push_bind(one.hour)
+            .push_bind(one.count)
+            .push_bind(one.last);
+    });
+    insert.push(
+        " ON CONFLICT (organization_id, hour, connection_id, caller, environment) \
+         DO UPDATE SET count = count + excluded.count, last_at = MAX(last_at, excluded.last_at)",
+    );
+    insert.build().execute(connection).await?;
+    Ok(())
+}
+
 async fn add(inner: &Inner, usage: &[Usage]) -> Result<(), DatabaseError> {
     inner.check_writable()?;
     let mut writer = inner.writer.acquire().await?;
     let added = async {
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
-        for one in usage {
-            sqlx::query(
-                "INSERT INTO audit_usage (organization_id, connection_id, caller, environment, hour, count, last_at) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7) \
-                 ON CONFLICT (organization_id, hour, connection_id, caller, environment) \
-                 DO UPDATE SET count = count + $6, last_at = MAX(last_at, $7)",
-            )
-            .bind(one.organization.to_string())
-            .bind(one.connection.to_string())
-            .bind(caller(one))
-            .bind(one.environment.as_str())
-            .bind(one.hour)
-            .bind(one.count)
-            .bind(one.last)
-            .execute(&mut *transaction)
-            .await?;
+        for rows in usage.chunks(ROWS) {
+            add_rows(&mut transaction, rows).await?;
         }
         let mut keys: BTreeMap<ApiKeyId, i64> = BTreeMap::new();
         for (key, last) in usage.iter().filter_map(|one| Some((one.caller?, one.last))) {
