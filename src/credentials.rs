@@ -12,6 +12,7 @@ mod mask;
 pub mod outline;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use secrecy::SecretString;
 
@@ -46,12 +47,18 @@ struct Loaded {
     injection: Result<Arc<Injection>, Arc<Missing>>,
     /// Where it may go.
     site: Arc<Site>,
+    /// When the credential ends to be of use, where that is known.
+    until: Option<Instant>,
     stamp: Stamp,
 }
 
 impl Stamped for Arc<Loaded> {
     fn stamp(&self) -> &Stamp {
         &self.stamp
+    }
+
+    fn is_current(&self) -> bool {
+        self.stamp.is_current() && self.until.is_none_or(|until| Instant::now() < until)
     }
 }
 
@@ -70,6 +77,9 @@ pub enum Missing {
     /// It was entered for other hosts than the integration names now.
     #[error("the integration's hosts have changed since the credential was entered; enter it again")]
     Rebound,
+    /// It is of no use any more.
+    #[error("the credential expired at {0}; enter it again")]
+    Expired(Moment),
 }
 
 /// Why a permit's credential could not be had.
@@ -167,6 +177,7 @@ impl Credentials {
             return Err(ResolveError::Overtaken);
         }
         let injection = loaded.injection.clone();
+        let expires = loaded.until.map_or(expires, |until| until.min(expires));
         kept.beside().put(Held::new(owner.environment, injection.clone(), Source::Loaded(loaded)));
         kept.added(expires);
         as_resolved(injection)
@@ -237,9 +248,10 @@ async fn load(vault: Vault, route: Arc<Route>, owner: Owner) -> Result<Arc<Loade
     // It is as old as its route: an injection rendered for hosts that have changed since is never found again.
     let mut stamp = route.stamp().clone();
     stamp.take(vault.revisions(), Subject::Credential(route.connection.id, owner.environment.clone()));
-    let injection = render(&vault, &route, &owner.environment, &mut stamp).await?;
+    let mut until = None;
+    let injection = render(&vault, &route, &owner.environment, &mut stamp, &mut until).await?;
     let injection = injection.map(Arc::new).map_err(Arc::new);
-    Ok(Arc::new(Loaded { injection, site: Arc::clone(route.site()), stamp }))
+    Ok(Arc::new(Loaded { injection, site: Arc::clone(route.site()), until, stamp }))
 }
 
 async fn render(
@@ -247,6 +259,7 @@ async fn render(
     route: &Route,
     environment: &EnvironmentName,
     stamp: &mut Stamp,
+    until: &mut Option<Instant>,
 ) -> Result<Result<Injection, Missing>, VaultError> {
     if needs_nothing(route) {
         return Ok(Ok(Injection::default()));
@@ -262,6 +275,13 @@ async fn render(
         && !route.origins.iter().all(|origin| bound.contains(&origin.to_string()))
     {
         return Ok(Err(Missing::Rebound));
+    }
+    if let Some(expires_at) = stored.expires_at.map(Moment::from_milliseconds) {
+        let left = expires_at.since(Moment::now());
+        if left.is_zero() {
+            return Ok(Err(Missing::Expired(expires_at)));
+        }
+        *until = Instant::now().checked_add(left);
     }
     let owner = route.connection.organization;
     let mut secrets = injection::Secrets::default();

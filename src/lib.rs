@@ -51,6 +51,8 @@
 //!   seal, key       AES-256-GCM bound to a place; master key -> data key of an organization -> value
 //!   audit           who did what: events chained by HMAC for each organization; how often credentials were used
 //!   change, query   everything that may be written, each with its audit event; everything that may be read
+//!   answer          what was answered to a request that may be sent again, written together with what it did
+//!   usage           when connections were used, by which workflows, and that an upstream refused a credential
 //!   revision        how a cache knows that what it holds is still true
 //!   declared        what stands in files: above the vault's, never written to it
 //!   create, rekey   the first start and a new master key, each survivable at any step

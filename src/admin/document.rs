@@ -126,7 +126,15 @@ impl<S: Sync> FromRequest<S> for SecretFields {
 
 async fn collect(request: Request, largest: usize) -> Result<Zeroizing<Vec<u8>>, AdminError> {
     check_media(request.headers())?;
-    let mut body = request.into_body();
+    read_body(request.into_body(), largest).await
+}
+
+/// The bytes of a body, whatever they are.
+pub(super) async fn collect_body(body: axum::body::Body) -> Result<Zeroizing<Vec<u8>>, AdminError> {
+    read_body(body, LARGEST).await
+}
+
+async fn read_body(mut body: axum::body::Body, largest: usize) -> Result<Zeroizing<Vec<u8>>, AdminError> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > largest {
         return Err(AdminError::TooLarge);

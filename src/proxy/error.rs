@@ -272,7 +272,9 @@ fn missing_code(missing: &Missing) -> (&'static str, &'static str) {
         Missing::Credential(_) => ("credential_missing", "The connection has no credential"),
         Missing::Secret(..) => ("secret_missing", "A secret has no value"),
         Missing::Corrupt(_) => ("credential_corrupt", "The credential cannot be used"),
-        Missing::Rebound => ("connection_needs_reconnect", "The connection must be entered again"),
+        Missing::Rebound | Missing::Expired(_) => {
+            ("connection_needs_reconnect", "The connection must be entered again")
+        }
     }
 }
 
