@@ -18,12 +18,14 @@ pub mod actor;
 pub mod api_keys;
 pub mod audit;
 pub mod ceilings;
+pub mod condition;
 pub mod connections;
 mod cookie;
 pub mod credentials;
 mod document;
 pub mod environments;
 pub mod error;
+pub mod explain;
 mod form;
 mod guard;
 pub mod health;
@@ -31,6 +33,7 @@ pub mod integrations;
 pub mod invite;
 pub mod mail;
 pub mod oidc;
+mod once;
 pub mod openapi;
 pub mod organizations;
 pub mod outbound;
@@ -42,7 +45,9 @@ pub mod roles;
 pub mod secrets;
 pub mod sessions;
 pub mod sign_in;
+pub mod standing;
 pub mod throttle;
+pub mod transfer;
 pub mod trials;
 pub mod users;
 
@@ -66,6 +71,7 @@ use people::People;
 
 pub use cookie::Transport;
 pub use guard::Guard;
+pub use once::Begun;
 
 /// Everything the endpoints share.
 pub struct Control {
@@ -77,6 +83,8 @@ pub struct Control {
     pub metrics: Arc<Metrics>,
     /// Which requests are looked at, at all.
     pub guard: Guard,
+    /// The requests with an `Idempotency-Key` that are being done.
+    pub begun: Begun,
     /// How people come in.
     pub people: People,
 }
@@ -85,6 +93,10 @@ impl Control {
     /// Makes a change in somebody's name. When this returns it is durable, audited, and holds for the very next
     /// request.
     async fn commit(&self, actor: &Actor, change: Change) -> Result<Outcome, AdminError> {
+        let change = match actor.once.clone() {
+            Some(once) => Change::Once { once: *once, change: Box::new(change) },
+            None => change,
+        };
         Ok(self.vault.commit(&actor.author(), change).await?)
     }
 }
@@ -97,7 +109,8 @@ pub struct Peer(pub SocketAddr);
 pub fn router(control: Arc<Control>) -> Router {
     let ((open, described), (asking, described_too)) = (open().split_for_parts(), asking().split_for_parts());
     let around = from_fn_with_state(Arc::clone(&control), actor::admit);
-    let asking = asking.fallback(error::not_found).method_not_allowed_fallback(error::method_not_allowed).layer(around);
+    let asking = asking.fallback(error::not_found).method_not_allowed_fallback(error::method_not_allowed);
+    let asking = asking.layer(from_fn_with_state(Arc::clone(&control), once::answer)).layer(around);
     open.merge(pages())
         .nest(permission::PREFIX, asking)
         .layer(axum::Extension(Arc::new(openapi::complete(described.nest(permission::PREFIX, described_too)))))
@@ -138,7 +151,7 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
     OpenApiRouter::default()
         .routes(routes!(roles::list))
         .routes(routes!(organizations::list, organizations::create))
-        .routes(routes!(organizations::show, organizations::delete))
+        .routes(routes!(organizations::show, organizations::replace, organizations::delete))
         .routes(routes!(users::list, users::invite))
         .routes(routes!(users::show, users::edit, users::delete))
         .routes(routes!(users::set_roles))
@@ -152,9 +165,12 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(sessions::set_password))
         .routes(routes!(ceilings::show, ceilings::replace))
         .routes(routes!(environments::list, environments::create))
-        .routes(routes!(environments::show, environments::delete))
+        .routes(routes!(environments::show, environments::replace, environments::delete))
         .routes(routes!(integrations::list, integrations::create))
         .routes(routes!(integrations::show, integrations::replace, integrations::delete))
+        .routes(routes!(integrations::versions::list))
+        .routes(routes!(integrations::versions::show))
+        .routes(routes!(integrations::values::show, integrations::values::replace))
         .routes(routes!(connections::list, connections::create))
         .routes(routes!(connections::show, connections::replace, connections::delete))
         .routes(routes!(credentials::show, credentials::replace, credentials::delete))
@@ -162,6 +178,9 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(secrets::show, secrets::replace, secrets::delete))
         .routes(routes!(secrets::put_value, secrets::delete_value))
         .routes(routes!(trials::test))
+        .routes(routes!(explain::explain))
+        .routes(routes!(transfer::export))
+        .routes(routes!(transfer::import))
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::show, api_keys::replace))
         .routes(routes!(api_keys::limit))

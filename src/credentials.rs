@@ -9,15 +9,18 @@ pub mod body;
 mod held;
 pub mod injection;
 mod mask;
+pub mod outline;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use secrecy::SecretString;
 
 use crate::directory::cache::{Cache, Entry, Limits, LoadFailed, Stamped};
 use crate::directory::route::Route;
-use crate::directory::{Kept, Permit, Table};
+use crate::directory::{Admission, Kept, Permit, Table};
 use crate::model::id::ConnectionId;
+use crate::model::moment::Moment;
 use crate::model::name::{EnvironmentName, FieldName, SecretKey};
 use crate::model::site::Site;
 use crate::vault::declared::Declared;
@@ -44,12 +47,18 @@ struct Loaded {
     injection: Result<Arc<Injection>, Arc<Missing>>,
     /// Where it may go.
     site: Arc<Site>,
+    /// When the credential ends to be of use, where that is known.
+    until: Option<Instant>,
     stamp: Stamp,
 }
 
 impl Stamped for Arc<Loaded> {
     fn stamp(&self) -> &Stamp {
         &self.stamp
+    }
+
+    fn is_current(&self) -> bool {
+        self.stamp.is_current() && self.until.is_none_or(|until| Instant::now() < until)
     }
 }
 
@@ -68,6 +77,9 @@ pub enum Missing {
     /// It was entered for other hosts than the integration names now.
     #[error("the integration's hosts have changed since the credential was entered; enter it again")]
     Rebound,
+    /// It is of no use any more.
+    #[error("the credential expired at {0}; enter it again")]
+    Expired(Moment),
 }
 
 /// Why a permit's credential could not be had.
@@ -103,18 +115,35 @@ impl Credentials {
     pub async fn resolve(&self, kept: &Kept<Injections>, permit: &Permit) -> Result<Arc<Injection>, ResolveError> {
         match self.known(kept, permit) {
             Some(found) => found,
-            None => self.stored(kept, permit).await,
+            None => self.stored(kept, permit.admission()).await,
         }
+    }
+
+    /// Whether a request that would be admitted like this would get its credential, without giving it out: when that
+    /// ends to be of use, where it is known, or why there is none.
+    pub async fn check(&self, kept: &Kept<Injections>, admission: &Admission) -> Result<Option<Moment>, ResolveError> {
+        match self.known_of(kept, admission) {
+            Some(found) => found.map(drop)?,
+            None => self.stored(kept, admission).await.map(drop)?,
+        }
+        let (vault, admission) = (self.vault.clone(), admission.clone());
+        let expiry = async move { vault.credential_expiry(&admission.route.connection, &admission.environment).await };
+        let expiry = self.stored.elsewhere(expiry).await.unwrap_or(Err(VaultError::Stopped));
+        expiry.map_err(|error| ResolveError::Vault(Arc::new(error)))
     }
 
     /// The same, if it can be told without waiting: it is held beside the route, or what is declared decides it.
     pub fn known(&self, kept: &Kept<Injections>, permit: &Permit) -> Option<Result<Arc<Injection>, ResolveError>> {
-        if !Arc::ptr_eq(kept.route(), permit.route()) || !kept.is_current(self.vault.revisions()) {
+        self.known_of(kept, permit.admission())
+    }
+
+    fn known_of(&self, kept: &Kept<Injections>, admission: &Admission) -> Option<Result<Arc<Injection>, ResolveError>> {
+        let Admission { route, environment, .. } = admission;
+        if !Arc::ptr_eq(kept.route(), route) || !kept.is_current(self.vault.revisions()) {
             return Some(Err(ResolveError::Overtaken));
         }
-        let environment = permit.environment();
         let found = kept.beside().get(environment).or_else(|| {
-            let injection = self.declared(permit.route(), environment)?.map(Arc::new).map_err(Arc::new);
+            let injection = self.declared(route, environment)?.map(Arc::new).map_err(Arc::new);
             let held = Held::new(environment.clone(), injection.clone(), Source::AsRoute);
             kept.beside().put(held);
             Some(injection)
@@ -131,12 +160,12 @@ impl Credentials {
         (stamp.is_current() && route.is_current()).then_some(injection)
     }
 
-    async fn stored(&self, kept: &Kept<Injections>, permit: &Permit) -> Result<Arc<Injection>, ResolveError> {
-        let route = permit.route();
+    async fn stored(&self, kept: &Kept<Injections>, admission: &Admission) -> Result<Arc<Injection>, ResolveError> {
+        let route = &admission.route;
         if !route.is_current() {
             return Err(ResolveError::Overtaken);
         }
-        let owner = Owner { connection: route.connection.id, environment: permit.environment().clone() };
+        let owner = Owner { connection: route.connection.id, environment: admission.environment.clone() };
         let entry = match self.stored.get(&owner).await {
             Some(entry) => entry,
             None => self.load(&owner, route).await?,
@@ -148,6 +177,7 @@ impl Credentials {
             return Err(ResolveError::Overtaken);
         }
         let injection = loaded.injection.clone();
+        let expires = loaded.until.map_or(expires, |until| until.min(expires));
         kept.beside().put(Held::new(owner.environment, injection.clone(), Source::Loaded(loaded)));
         kept.added(expires);
         as_resolved(injection)
@@ -218,9 +248,10 @@ async fn load(vault: Vault, route: Arc<Route>, owner: Owner) -> Result<Arc<Loade
     // It is as old as its route: an injection rendered for hosts that have changed since is never found again.
     let mut stamp = route.stamp().clone();
     stamp.take(vault.revisions(), Subject::Credential(route.connection.id, owner.environment.clone()));
-    let injection = render(&vault, &route, &owner.environment, &mut stamp).await?;
+    let mut until = None;
+    let injection = render(&vault, &route, &owner.environment, &mut stamp, &mut until).await?;
     let injection = injection.map(Arc::new).map_err(Arc::new);
-    Ok(Arc::new(Loaded { injection, site: Arc::clone(route.site()), stamp }))
+    Ok(Arc::new(Loaded { injection, site: Arc::clone(route.site()), until, stamp }))
 }
 
 async fn render(
@@ -228,6 +259,7 @@ async fn render(
     route: &Route,
     environment: &EnvironmentName,
     stamp: &mut Stamp,
+    until: &mut Option<Instant>,
 ) -> Result<Result<Injection, Missing>, VaultError> {
     if needs_nothing(route) {
         return Ok(Ok(Injection::default()));
@@ -243,6 +275,13 @@ async fn render(
         && !route.origins.iter().all(|origin| bound.contains(&origin.to_string()))
     {
         return Ok(Err(Missing::Rebound));
+    }
+    if let Some(expires_at) = stored.expires_at.map(Moment::from_milliseconds) {
+        let left = expires_at.since(Moment::now());
+        if left.is_zero() {
+            return Ok(Err(Missing::Expired(expires_at)));
+        }
+        *until = Instant::now().checked_add(left);
     }
     let owner = route.connection.organization;
     let mut secrets = injection::Secrets::default();

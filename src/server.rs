@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Control, Guard};
+use crate::admin::{Begun, Control, Guard};
 use crate::config::{Config, Environment, Report};
 use crate::credentials::Credentials;
 use crate::directory::Directory;
@@ -215,6 +215,7 @@ impl Server {
             metrics: Arc::clone(&metrics),
             people: people::assemble(config, &environment, listening.admin_address(config), &upstream)?,
             guard: Guard { host_names: assemble::admin_names(&config.admin) },
+            begun: Begun::default(),
         });
         sockets.extend(control_socket::listen_beside(&control));
         let certificates = listening.certificates();

@@ -4,6 +4,7 @@
 //! changes for the control plane ([`Vault::commit`]); a change moves the [`revision`]s of what it touched before it is
 //! acknowledged. Declared things stand above stored ones and are read-only.
 
+pub mod answer;
 pub mod api_key;
 pub mod audit;
 mod calendar;
@@ -52,7 +53,7 @@ use change::{Change, Outcome, resource};
 use database::{Database, Opened, Options};
 use declared::{Declared, DeclaredCredential};
 use error::DatabaseError;
-use query::Organization;
+use query::{Organization, StoredCredential};
 use revision::{Revisions, Stamp, Subject};
 
 /// Why something could not be read or changed.
@@ -101,6 +102,14 @@ pub struct Held {
     pub credential: Credential,
     /// The origins it is bound to; `None` for a declared one, which follows its file.
     pub origins: Option<Vec<String>>,
+    /// When it ends to be of use, in milliseconds since 1970, where that is known.
+    pub expires_at: Option<i64>,
+}
+
+impl From<StoredCredential> for Held {
+    fn from(StoredCredential { credential, origins, expires_at }: StoredCredential) -> Self {
+        Held { credential, origins: Some(origins), expires_at }
+    }
 }
 
 impl Vault {
@@ -151,7 +160,8 @@ impl Vault {
     }
 
     /// Replaces what is declared, and cools what differs.
-    pub fn declare(&self, declared: Declared, organizations: &HashSet<OrganizationId>) {
+    pub fn declare(&self, mut declared: Declared, organizations: &HashSet<OrganizationId>) {
+        declared.date(&self.0.declared.load());
         let now = Arc::new(declared);
         let changes = now.changes(&self.0.declared.load(), organizations);
         self.0.revisions.redeclare(changes, || self.0.declared.store(now));
@@ -227,15 +237,27 @@ impl Vault {
             Credential::new(fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
         });
         if let Some(credential) = fields {
-            return Ok(Some(Held { credential, origins: None }));
+            return Ok(Some(Held { credential, origins: None, expires_at: None }));
         }
         match &self.0.database {
             Some(database) if !self.declares(connection.id) => {
                 let stored = database.credential(connection.organization, connection.id, environment).await?;
-                Ok(stored.map(|stored| Held { credential: stored.credential, origins: Some(stored.origins) }))
+                Ok(stored.map(Held::from))
             }
             _ => Ok(None),
         }
+    }
+
+    /// When the credential of a connection ends to be of use in one environment, where that is known.
+    pub async fn credential_expiry(
+        &self,
+        connection: &Connection,
+        environment: &EnvironmentName,
+    ) -> Result<Option<Moment>, VaultError> {
+        let Some(database) = &self.0.database else { return Ok(None) };
+        let mut facts = database.connection_facts(connection.organization, &[connection.id]).await?;
+        let entry = facts.remove(&connection.id).and_then(|mut facts| facts.entries.remove(environment));
+        Ok(entry.and_then(|entry| entry.expires_at).map(Moment::from_milliseconds))
     }
 
     /// The value of a secret in one environment.
@@ -313,21 +335,27 @@ impl Vault {
     /// What is declared is changed in its file, and what is stored does not take its place.
     fn check_not_declared(&self, change: &Change) -> Result<(), VaultError> {
         let declared = self.0.declared.load();
+        let connection_taken = |connection: &Connection| {
+            let reference = ConnectionRef::Key(connection.key.clone());
+            let named = declared.connection(connection.organization, connection.customer.as_ref(), &reference);
+            (named.is_some() || declared.declares(connection.id)).then(|| format!("the connection {}", connection.key))
+        };
+        let integration_taken = |slug: &Key| declared.integration(slug).map(|_| format!("the integration {slug}"));
         let taken = match change {
-            Change::Guarded { change, .. } => return self.check_not_declared(change),
+            Change::Guarded { change, .. } | Change::Once { change, .. } => return self.check_not_declared(change),
             Change::PutIntegration { integration, .. }
             | Change::Resource(resource::Change::PutIntegration { integration, .. }) => {
-                declared.integration(&integration.slug).map(|_| format!("the integration {}", integration.slug))
+                integration_taken(&integration.slug)
             }
             Change::DeleteIntegration { slug, .. }
-            | Change::Resource(resource::Change::DeleteIntegration { slug, .. }) => {
-                declared.integration(slug).map(|_| format!("the integration {slug}"))
-            }
-            Change::PutConnection { connection, .. } => {
-                let reference = ConnectionRef::Key(connection.key.clone());
-                declared
-                    .connection(connection.organization, connection.customer.as_ref(), &reference)
-                    .map(|_| format!("the connection {}", connection.key))
+            | Change::Resource(resource::Change::DeleteIntegration { slug, .. }) => integration_taken(slug),
+            Change::PutConnection { connection, .. } => connection_taken(connection),
+            Change::Import(import) => {
+                let integrations = import.integrations.iter().map(|integration| &integration.slug);
+                integrations
+                    .filter_map(integration_taken)
+                    .chain(import.connections.iter().filter_map(connection_taken))
+                    .next()
             }
             Change::DeleteConnection { connection, .. }
             | Change::Resource(resource::Change::DeleteConnection { connection, .. })

@@ -23,6 +23,7 @@ use crate::model::api_key::ApiKey;
 use crate::model::id::{ApiKeyId, EventId, OrganizationId, SessionId, UserId};
 use crate::model::role::{Grant, Permission, Role, Roles};
 use crate::model::user::UserStatus;
+use crate::vault::answer::Once;
 use crate::vault::api_key::KnownKey;
 use crate::vault::audit::Author;
 
@@ -84,6 +85,8 @@ pub struct Actor {
     pub request_id: EventId,
     /// For how much this call is granted; [`Grant::Own`] limits it to what `owner` owns.
     pub grant: Grant,
+    /// The request, where its sender may send it again.
+    pub(super) once: Option<Box<Once>>,
 }
 
 impl Actor {
@@ -160,6 +163,7 @@ async fn judge(control: &Control, parts: &Parts) -> Result<Judged, AdminError> {
         address,
         request_id: EventId::generate(),
         grant,
+        once: None,
     }))
 }
 

@@ -1,4 +1,6 @@
-//! Connections: created, shown, replaced and deleted. Their credentials have a file of their own.
+//! Connections: created, shown, shared, renamed, replaced and deleted. Their credentials have a file of their own.
+
+mod draft;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,26 +9,32 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Control;
 use super::actor::Actor;
-use super::credentials::{Standing, standing};
+use super::condition::{Condition, Conditional, Shown, tagged};
 use super::document::Document;
 use super::error::AdminError;
 use super::integrations::Source;
 use super::openapi::{Forced, Limit, OfCustomer, Paging};
-use super::request::{At, Items, Query, stored};
+use super::request::{At, Items, Own, Query, stored, wrong};
+use super::standing::{Board, Standing};
 use crate::directory::route::Route;
-use crate::model::connection::{Connection, ConnectionDraft};
+use crate::model::connection::{Connection, Label};
 use crate::model::document::Problem;
-use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
-use crate::model::integration::{Integration, Values};
-use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key};
+use crate::model::id::{ConnectionId, ConnectionRef, UserId};
+use crate::model::integration::Values;
+use crate::model::moment::Moment;
+use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, NameError};
+use crate::model::role::Role;
 use crate::vault::change::{Change, PutMode, resource};
-use crate::vault::list::{List, Owner};
+use crate::vault::list::{List, Owner, Viewer, Wanted};
+use crate::vault::query::ConnectionFacts;
+
+use draft::Draft;
 
 /// A connection as it is shown. Of its credentials it tells which fields are set.
 #[derive(Serialize, ToSchema)]
@@ -40,17 +48,40 @@ pub struct View {
     auth: Option<Key>,
     #[schema(value_type = BTreeMap<FieldName, String>)]
     values: Values,
+    /// The values that hold: its own, else those that the organization has filled in for all connections of the
+    /// integration, else the integration's.
+    effective_values: BTreeMap<FieldName, String>,
     #[schema(value_type = Option<Limit>)]
     limit: Option<Value>,
+    /// `personal`: only its owner and administrators see it, and only its owner's keys use it.
+    #[schema(pattern = "^(organization|personal)$")]
+    visibility: &'static str,
+    owner: Option<UserId>,
+    labels: Vec<Label>,
+    /// Whether it may be offered in an embedded builder.
+    exposed: bool,
     source: Source,
     environments: BTreeMap<EnvironmentName, Standing>,
+    /// When it was used last, in any environment; known to about ten seconds.
+    last_used_at: Option<Moment>,
+    /// The workflows that have used it in the last 30 days, those that did last first; at most 100 of them.
+    used_by: Vec<String>,
+    /// How many workflows have used it in the last 30 days.
+    used_by_count: u32,
+    /// When the first of its credentials ends to be of use, where that is known.
+    expires_at: Option<Moment>,
+    /// Absent where it is declared.
+    created_at: Option<Moment>,
+    /// Absent where it is declared.
+    updated_at: Option<Moment>,
 }
 
 /// A connection as it is written.
 #[derive(ToSchema)]
 #[schema(as = NewConnection)]
 pub struct Body {
-    /// Its key, unique in its organization and customer, for ever; the path says it already where there is one.
+    /// Its key, unique in its organization and customer; the path says it already where there is one. Another key than
+    /// in the path renames it.
     pub key: Option<Key>,
     /// Whose it is, where the organization serves many; the query may say it instead.
     pub customer: Option<CustomerName>,
@@ -65,21 +96,59 @@ pub struct Body {
     pub values: Option<BTreeMap<FieldName, String>>,
     /// Its own limit, instead of the integration's.
     pub limit: Option<Limit>,
+    /// Who may see and use it. Where it is not said it stays as it is; a new one is the organization's, or personal
+    /// where a member makes it.
+    #[schema(pattern = "^(organization|personal)$")]
+    pub visibility: Option<String>,
+    /// Whose it is; only administrators give it to somebody else. Where it is not said it stays as it is.
+    pub owner: Option<UserId>,
+    /// What people file it under.
+    #[schema(max_items = 32)]
+    pub labels: Option<Vec<Label>>,
+    /// Whether it may be offered in an embedded builder.
+    pub exposed: Option<bool>,
+}
+
+/// Which connections are listed.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Filter {
+    /// Of this integration only.
+    #[param(nullable = false, value_type = Option<Key>)]
+    integration: Option<String>,
+    /// With this label only.
+    #[param(nullable = false, value_type = Option<Label>)]
+    label: Option<String>,
+    /// Only those that may be offered in an embedded builder, or only the others.
+    #[param(nullable = false)]
+    exposed: Option<bool>,
 }
 
 /// What a view shows and nobody sets.
-const SHOWN_ONLY: [&str; 3] = ["id", "source", "environments"];
+const SHOWN_ONLY: [&str; 10] = [
+    "id",
+    "source",
+    "environments",
+    "effective_values",
+    "last_used_at",
+    "used_by",
+    "used_by_count",
+    "expires_at",
+    "created_at",
+    "updated_at",
+];
 
-async fn view(control: &Control, connection: &Arc<Connection>) -> Result<View, AdminError> {
-    let route = route(control, connection).await?;
-    let mut environments = BTreeMap::new();
-    for name in environments_of(control, connection).await? {
-        let standing = standing(control, connection, &route, &name).await?;
-        environments.insert(name, standing);
-    }
+fn view(control: &Control, board: &Board, connection: &Arc<Connection>) -> View {
+    let (route, environments) = (board.route(connection), board.standings(connection));
+    let ConnectionFacts { stored_at, workflow_count, workflows, .. } = board.facts(connection.id);
     let only_method = || route.as_ref().ok().map(|route| route.auth().method.clone());
     let limit = connection.limit.map(|limit| json!({ "per_second": limit.per_second, "burst": limit.burst }));
-    Ok(View {
+    let effective = |route: &Route| {
+        let public = route.integration.fields.iter().filter(|field| !field.secret);
+        public.filter_map(|field| Some((field.name.clone(), route.value(&field.name)?.to_owned()))).collect()
+    };
+    let sharing = &connection.sharing;
+    View {
         id: connection.id,
         key: connection.key.clone(),
         customer: connection.customer.clone(),
@@ -87,23 +156,48 @@ async fn view(control: &Control, connection: &Arc<Connection>) -> Result<View, A
         integration: connection.integration.clone(),
         auth: connection.auth.clone().or_else(only_method),
         values: connection.values.clone(),
+        effective_values: route.as_ref().map(effective).unwrap_or_default(),
         limit,
+        visibility: sharing.visibility.as_str(),
+        owner: sharing.owner,
+        labels: sharing.labels.clone(),
+        exposed: sharing.exposed,
         source: if control.vault.declares(connection.id) { Source::Declared } else { Source::Stored },
+        last_used_at: environments.values().filter_map(Standing::last_used_at).max(),
+        expires_at: environments.values().filter_map(Standing::expires_at).min(),
         environments,
-    })
+        used_by: workflows,
+        used_by_count: workflow_count,
+        created_at: stored_at.map(|(made, _)| Moment::from_milliseconds(made)),
+        updated_at: stored_at.map(|(_, changed)| Moment::from_milliseconds(changed)),
+    }
+}
+
+async fn shown(control: &Control, connection: &Arc<Connection>) -> Result<Shown<View>, AdminError> {
+    let board = Board::of(control, connection.organization, std::slice::from_ref(connection)).await?;
+    Ok(Shown(view(control, &board, connection), board.facts(connection.id).version))
 }
 
 /// Lists the connections: the organization's own and its customers', or those of one customer.
-#[utoipa::path(get, path = "/connections", params(Paging, OfCustomer), responses(
+#[utoipa::path(get, path = "/connections", params(Paging, OfCustomer, Filter), responses(
     (status = 200, description = "A page of them.", body = Items<View>)
 ))]
 pub(super) async fn list(
     State(control): State<Arc<Control>>,
     actor: Actor,
     query: Query,
+    Own(filter): Own<Filter>,
 ) -> Result<Json<Items<View>>, AdminError> {
-    let owner = query.customer.as_ref().map_or(Owner::Anyone, Owner::Customer);
-    let list = control.vault.database()?.connections(actor.organization, owner, query.page()).await?;
+    let integration: Option<Key> = filter.integration.as_deref().map(parse).transpose()?;
+    let label: Option<Label> = filter.label.as_deref().map(parse).transpose()?;
+    let wanted = Wanted {
+        owner: query.customer.as_ref().map_or(Owner::Anyone, Owner::Customer),
+        viewer: viewer(&actor),
+        integration: integration.as_ref(),
+        label: label.as_ref(),
+        exposed: filter.exposed,
+    };
+    let list = control.vault.database()?.connections_like(actor.organization, &wanted, query.page()).await?;
     let stored = List { items: list.items.into_iter().map(Arc::new).collect(), next: list.next };
     let name = |connection: &Arc<Connection>| {
         let customer = connection.customer.as_ref().map(|customer| customer.as_str().to_owned());
@@ -115,20 +209,16 @@ pub(super) async fn list(
     let behind = declared
         .connections()
         .filter(|connection| connection.organization == actor.organization)
-        .filter(|connection| query.customer.is_none() || connection.customer == query.customer)
-        .filter(|connection| name(connection) > after)
+        .filter(|connection| wanted.includes(connection) && name(connection) > after)
         .cloned();
     let page = query.merge(behind, stored, name, |(customer, key)| format!("{customer}/{key}"));
-    let mut items = Vec::with_capacity(page.items.len());
-    for connection in &page.items {
-        items.push(view(&control, connection).await?);
-    }
-    Ok(Json(Items { items, next: page.next }))
+    let board = Board::of(&control, actor.organization, &page.items).await?;
+    Ok(Json(page.map(|connection| view(&control, &board, &connection))))
 }
 
 /// Creates a connection, without a credential.
 #[utoipa::path(post, path = "/connections", params(OfCustomer), request_body = Body, responses(
-    (status = 201, description = "It is there.", body = View, headers(("Location" = String)))
+    (status = 201, description = "It is there.", body = View, headers(("Location" = String), ("ETag" = String)))
 ))]
 pub(super) async fn create(
     State(control): State<Arc<Control>>,
@@ -137,126 +227,130 @@ pub(super) async fn create(
     document: Document,
 ) -> Result<Response, AdminError> {
     let customer = query.customer.as_ref().map(CustomerName::as_str);
-    let draft = document.without(&SHOWN_ONLY).or("customer", customer).read(ConnectionDraft::read)?;
-    if query.customer.is_some() && draft.customer != query.customer {
+    let draft = Draft::read(&document.without(&SHOWN_ONLY).or("customer", customer))?;
+    if query.customer.is_some() && draft.connection.customer != query.customer {
         return Err(invalid("/customer", "the query names another customer"));
     }
-    store(&control, &actor, draft, PutMode::Create).await
+    let connection = draft.fit(&control, &actor, None).await?;
+    check_reach(&actor, &connection)?;
+    store(&control, &actor, connection, PutMode::Create, |change| change).await
 }
 
 /// Shows a connection.
 #[utoipa::path(get, path = "/connections/{connection}", params(OfCustomer), responses(
-    (status = 200, description = "The connection.", body = View)
+    (status = 200, description = "The connection.", body = View, headers(("ETag" = String)))
 ))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     actor: Actor,
     query: Query,
     At(named): At<String>,
-) -> Result<Json<View>, AdminError> {
+) -> Result<Shown<View>, AdminError> {
     let connection = find(&control, &actor, &query, &named).await?;
-    Ok(Json(view(&control, &connection).await?))
+    shown(&control, &connection).await
 }
 
 /// Creates or replaces a connection by its key, or replaces it by its id.
 ///
-/// A replaced connection keeps its id and its credentials.
-#[utoipa::path(put, path = "/connections/{connection}", params(OfCustomer), request_body = Body, responses(
-    (status = 200, description = "It is replaced.", body = View),
-    (status = 201, description = "It is there.", body = View, headers(("Location" = String))),
+/// A replaced connection keeps its id and its credentials; another key in the document renames it.
+#[utoipa::path(put, path = "/connections/{connection}", params(OfCustomer, Conditional), request_body = Body, responses(
+    (status = 200, description = "It is replaced.", body = View, headers(("ETag" = String))),
+    (status = 201, description = "It is there.", body = View, headers(("Location" = String), ("ETag" = String))),
+    (status = 412),
 ))]
 pub(super) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
     query: Query,
+    condition: Condition,
     At(named): At<String>,
     document: Document,
 ) -> Result<Response, AdminError> {
-    let (key, customer) = match parse_reference(&named)? {
-        ConnectionRef::Key(key) => (key, query.customer),
-        ConnectionRef::Id(_) => {
-            let connection = find(&control, &actor, &query, &named).await?;
-            (connection.key.clone(), connection.customer.clone())
-        }
+    let reference = parse_reference(&named)?;
+    let before = match find(&control, &actor, &query, &named).await {
+        Ok(before) => Some(before),
+        // What the actor does not see is in the way all the same, which the vault tells when this is stored.
+        Err(AdminError::NotFound(_)) if matches!(reference, ConnectionRef::Key(_)) => None,
+        Err(error) => return Err(error),
     };
+    let key = match (&before, reference) {
+        (Some(before), _) => before.key.clone(),
+        (None, ConnectionRef::Key(key)) => key,
+        (None, ConnectionRef::Id(_)) => return Err(AdminError::NotFound("connection")),
+    };
+    let customer = before.as_ref().map_or(query.customer, |before| before.customer.clone());
     let document = document.without(&SHOWN_ONLY).or("key", Some(key.as_str()));
-    let draft = document.or("customer", customer.as_ref().map(CustomerName::as_str)).read(ConnectionDraft::read)?;
-    if draft.key != key {
-        return Err(invalid("/key", format!("the key cannot be changed; the path names {key}")));
+    let draft = Draft::read(&document.or("customer", customer.as_ref().map(CustomerName::as_str)))?;
+    if draft.connection.key != key && before.is_none() {
+        return Err(invalid("/key", format!("there is no connection {key} to rename; the path names the new one")));
     }
-    if draft.customer != customer {
+    if draft.connection.customer != customer {
         return Err(invalid("/customer", "a customer's connection is named by its id, or by its key with ?customer="));
     }
-    store(&control, &actor, draft, PutMode::Replace).await
+    if let Some(before) = &before {
+        check_reach(&actor, before)?;
+    }
+    let mode = if before.is_some() { PutMode::Update } else { PutMode::Create };
+    let connection = draft.fit(&control, &actor, before.as_deref()).await?;
+    check_reach(&actor, &connection)?;
+    store(&control, &actor, connection, mode, |change| condition.guard(change)).await
 }
 
 /// Deletes a connection with its credentials.
-#[utoipa::path(delete, path = "/connections/{connection}", params(OfCustomer, Forced), responses(
-    (status = 204, description = "It is gone.")
+///
+/// One that workflows have used in the last 30 days is a conflict that says how many they are, unless it is forced.
+#[utoipa::path(delete, path = "/connections/{connection}", params(OfCustomer, Forced, Conditional), responses(
+    (status = 204, description = "It is gone."),
+    (status = 412),
 ))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,
     query: Query,
+    condition: Condition,
     At(named): At<String>,
 ) -> Result<StatusCode, AdminError> {
-    let connection = find(&control, &actor, &query, &named).await?.id;
+    let connection = find(&control, &actor, &query, &named).await?;
+    check_reach(&actor, &connection)?;
     let (organization, force) = (actor.organization, query.force);
-    let change = resource::Change::DeleteConnection { organization, connection, force };
-    control.commit(&actor, Change::Resource(change)).await?;
+    let change = resource::Change::DeleteConnection { organization, connection: connection.id, force };
+    control.commit(&actor, condition.guard(Change::Resource(change))).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn store(
     control: &Control,
     actor: &Actor,
-    draft: ConnectionDraft,
+    connection: Connection,
     mode: PutMode,
+    guard: impl FnOnce(Change) -> Change,
 ) -> Result<Response, AdminError> {
-    let connection = fit(control, actor.organization, draft).await?;
-    let outcome = control.commit(actor, Change::PutConnection { connection: Box::new(connection), mode }).await?;
+    let change = Change::PutConnection { connection: Box::new(connection), mode };
+    let outcome = control.commit(actor, guard(change)).await?;
     let id = outcome.connection.ok_or(AdminError::NotFound("connection"))?;
     let connection = control.vault.connection(actor.organization, None, &ConnectionRef::Id(id)).await?;
     let connection = connection.ok_or(AdminError::NotFound("connection"))?;
-    Ok(stored(outcome.created, &format!("connections/{id}"), view(control, &connection).await?))
+    let Shown(view, _) = shown(control, &connection).await?;
+    Ok(tagged(stored(outcome.created, &format!("connections/{id}"), view), outcome.version))
 }
 
-/// The connection a draft makes, where it fits its integration.
-async fn fit(
-    control: &Control,
-    organization: OrganizationId,
-    draft: ConnectionDraft,
-) -> Result<Connection, AdminError> {
-    let Some(integration) = control.vault.integration(organization, &draft.integration).await? else {
-        return Err(invalid("/integration", format!("there is no integration {}", draft.integration)));
-    };
-    let mut problems: Vec<Problem> = check_method(&draft, &integration).into_iter().collect();
-    problems.extend(integration.check_values(&draft.values).into_iter().map(|(field, detail)| {
-        // A value that is missing has no place of its own.
-        let pointer = if draft.values.contains_key(&field) { format!("/values/{field}") } else { "/values".to_owned() };
-        Problem { pointer, detail: format!("`{field}`: {detail}") }
-    }));
-    if !problems.is_empty() {
-        return Err(AdminError::Invalid(problems));
-    }
-    let connection = draft.into_connection(ConnectionId::generate(), organization);
-    let route = Route::new(Arc::new(connection.clone()), integration);
-    route.map_err(|why| invalid("", why))?;
-    Ok(connection)
+/// Whether somebody administers the organization they ask about.
+fn administers(actor: &Actor) -> bool {
+    actor.roles.has(Role::OrgAdmin) || actor.roles.has(Role::SuperAdmin)
 }
 
-fn check_method(draft: &ConnectionDraft, integration: &Integration) -> Option<Problem> {
-    let methods = || integration.auth.iter().map(|auth| auth.method.as_str()).collect::<Vec<_>>().join(", ");
-    let (pointer, detail) = match &draft.auth {
-        Some(method) if integration.auth_method(method).is_none() => {
-            ("/auth", format!("{} has no such auth method; there are: {}", integration.slug, methods()))
-        }
-        None if integration.auth.len() != 1 => {
-            ("", format!("the key `auth` is missing; {} has several: {}", integration.slug, methods()))
-        }
-        _ => return None,
-    };
-    Some(Problem { pointer: pointer.to_owned(), detail })
+/// Whose personal connections somebody sees.
+pub(super) fn viewer(actor: &Actor) -> Viewer {
+    if administers(actor) { Viewer::Administrator } else { Viewer::User(actor.owner) }
+}
+
+/// Who manages only what they own touches nothing else.
+pub(super) fn check_reach(actor: &Actor, connection: &Connection) -> Result<(), AdminError> {
+    if actor.reaches(connection.sharing.owner) { Ok(()) } else { Err(AdminError::RoleInsufficient) }
+}
+
+fn parse<T: std::str::FromStr<Err = NameError>>(text: &str) -> Result<T, AdminError> {
+    text.parse().map_err(|error: NameError| wrong(error.to_string()))
 }
 
 fn invalid(pointer: &str, detail: impl Into<String>) -> AdminError {
@@ -267,7 +361,7 @@ fn parse_reference(named: &str) -> Result<ConnectionRef, AdminError> {
     named.parse().map_err(|_| AdminError::NotFound("connection"))
 }
 
-/// The connection that a path names, for the customer that the query names.
+/// The connection that a path names, for the customer that the query names, where the actor sees it.
 pub(super) async fn find(
     control: &Control,
     actor: &Actor,
@@ -277,7 +371,10 @@ pub(super) async fn find(
     let reference = parse_reference(named)?;
     let found = control.vault.connection(actor.organization, query.customer.as_ref(), &reference).await?;
     let of_customer = |connection: &Arc<Connection>| query.customer.is_none() || connection.customer == query.customer;
-    found.filter(of_customer).ok_or(AdminError::NotFound("connection"))
+    found
+        .filter(of_customer)
+        .filter(|connection| viewer(actor).sees(connection))
+        .ok_or(AdminError::NotFound("connection"))
 }
 
 /// The connection together with its integration, or why they do not hold together.

@@ -6,120 +6,91 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::Control;
 use super::actor::Actor;
-use super::connections::{environments_of, find, route};
+use super::condition::{Condition, Conditional, Shown, tagged};
+use super::connections::{check_reach, find, route};
 use super::document::{Given, SecretFields};
 use super::environments;
 use super::error::AdminError;
 use super::openapi::OfCustomer;
-use super::request::{At, Query};
+use super::request::{At, Own, Query, wrong};
+use super::standing::{Board, Standing, expected, is_needed, origins};
 use crate::credentials::injection::{Injection, Secrets, referenced_secrets};
 use crate::directory::route::Route;
-use crate::model::connection::Connection;
 use crate::model::credential::{Credential, Piece, pieces};
 use crate::model::document::Problem;
 use crate::model::field::Field;
-use crate::model::name::{EnvironmentName, FieldName};
+use crate::model::moment::Moment;
+use crate::model::name::{FieldName, NameError};
 use crate::vault::VaultError;
 use crate::vault::change::Change;
+
+/// When a credential ends to be of use.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Expiry {
+    /// When it ends to be of use (RFC 3339), where that is known. From then on its status is `expired`, and requests are
+    /// refused without being sent.
+    #[param(nullable = false, value_type = Option<Moment>)]
+    expires_at: Option<String>,
+}
+
+impl Expiry {
+    fn read(&self) -> Result<Option<Moment>, AdminError> {
+        let read = self.expires_at.as_deref().map(str::parse).transpose();
+        read.map_err(|error: NameError| wrong(format!("expires_at: {error}")))
+    }
+}
 
 /// The longest value of a field.
 const LONGEST: usize = 64 * 1024;
 
-/// How a connection stands in one environment.
-#[derive(Serialize, ToSchema)]
-pub struct Standing {
-    status: Status,
-    /// Each field of the auth method, and whether it is set.
-    fields: BTreeMap<FieldName, bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-}
-
-/// Whether a credential can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum Status {
-    Active,
-    /// A field is not set yet.
-    Incomplete,
-    /// It must be entered again.
-    Expired,
-    /// It cannot be used.
-    Error,
-}
-
-/// Says how a connection stands in an environment. A stored credential is opened for it, to see whether it opens and
-/// which hosts it is bound to: a status that says `active` of what every request refuses would be worse than none.
-pub(super) async fn standing(
-    control: &Control,
-    connection: &Connection,
-    route: &Result<Route, String>,
-    environment: &EnvironmentName,
-) -> Result<Standing, AdminError> {
-    let broken = |reason| Standing { status: Status::Error, fields: BTreeMap::new(), reason: Some(reason) };
-    let held = match control.vault.credential(connection, environment).await {
-        Ok(held) => held,
-        Err(error) if error.is_corrupt() => return Ok(broken(error.to_string())),
-        Err(error) => return Err(error.into()),
-    };
-    let route = match route {
-        Ok(route) => route,
-        Err(why) => return Ok(broken(why.clone())),
-    };
-    let is_set = |field: &Field| held.as_ref().is_some_and(|held| held.credential.fields().contains_key(&field.name));
-    let fields: BTreeMap<_, _> = expected(route).map(|field| (field.name.clone(), is_set(field))).collect();
-    let bound = held.as_ref().and_then(|held| held.origins.as_ref());
-    let moved = bound.is_some_and(|bound| origins(route).iter().any(|origin| !bound.contains(origin)));
-    let lacks = expected(route).any(|field| is_needed(field) && !is_set(field));
-    let (status, reason) = match (moved, lacks) {
-        (true, _) => (Status::Expired, Some("the hosts have changed since it was entered; enter it again".to_owned())),
-        (false, true) => (Status::Incomplete, None),
-        (false, false) => (Status::Active, None),
-    };
-    Ok(Standing { status, fields, reason })
-}
-
 /// Shows which fields of a credential are set.
 #[utoipa::path(get, path = "/connections/{connection}/credentials/{environment}", params(OfCustomer), responses(
-    (status = 200, description = "How the connection stands in the environment.", body = Standing)
+    (status = 200, description = "How the connection stands in the environment.", body = Standing,
+        headers(("ETag" = String)))
 ))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     actor: Actor,
     query: Query,
     At((named, environment)): At<(String, String)>,
-) -> Result<Json<Standing>, AdminError> {
+) -> Result<Shown<Standing>, AdminError> {
     let connection = find(&control, &actor, &query, &named).await?;
-    let known = environments_of(&control, &connection).await?;
-    let environment = known.get(environment.as_str()).ok_or(AdminError::NotFound("environment"))?;
-    let route = route(&control, &connection).await?;
-    Ok(Json(standing(&control, &connection, &route, environment).await?))
+    let board = Board::of(&control, actor.organization, std::slice::from_ref(&connection)).await?;
+    let standing = board.standings(&connection).remove(environment.as_str());
+    let standing = standing.ok_or(AdminError::NotFound("environment"))?;
+    let version = board.facts(connection.id).entries.get(environment.as_str()).map(|entry| entry.version);
+    Ok(Shown(standing, version))
 }
 
 /// Enters a credential: the fields of the connection's auth method, such as `{"token": "…"}`.
 ///
 /// All fields are replaced. What is entered is tried before it is stored: every value must be able to stand where it
 /// goes on the wire. It never comes back.
-#[utoipa::path(put, path = "/connections/{connection}/credentials/{environment}", params(OfCustomer),
-    request_body = BTreeMap<FieldName, String>,
-    responses((status = 204, description = "It is entered.")))]
+#[utoipa::path(put, path = "/connections/{connection}/credentials/{environment}",
+    params(OfCustomer, Expiry, Conditional), request_body = BTreeMap<FieldName, String>,
+    responses((status = 204, description = "It is entered.", headers(("ETag" = String))), (status = 412)))]
 pub(super) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
     query: Query,
+    Own(expiry): Own<Expiry>,
+    condition: Condition,
     At((named, environment)): At<(String, String)>,
     fields: SecretFields,
-) -> Result<StatusCode, AdminError> {
+) -> Result<Response, AdminError> {
+    let expires_at = expiry.read()?;
     let connection = find(&control, &actor, &query, &named).await?;
+    check_reach(&actor, &connection)?;
     if control.vault.declares(connection.id) {
         return Err(VaultError::Declared(format!("the connection {}", connection.key)).into());
     }
@@ -133,40 +104,29 @@ pub(super) async fn replace(
         environment,
         credential,
         origins: origins(&route),
-        expires_at: None,
+        expires_at: expires_at.map(Moment::milliseconds),
     };
-    control.commit(&actor, change).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let outcome = control.commit(&actor, condition.guard(change)).await?;
+    Ok(tagged(StatusCode::NO_CONTENT.into_response(), outcome.version))
 }
 
 /// Deletes a credential.
-#[utoipa::path(delete, path = "/connections/{connection}/credentials/{environment}", params(OfCustomer), responses(
-    (status = 204, description = "It is gone.")
-))]
+#[utoipa::path(delete, path = "/connections/{connection}/credentials/{environment}", params(OfCustomer, Conditional),
+    responses((status = 204, description = "It is gone."), (status = 412)))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,
     query: Query,
+    condition: Condition,
     At((named, environment)): At<(String, String)>,
 ) -> Result<StatusCode, AdminError> {
-    let connection = find(&control, &actor, &query, &named).await?.id;
+    let connection = find(&control, &actor, &query, &named).await?;
+    check_reach(&actor, &connection)?;
+    let connection = connection.id;
     let environment = environment.parse().map_err(|_| AdminError::NotFound("environment"))?;
     let change = Change::DeleteCredential { organization: actor.organization, connection, environment };
-    control.commit(&actor, change).await?;
+    control.commit(&actor, condition.guard(change)).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// The origins that a credential entered now is bound to.
-fn origins(route: &Route) -> Vec<String> {
-    route.origins.iter().map(ToString::to_string).collect()
-}
-
-fn expected(route: &Route) -> impl Iterator<Item = &Field> {
-    route.auth().credential_fields(&route.integration.fields)
-}
-
-fn is_needed(field: &Field) -> bool {
-    field.required && field.default.is_none()
 }
 
 /// The credential that was given, where it fits and every value can go where it goes. All mistakes at once.

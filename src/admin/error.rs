@@ -38,6 +38,12 @@ pub enum AdminError {
     /// It is there already, still in use, or declared.
     #[error("{0}")]
     Conflict(String),
+    /// It is not as the request expects it to be.
+    #[error("it is not in the version that If-Match or If-None-Match asks for; read it again and decide anew")]
+    Overtaken,
+    /// The Idempotency-Key belongs to a request that said something else.
+    #[error("another request was sent with this Idempotency-Key before; give each its own")]
+    KeyReused,
     /// The body is not what it should be.
     #[error("the document has mistakes; each is listed in errors")]
     Invalid(Vec<Problem>),
@@ -48,7 +54,7 @@ pub enum AdminError {
     #[error("the body is not a JSON document: {0}")]
     Syntax(&'static str),
     /// The body is too large.
-    #[error("the body is larger than 1 MiB")]
+    #[error("the body is larger than is taken here: 1 MiB, or 8 MiB of an import")]
     TooLarge,
     /// The body came too slowly.
     #[error("the body did not come in time")]
@@ -81,6 +87,7 @@ impl From<VaultError> for AdminError {
         match error {
             VaultError::Database(DatabaseError::NotFound(what)) => AdminError::NotFound(what),
             VaultError::Database(DatabaseError::Conflict(why) | DatabaseError::InUse(why)) => AdminError::Conflict(why),
+            VaultError::Database(DatabaseError::Overtaken(_)) => AdminError::Overtaken,
             VaultError::Database(DatabaseError::Gone(why)) => AdminError::Gone(why),
             VaultError::Database(DatabaseError::NotPermitted(why)) => AdminError::NotPermitted(why),
             VaultError::Declared(_) | VaultError::Off => AdminError::Conflict(error.to_string()),
@@ -140,7 +147,18 @@ pub(super) const PROBLEMS: &[Refusal] = &[
         "it is there already, in use or declared; or there is no vault",
     ),
     refusal("corrupt", StatusCode::CONFLICT, When::Asked, "what is stored is damaged"),
-    refusal("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, When::Read, "the body is larger than 1 MiB"),
+    refusal(
+        "precondition_failed",
+        StatusCode::PRECONDITION_FAILED,
+        When::Named,
+        "it is not in the version that `If-Match` or `If-None-Match` asks for",
+    ),
+    refusal(
+        "body_too_large",
+        StatusCode::PAYLOAD_TOO_LARGE,
+        When::Read,
+        "the body is larger than 1 MiB, or 8 MiB of an import",
+    ),
     refusal(
         "media_type_unsupported",
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -158,6 +176,12 @@ pub(super) const PROBLEMS: &[Refusal] = &[
         StatusCode::UNPROCESSABLE_ENTITY,
         When::Asked,
         "document or query have mistakes, which `errors` lists",
+    ),
+    refusal(
+        "idempotency_key_reused",
+        StatusCode::UNPROCESSABLE_ENTITY,
+        When::Asked,
+        "another request was sent with this `Idempotency-Key` before",
     ),
     refusal("sign_in_refused", StatusCode::UNAUTHORIZED, When::Named, "nobody was signed in; why is not told"),
     refusal("gone", StatusCode::GONE, When::Named, "it was there and is of no use any more"),
@@ -180,6 +204,8 @@ impl AdminError {
             AdminError::HostUnknown => "host_unknown",
             AdminError::NotFound(_) => "not_found",
             AdminError::Conflict(_) => "conflict",
+            AdminError::Overtaken => "precondition_failed",
+            AdminError::KeyReused => "idempotency_key_reused",
             AdminError::Invalid(_) => "invalid",
             AdminError::MediaType => "media_type_unsupported",
             AdminError::Syntax(_) => "syntax",

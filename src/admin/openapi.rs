@@ -150,6 +150,9 @@ pub(super) fn complete(mut api: OpenApi) -> OpenApi {
             if operation.security.is_none() && !is_named("organization") {
                 added.push(organization());
             }
+            if operation.security.is_none() && method == Method::POST {
+                added.push(idempotency_key());
+            }
             parameters.extend(added.into_iter().map(RefOr::T));
             add_refusals(operation, &mut refusals);
         }
@@ -210,6 +213,21 @@ fn name(path: &str, operation: &mut Operation) {
     words.retain(|word| *word != handler);
     words.push(&handler);
     operation.operation_id = Some(words.join("."));
+}
+
+/// What makes a request that is sent again the same request.
+fn idempotency_key() -> Parameter {
+    let text = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).pattern(Some("^[!-~]{1,255}$")).build();
+    ParameterBuilder::new()
+        .name("Idempotency-Key")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(
+            "Whoever sends the same request with the same key again, within a day, is answered as before, without what \
+             is shown only once, and nothing is done twice.",
+        ))
+        .schema(Some(text))
+        .build()
 }
 
 /// Says which permission an endpoint needs, from the table that it is judged by.

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
+use super::condition::{Condition, Conditional, Shown, tagged};
 use super::document::Document;
 use super::error::AdminError;
 use super::openapi::Paging;
@@ -18,7 +19,7 @@ use super::request::{At, Items, Query, stored};
 use crate::model::id::OrganizationId;
 use crate::model::name::Key;
 use crate::model::role::Role;
-use crate::vault::change::Change;
+use crate::vault::change::{Change, resource};
 use crate::vault::query::Organization;
 
 /// An organization as it is shown.
@@ -30,11 +31,14 @@ pub struct View {
     name: String,
 }
 
+/// What a view shows and nobody sets.
+const SHOWN_ONLY: [&str; 1] = ["id"];
+
 /// An organization as it is written.
 #[derive(ToSchema)]
 #[schema(as = NewOrganization)]
 pub struct Body {
-    /// Its key, for ever.
+    /// Its key.
     pub key: Key,
     /// As a person reads it; the key where it is not said.
     #[schema(max_length = 200)]
@@ -69,44 +73,80 @@ pub(super) async fn list(
 ///
 /// It begins with the three default environments.
 #[utoipa::path(post, path = "/organizations", request_body = Body, responses(
-    (status = 201, description = "It is there.", body = View, headers(("Location" = String)))
+    (status = 201, description = "It is there.", body = View, headers(("Location" = String), ("ETag" = String)))
 ))]
 pub(super) async fn create(
     State(control): State<Arc<Control>>,
     actor: Actor,
     document: Document,
 ) -> Result<Response, AdminError> {
-    let (key, name): (Key, Option<String>) = document.read(|reader| {
-        let (key, name) = (reader.required("key"), reader.label("name", 200).map(str::to_owned));
-        Some((key?, name))
-    })?;
-    let (id, name) = (OrganizationId::generate(), name.unwrap_or_else(|| key.to_string()));
+    let (key, name) = read(&document)?;
+    let id = OrganizationId::generate();
     let change = Change::CreateOrganization { id, key: key.clone(), name: name.clone() };
-    control.commit(&actor, change).await?;
-    Ok(stored(true, &format!("organizations/{key}"), View { id, key, name }))
+    let outcome = control.commit(&actor, change).await?;
+    Ok(tagged(stored(true, &format!("organizations/{key}"), View { id, key, name }), outcome.version))
+}
+
+fn read(document: &Document) -> Result<(Key, String), AdminError> {
+    document.read(|reader| {
+        let (key, name) = (reader.required("key"), reader.label("name", 200).map(str::to_owned));
+        let key: Key = key?;
+        let name = name.unwrap_or_else(|| key.to_string());
+        Some((key, name))
+    })
 }
 
 /// Shows an organization.
 #[utoipa::path(get, path = "/organizations/{organization}", responses(
-    (status = 200, description = "The organization.", body = View)
+    (status = 200, description = "The organization.", body = View, headers(("ETag" = String)))
 ))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
-) -> Result<Json<View>, AdminError> {
-    Ok(Json(find(&control, &actor, &named).await?.into()))
+) -> Result<Shown<View>, AdminError> {
+    let found = find(&control, &actor, &named).await?;
+    let version = found.version;
+    Ok(Shown(found.into(), Some(version)))
+}
+
+/// Gives an organization another key or name. It keeps its id.
+///
+/// What names it by its key, such as a listener in the configuration, must name it by the new one.
+#[utoipa::path(put, path = "/organizations/{organization}", params(Conditional), request_body = Body, responses(
+    (status = 200, description = "It is renamed.", body = View, headers(("ETag" = String))),
+    (status = 412),
+))]
+pub(super) async fn replace(
+    State(control): State<Arc<Control>>,
+    actor: Actor,
+    condition: Condition,
+    At(named): At<String>,
+    document: Document,
+) -> Result<Shown<View>, AdminError> {
+    let organization = find(&control, &actor, &named).await?;
+    let (key, name) = read(&document.without(&SHOWN_ONLY).or("key", Some(organization.key.as_str())))?;
+    let id = organization.id;
+    let (renamed, shown) = ((key.clone(), name.clone()), View { id, key, name });
+    let (key, name) = renamed;
+    let change = Change::Resource(resource::Change::RenameOrganization { organization: id, key, name });
+    let outcome = control.commit(&actor, condition.guard(change)).await?;
+    Ok(Shown(shown, outcome.version))
 }
 
 /// Deletes an organization in which there is nothing.
-#[utoipa::path(delete, path = "/organizations/{organization}", responses((status = 204, description = "It is gone.")))]
+#[utoipa::path(delete, path = "/organizations/{organization}", params(Conditional), responses(
+    (status = 204, description = "It is gone."),
+    (status = 412),
+))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,
+    condition: Condition,
     At(named): At<String>,
 ) -> Result<StatusCode, AdminError> {
     let organization = find(&control, &actor, &named).await?.id;
-    control.commit(&actor, Change::DeleteOrganization { organization }).await?;
+    control.commit(&actor, condition.guard(Change::DeleteOrganization { organization })).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
@@ -36,6 +36,8 @@ fn close_to_debuggers() -> Result<(), Failure> {
 async fn serve(config: Config, environment: Environment) -> Result<(), Failure> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hup = signal(SignalKind::hangup())?;
+    // A file that may grow no further (RLIMIT_FSIZE) is told to whoever writes to it, instead of ending the process.
+    let _told = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     for warning in config.warnings.details() {
         tracing::warn!(warning, "the configuration is accepted, and this is not advised");
     }

@@ -35,6 +35,11 @@ impl Limits {
 pub trait Stamped {
     /// The revisions it was read at, taken before reading.
     fn stamp(&self) -> &Stamp;
+
+    /// Whether it still holds: nothing has changed that it was read from.
+    fn is_current(&self) -> bool {
+        self.stamp().is_current()
+    }
 }
 
 /// Why a load gave nothing.
@@ -77,9 +82,14 @@ where
         Cache { shared, control, limits }
     }
 
+    /// Runs something on the vault's runtime, for whoever is on another one; `None` where that is gone.
+    pub async fn elsewhere<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        self.control.spawn(work).await.ok()
+    }
+
     /// What is cached and current. Waits for nothing but the cache's own housekeeping.
     pub async fn get(&self, key: &K) -> Option<Entry<V>> {
-        self.shared.get(key).await.filter(|entry| entry.value.stamp().is_current())
+        self.shared.get(key).await.filter(|entry| entry.value.is_current())
     }
 
     /// Loads what is not cached; everybody who asks meanwhile shares the load. A load that a change overtook is done
@@ -95,7 +105,7 @@ where
                 LoadFailed::Refused(error) => LoadFailed::Refused(Arc::clone(error)),
                 LoadFailed::Lost => LoadFailed::Lost,
             })?;
-            if entry.value.stamp().is_current() {
+            if entry.value.is_current() {
                 return Ok(entry);
             }
             self.discard(key, &entry).await;

@@ -206,7 +206,8 @@ impl ConnectionDraft {
     }
 }
 
-fn read_values(reader: Reader<'_>) -> Values {
+/// Reads the values of an integration's fields: any field's, for the integration is not known here.
+pub fn read_values(reader: Reader<'_>) -> Values {
     let mut values = Values::new();
     for (name, value) in reader.entries() {
         match (name.parse::<FieldName>(), value.as_str()) {

@@ -4,6 +4,7 @@ mod api_key;
 mod connection;
 mod credential;
 mod environment;
+pub mod import;
 mod integration;
 pub mod link;
 mod organization;
@@ -23,6 +24,7 @@ pub(super) use organization::insert_organization;
 pub use precondition::{Attempt, Expected};
 use resource::{EnvironmentDraft, Force, Place, Reach};
 
+use super::answer::{self, Once};
 use super::audit::chain::Told;
 use super::audit::{Author, Chain};
 use super::database::{Database, Inner};
@@ -164,6 +166,8 @@ pub enum Change {
         /// In which environment.
         environment: EnvironmentName,
     },
+    /// Integrations and connections from elsewhere, all of them or none.
+    Import(import::Import),
     /// Something with users and their links.
     User(user::UserChange),
     /// Something with sessions.
@@ -175,6 +179,13 @@ pub enum Change {
         /// How the thing must be.
         expected: Expected,
         /// What to do then.
+        change: Box<Change>,
+    },
+    /// Another change, which a request asks for that may be sent again.
+    Once {
+        /// The request.
+        once: Once,
+        /// What it asks for.
         change: Box<Change>,
     },
 }
@@ -251,12 +262,16 @@ async fn transact(
     change: Change,
 ) -> Result<Outcome, DatabaseError> {
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+    let (once, change) = change.once();
     let (expected, change) = change.unguarded();
     let outcome = Outcome::default();
     let mut writing = Writing { inner, author, connection: &mut transaction, outcome, expected };
     let event = writing.write(change).await?;
     writing.check_expected(event.organization, &event.object)?;
     let outcome = writing.outcome;
+    if let Some(once) = &once {
+        answer::mark(&mut transaction, once).await?;
+    }
     let told = Told { action: event.action, object: &event.object, detail: &event.detail };
     inner.record(&mut transaction, event.chain(), author, told).await?;
     transaction.commit().await?;
@@ -330,11 +345,14 @@ impl Writing<'_> {
             Change::DeleteSecretValue { organization, key, environment } => {
                 self.delete_secret_value(organization, &key, &environment).await
             }
+            Change::Import(import) => self.import(&import).await,
             Change::User(change) => self.change_user(change).await,
             Change::Session(change) => self.change_session(change).await,
             Change::Resource(change) => self.write_resource(change).await,
             // Taken apart before anything is written.
-            Change::Guarded { .. } => Err(DatabaseError::Conflict("a change was guarded twice".to_owned())),
+            Change::Guarded { .. } | Change::Once { .. } => {
+                Err(DatabaseError::Conflict("a change was wrapped twice".to_owned()))
+            }
         }
     }
 

@@ -15,6 +15,7 @@ use super::revision::Subject;
 use crate::model::connection::Connection;
 use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId, Reference};
 use crate::model::integration::Integration;
+use crate::model::moment::Moment;
 use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, SecretKey};
 
 /// Who wrote a declared integration.
@@ -52,6 +53,8 @@ pub struct Declared {
     integrations: HashMap<Key, Arc<Integration>>,
     /// The slugs of those that nobody had to write.
     built_in: HashSet<Key>,
+    /// Since when each leads where it leads, as far as this process has seen.
+    moved_at: HashMap<Key, Moment>,
     connections: HashMap<ConnectionId, Arc<Connection>>,
     names: HashMap<Named, Arc<Connection>>,
     /// By environment; most connections have one or two.
@@ -128,6 +131,21 @@ impl Declared {
     pub fn author(&self, slug: &Key) -> Option<Author> {
         let author = if self.built_in.contains(slug) { Author::BuiltIn } else { Author::Operator };
         self.integrations.contains_key(slug).then_some(author)
+    }
+
+    /// Notes since when each integration leads where it leads: as long as in the reading before, where it led there too.
+    pub(super) fn date(&mut self, before: &Declared) {
+        let now = Moment::now();
+        for (slug, integration) in &self.integrations {
+            let same = before.integrations.get(slug).is_some_and(|old| old.leads_as(integration));
+            let moved_at = before.moved_at.get(slug).copied().filter(|_| same).unwrap_or(now);
+            self.moved_at.insert(slug.clone(), moved_at);
+        }
+    }
+
+    /// Since when an integration leads where it leads, as far as this process has seen.
+    pub fn moved_at(&self, slug: &Key) -> Option<Moment> {
+        self.moved_at.get(slug).copied()
     }
 
     /// Every declared integration.

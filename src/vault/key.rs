@@ -252,6 +252,11 @@ impl DataKey {
         SealingKey { id: &self.id, bytes: &self.bytes, counters }
     }
 
+    /// What tells a request from others under this key. It says whose it is: no API key's digest is one.
+    pub(super) fn fingerprint(&self, request: &[u8]) -> [u8; 32] {
+        seal::mac(&self.bytes, &Zeroizing::new([b"request\0", request].concat()))
+    }
+
     /// A tag of a text under this key, bound to what it is for.
     pub(super) fn tag(&self, label: &str, text: &str) -> [u8; 32] {
         // The zero byte ends the label: no label holds one, and no API key begins like a label.

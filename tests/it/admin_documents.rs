@@ -269,7 +269,8 @@ async fn a_credential_has_the_fields_of_its_auth_method_and_texts_in_them() {
         .must("PUT", "connections/f/credentials/production", json!({ "account": "@@SECRET:ACCOUNT@@", "key": text }))
         .await;
     let shown = admin.get("connections/f/credentials/production").await.json();
-    assert_eq!(shown, json!({ "status": "active", "fields": { "account": true, "key": true, "extra": false } }));
+    let set = json!({ "account": true, "key": true, "extra": false });
+    assert_eq!((&shown["status"], &shown["fields"]), (&json!("active"), &set));
     for path in [
         "connections/f/credentials/nowhere",
         "connections/f/credentials/No%20Where",

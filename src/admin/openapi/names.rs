@@ -4,6 +4,7 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::model::connection::Label;
 use crate::model::id::{ApiKeyId, ConnectionId, EventId, IntegrationId, OrganizationId, SecretId, SessionId, UserId};
 use crate::model::moment::Moment;
 use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, SecretKey};
@@ -44,6 +45,7 @@ texts! {
     UserId, id("usr"), "The id of a user.";
     EventId, id("evt"), "The id of an event.";
     ApiKeyId, id("apk"), "The public part of an API key.";
+    Label, r"^\S(.*\S)?$", "What people file things under, at most 64 bytes.";
     SessionId, id("ses"), "The public part of a session.";
     Email, EMAIL, "An e-mail address in ASCII; shown in lower case.";
     Moment, r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{3})?Z$", "A moment (RFC 3339), in UTC.";

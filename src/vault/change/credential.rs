@@ -28,7 +28,8 @@ impl Writing<'_> {
         self.require_environment(organization, environment).await?;
         self.expect_credential(organization, connection, environment).await?;
         let names: Vec<&str> = credential.fields().keys().map(|name| name.as_str()).collect();
-        let binding = SecretString::from(json!({ "origins": origins, "fields": names }).to_string());
+        let binding = json!({ "origins": origins, "fields": names, "expires_at": expires_at });
+        let binding = SecretString::from(binding.to_string());
         let values = credential.fields().iter().map(|(name, value)| (name.as_str(), value));
         let created = self.remove_credential(connection, environment).await? == 0;
         let (key, version) = self.sealing_key(organization, names.len() + 1).await?;
@@ -63,6 +64,16 @@ impl Writing<'_> {
         if self.remove_credential(connection, environment).await? == 0 {
             return Err(DatabaseError::NotFound("credential"));
         }
+        sqlx::query(
+            "INSERT INTO credential_removals (connection_id, organization_id, environment, removed_at) \
+             VALUES ($1, $2, $3, $4) ON CONFLICT (connection_id, environment) DO UPDATE SET removed_at = $4",
+        )
+        .bind(connection.to_string())
+        .bind(organization.to_string())
+        .bind(environment.as_str())
+        .bind(schema::now())
+        .execute(&mut *self.connection)
+        .await?;
         self.outcome.subjects.push(Subject::Credential(connection, environment.clone()));
         Ok(Event {
             organization,

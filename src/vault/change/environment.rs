@@ -122,11 +122,14 @@ impl Writing<'_> {
         if used > 0 {
             return Err(DatabaseError::InUse(format!("there are credentials or secrets in {name}; delete them first")));
         }
-        sqlx::query("DELETE FROM environments WHERE organization_id = $1 AND name = $2")
-            .bind(organization.to_string())
-            .bind(name.as_str())
-            .execute(&mut *self.connection)
-            .await?;
+        for statement in [
+            "DELETE FROM credential_removals WHERE organization_id = $1 AND environment = $2",
+            "DELETE FROM connection_uses WHERE organization_id = $1 AND environment = $2",
+            "DELETE FROM environments WHERE organization_id = $1 AND name = $2",
+        ] {
+            let delete = sqlx::query(statement).bind(organization.to_string()).bind(name.as_str());
+            delete.execute(&mut *self.connection).await?;
+        }
         Ok(Event { organization, action: "environment.delete", object: name.to_string(), detail: json!({}) })
     }
 
@@ -188,8 +191,10 @@ impl Writing<'_> {
         insert_environment(self.connection, organization, to.as_str(), 0, Purpose::Any).await?;
         self.move_credentials(organization, from, to).await?;
         self.move_secrets(organization, from, to).await?;
+        self.move_api_keys(organization, from, to).await?;
         for statement in [
             "UPDATE credential_entries SET environment = $3 WHERE organization_id = $1 AND environment = $2",
+            "UPDATE credential_removals SET environment = $3 WHERE organization_id = $1 AND environment = $2",
             "UPDATE connection_uses SET environment = $3 WHERE organization_id = $1 AND environment = $2",
             "DELETE FROM environments WHERE organization_id = $1 AND name = $2 AND name != $3",
         ] {

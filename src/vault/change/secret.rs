@@ -13,7 +13,7 @@ use crate::vault::schema;
 use crate::vault::seal::Place;
 
 /// How many of those who refer to a secret are named.
-const MOST_NAMED: i64 = 20;
+const MOST_NAMED: usize = 20;
 
 impl Writing<'_> {
     pub(super) async fn put_secret(
@@ -137,25 +137,33 @@ impl Writing<'_> {
 
     /// Refuses to take away what credentials refer to, and says whose they are.
     async fn check_unreferenced(&mut self, organization: OrganizationId, key: &SecretKey) -> Result<(), DatabaseError> {
-        let users: Vec<String> = sqlx::query_scalar(
-            "SELECT DISTINCT CASE WHEN c.customer = '' THEN c.key ELSE c.customer || '/' || c.key END AS name \
-             FROM credential_secrets s JOIN connections c ON c.id = s.connection_id \
-             WHERE s.organization_id = $1 AND s.secret_key = $2 ORDER BY name LIMIT $3",
+        let users: Vec<(Option<String>, i64)> = sqlx::query_as(
+            "SELECT CASE WHEN visibility = 'personal' THEN NULL WHEN customer = '' THEN key \
+             ELSE customer || '/' || key END AS name, COUNT(*) FROM connections WHERE id IN \
+             (SELECT connection_id FROM credential_secrets WHERE organization_id = $1 AND secret_key = $2) \
+             GROUP BY name ORDER BY name IS NULL, name",
         )
         .bind(organization.to_string())
         .bind(key.as_str())
-        .bind(MOST_NAMED + 1)
         .fetch_all(&mut *self.connection)
         .await?;
         if users.is_empty() {
             return Ok(());
         }
-        let most = usize::try_from(MOST_NAMED).unwrap_or(usize::MAX);
-        let more = if users.len() > most { ", and more" } else { "" };
+        // Personal ones are nobody else's business; that there are some is.
+        let personal: i64 = users.iter().filter(|(name, _)| name.is_none()).map(|(_, count)| count).sum();
+        let mut names: Vec<String> = users.into_iter().filter_map(|(name, _)| name).collect();
+        if names.len() > MOST_NAMED {
+            let more = names.len() - MOST_NAMED;
+            names.truncate(MOST_NAMED);
+            names.push(format!("{more} more"));
+        }
+        if personal > 0 {
+            names.push(format!("{personal} personal"));
+        }
         Err(DatabaseError::InUse(format!(
-            "credentials of these connections refer to the secret {key}: {}{more}; change them first, or add \
-             ?force=true",
-            users[..users.len().min(most)].join(", ")
+            "credentials of these connections refer to the secret {key}: {}; change them first, or add ?force=true",
+            names.join(", ")
         )))
     }
 

@@ -82,6 +82,16 @@ INSERT INTO credential_entries (connection_id, organization_id, environment, ver
     SELECT DISTINCT c.connection_id, c.organization_id, c.environment, 0, n.updated_at
     FROM credentials c JOIN connections n ON n.id = c.connection_id;
 
+-- Since when a connection has no credential in an environment where it had one.
+CREATE TABLE credential_removals (
+    connection_id   TEXT    NOT NULL,
+    organization_id TEXT    NOT NULL,
+    environment     TEXT    NOT NULL,
+    removed_at      INTEGER NOT NULL,
+    PRIMARY KEY (connection_id, environment),
+    FOREIGN KEY (connection_id, organization_id) REFERENCES connections (id, organization_id) ON DELETE CASCADE
+) STRICT;
+
 -- Which secrets the fields of a credential refer to.
 CREATE TABLE credential_secrets (
     connection_id   TEXT NOT NULL,

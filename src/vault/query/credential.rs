@@ -21,6 +21,8 @@ pub struct StoredCredential {
     pub credential: Credential,
     /// Where it may go, as given when it was stored; sealed with it, so that editing the vault cannot redirect it.
     pub origins: Vec<String>,
+    /// When it ends to be of use, in milliseconds since 1970, where that is known.
+    pub expires_at: Option<i64>,
 }
 
 /// The credentials of several connections, each opened or damaged.
@@ -103,6 +105,8 @@ struct Binding {
     origins: Vec<String>,
     /// In their order.
     fields: Vec<String>,
+    #[serde(default)]
+    expires_at: Option<i64>,
 }
 
 /// Whose a credential is.
@@ -134,9 +138,9 @@ impl Owner<'_> {
                 fields.insert(field.parse::<FieldName>().ok()?, value);
             }
         }
-        let Binding { origins, fields: names } = binding?;
+        let Binding { origins, fields: names, expires_at } = binding?;
         // A row that was taken away, or left from an earlier version, must not make another credential.
         let is_whole = versions.len() == 1 && names.iter().eq(fields.keys().map(FieldName::as_str));
-        is_whole.then(|| StoredCredential { credential: Credential::new(fields), origins })
+        is_whole.then(|| StoredCredential { credential: Credential::new(fields), origins, expires_at })
     }
 }

@@ -25,6 +25,8 @@ pub struct ConnectionFacts {
     pub stored_at: Option<(i64, i64)>,
     /// Its credentials.
     pub entries: BTreeMap<EnvironmentName, Entry>,
+    /// Since when it has no credential where it had one. Where there is one again this means nothing.
+    pub removals: BTreeMap<EnvironmentName, i64>,
     /// When it was used last.
     pub uses: BTreeMap<EnvironmentName, Used>,
     /// How many workflows have used it in the last 30 days.
@@ -124,6 +126,18 @@ impl Database {
             };
             let entries = &mut facts.entry(parse(&id, "credential", &id)?).or_default().entries;
             entries.insert(parse(&environment, "credential", &id)?, entry);
+        }
+        let rows: Vec<(String, String, i64)> = sqlx::query_as(
+            "SELECT r.connection_id, r.environment, r.removed_at FROM json_each($1) AS wanted \
+             CROSS JOIN credential_removals r ON r.connection_id = wanted.value WHERE +r.organization_id = $2",
+        )
+        .bind(wanted)
+        .bind(organization.to_string())
+        .fetch_all(&self.inner.readers)
+        .await?;
+        for (id, environment, removed_at) in rows {
+            let removals = &mut facts.entry(parse(&id, "credential", &id)?).or_default().removals;
+            removals.insert(parse(&environment, "credential", &id)?, removed_at);
         }
         Ok(())
     }
