@@ -25,6 +25,7 @@ pub mod credentials;
 mod document;
 pub mod environments;
 pub mod error;
+pub mod explain;
 mod form;
 mod guard;
 pub mod health;
@@ -46,6 +47,7 @@ pub mod sessions;
 pub mod sign_in;
 pub mod standing;
 pub mod throttle;
+pub mod transfer;
 pub mod trials;
 pub mod users;
 
@@ -176,6 +178,9 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(secrets::show, secrets::replace, secrets::delete))
         .routes(routes!(secrets::put_value, secrets::delete_value))
         .routes(routes!(trials::test))
+        .routes(routes!(explain::explain))
+        .routes(routes!(transfer::export))
+        .routes(routes!(transfer::import))
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::show, api_keys::replace))
         .routes(routes!(api_keys::limit))

@@ -9,6 +9,7 @@ pub mod body;
 mod held;
 pub mod injection;
 mod mask;
+pub mod outline;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +18,7 @@ use secrecy::SecretString;
 
 use crate::directory::cache::{Cache, Entry, Limits, LoadFailed, Stamped};
 use crate::directory::route::Route;
-use crate::directory::{Kept, Permit, Table};
+use crate::directory::{Admission, Kept, Permit, Table};
 use crate::model::id::ConnectionId;
 use crate::model::moment::Moment;
 use crate::model::name::{EnvironmentName, FieldName, SecretKey};
@@ -114,18 +115,35 @@ impl Credentials {
     pub async fn resolve(&self, kept: &Kept<Injections>, permit: &Permit) -> Result<Arc<Injection>, ResolveError> {
         match self.known(kept, permit) {
             Some(found) => found,
-            None => self.stored(kept, permit).await,
+            None => self.stored(kept, permit.admission()).await,
         }
+    }
+
+    /// Whether a request that would be admitted like this would get its credential, without giving it out: when that
+    /// ends to be of use, where it is known, or why there is none.
+    pub async fn check(&self, kept: &Kept<Injections>, admission: &Admission) -> Result<Option<Moment>, ResolveError> {
+        match self.known_of(kept, admission) {
+            Some(found) => found.map(drop)?,
+            None => self.stored(kept, admission).await.map(drop)?,
+        }
+        let (vault, admission) = (self.vault.clone(), admission.clone());
+        let expiry = async move { vault.credential_expiry(&admission.route.connection, &admission.environment).await };
+        let expiry = self.stored.elsewhere(expiry).await.unwrap_or(Err(VaultError::Stopped));
+        expiry.map_err(|error| ResolveError::Vault(Arc::new(error)))
     }
 
     /// The same, if it can be told without waiting: it is held beside the route, or what is declared decides it.
     pub fn known(&self, kept: &Kept<Injections>, permit: &Permit) -> Option<Result<Arc<Injection>, ResolveError>> {
-        if !Arc::ptr_eq(kept.route(), permit.route()) || !kept.is_current(self.vault.revisions()) {
+        self.known_of(kept, permit.admission())
+    }
+
+    fn known_of(&self, kept: &Kept<Injections>, admission: &Admission) -> Option<Result<Arc<Injection>, ResolveError>> {
+        let Admission { route, environment, .. } = admission;
+        if !Arc::ptr_eq(kept.route(), route) || !kept.is_current(self.vault.revisions()) {
             return Some(Err(ResolveError::Overtaken));
         }
-        let environment = permit.environment();
         let found = kept.beside().get(environment).or_else(|| {
-            let injection = self.declared(permit.route(), environment)?.map(Arc::new).map_err(Arc::new);
+            let injection = self.declared(route, environment)?.map(Arc::new).map_err(Arc::new);
             let held = Held::new(environment.clone(), injection.clone(), Source::AsRoute);
             kept.beside().put(held);
             Some(injection)
@@ -142,12 +160,12 @@ impl Credentials {
         (stamp.is_current() && route.is_current()).then_some(injection)
     }
 
-    async fn stored(&self, kept: &Kept<Injections>, permit: &Permit) -> Result<Arc<Injection>, ResolveError> {
-        let route = permit.route();
+    async fn stored(&self, kept: &Kept<Injections>, admission: &Admission) -> Result<Arc<Injection>, ResolveError> {
+        let route = &admission.route;
         if !route.is_current() {
             return Err(ResolveError::Overtaken);
         }
-        let owner = Owner { connection: route.connection.id, environment: permit.environment().clone() };
+        let owner = Owner { connection: route.connection.id, environment: admission.environment.clone() };
         let entry = match self.stored.get(&owner).await {
             Some(entry) => entry,
             None => self.load(&owner, route).await?,

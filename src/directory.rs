@@ -29,7 +29,8 @@ use rate::Rates;
 use route::{Route, RouteError};
 
 pub use caller::Caller;
-pub use permit::{Admission, Aim, Denied, Permit, Wanted};
+pub use permit::{Admission, Aim, Denied, Permit, Preview, Wanted};
+pub use rate::Allowance;
 pub use table::{Beside, Kept, Shown, Table};
 
 /// What a caller named: the key of a lookup.

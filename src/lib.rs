@@ -27,6 +27,8 @@
 //!   head, body      what belongs to one hop, what is malformed; bodies as they stream, or held to be filled
 //!   http1, http2    the two wires that requests come in on; one life of a request above both
 //!   tunnel          WebSockets
+//!   trial, explain   a request that an administrator tries; what would become of one, and why
+//!   usage           what requests used, counted by each worker and written far from them
 //!   record, error   the access line of a request; every way to stop it, and what its caller is told
 //! directory       facts: name -> `Route`; `Route::admit` -> `Permit`, decided without waiting
 //!   caller          who asks: the bounds of a listener, and within them those of the key that was shown
@@ -47,6 +49,7 @@
 //! vault           the encrypted store: open, read, `commit`; hides database and cipher
 //!   token, password what is shown once is stored as a digest; argon2id with a key of the vault
 //!   seal, key       AES-256-GCM bound to a place; master key -> data key of an organization -> value
+//!   audit           who did what: events chained by HMAC for each organization; how often credentials were used
 //!   change, query   everything that may be written, each with its audit event; everything that may be read
 //!   answer          what was answered to a request that may be sent again, written together with what it did
 //!   usage           when connections were used, by which workflows, and that an upstream refused a credential

@@ -7,6 +7,7 @@
 mod authorize;
 pub mod body;
 pub mod error;
+pub mod explain;
 pub mod gate;
 pub mod head;
 pub mod http1;
@@ -42,6 +43,7 @@ use crate::wire::{Fields, RequestHead, Source};
 use authorize::{Authorized, Decided};
 use body::{AnswerBody, ClientBody, Held, RequestBody, TrailerSieve};
 pub use error::{Asked, ProxyError};
+use explain::Explanation;
 use gate::Gate;
 use head::Nominated;
 use record::{Record, Reporter};
@@ -145,6 +147,7 @@ impl Proxy {
             let relayed = caught(pin!(self.relay(gate, &mut request, &mut record))).await;
             match relayed.unwrap_or(Err(ProxyError::Internal)) {
                 Ok(relayed) => answer(relayed, &request.head.method, record),
+                Err(ProxyError::Explained(explanation)) => explained(&explanation, record),
                 Err(error) => refuse(&error, asked, record),
             }
         }
@@ -287,6 +290,25 @@ fn answer(relayed: Relayed, method: &Method, mut record: Record) -> Answer {
         };
     }
     Answer { status, fields, body: AnswerBody::upstream(answer.body, record), closes: false, tunnel: None }
+}
+
+/// Answers with what would have become of the request.
+fn explained(explanation: &Explanation, mut record: Record) -> Answer {
+    // Texts, numbers and tables of them: nothing of it can fail to be written.
+    let document = serde_json::to_vec(explanation).unwrap_or_default();
+    record.answered(StatusCode::OK, None);
+    let mut fields = Fields::default();
+    fields.push(b"content-type", b"application/json");
+    fields.push(b"cache-control", b"no-store");
+    fields.push(b"sidekey-request-id", record.request_id().as_bytes());
+    // What came of its body was not read.
+    Answer {
+        status: StatusCode::OK,
+        fields,
+        body: AnswerBody::own(document.into(), record),
+        closes: true,
+        tunnel: None,
+    }
 }
 
 /// Answers with a problem document.

@@ -248,6 +248,18 @@ impl Vault {
         }
     }
 
+    /// When the credential of a connection ends to be of use in one environment, where that is known.
+    pub async fn credential_expiry(
+        &self,
+        connection: &Connection,
+        environment: &EnvironmentName,
+    ) -> Result<Option<Moment>, VaultError> {
+        let Some(database) = &self.0.database else { return Ok(None) };
+        let mut facts = database.connection_facts(connection.organization, &[connection.id]).await?;
+        let entry = facts.remove(&connection.id).and_then(|mut facts| facts.entries.remove(environment));
+        Ok(entry.and_then(|entry| entry.expires_at).map(Moment::from_milliseconds))
+    }
+
     /// The value of a secret in one environment.
     pub async fn secret(
         &self,
@@ -323,21 +335,27 @@ impl Vault {
     /// What is declared is changed in its file, and what is stored does not take its place.
     fn check_not_declared(&self, change: &Change) -> Result<(), VaultError> {
         let declared = self.0.declared.load();
+        let connection_taken = |connection: &Connection| {
+            let reference = ConnectionRef::Key(connection.key.clone());
+            let named = declared.connection(connection.organization, connection.customer.as_ref(), &reference);
+            (named.is_some() || declared.declares(connection.id)).then(|| format!("the connection {}", connection.key))
+        };
+        let integration_taken = |slug: &Key| declared.integration(slug).map(|_| format!("the integration {slug}"));
         let taken = match change {
             Change::Guarded { change, .. } | Change::Once { change, .. } => return self.check_not_declared(change),
             Change::PutIntegration { integration, .. }
             | Change::Resource(resource::Change::PutIntegration { integration, .. }) => {
-                declared.integration(&integration.slug).map(|_| format!("the integration {}", integration.slug))
+                integration_taken(&integration.slug)
             }
             Change::DeleteIntegration { slug, .. }
-            | Change::Resource(resource::Change::DeleteIntegration { slug, .. }) => {
-                declared.integration(slug).map(|_| format!("the integration {slug}"))
-            }
-            Change::PutConnection { connection, .. } => {
-                let reference = ConnectionRef::Key(connection.key.clone());
-                let named = declared.connection(connection.organization, connection.customer.as_ref(), &reference);
-                (named.is_some() || declared.declares(connection.id))
-                    .then(|| format!("the connection {}", connection.key))
+            | Change::Resource(resource::Change::DeleteIntegration { slug, .. }) => integration_taken(slug),
+            Change::PutConnection { connection, .. } => connection_taken(connection),
+            Change::Import(import) => {
+                let integrations = import.integrations.iter().map(|integration| &integration.slug);
+                integrations
+                    .filter_map(integration_taken)
+                    .chain(import.connections.iter().filter_map(connection_taken))
+                    .next()
             }
             Change::DeleteConnection { connection, .. }
             | Change::Resource(resource::Change::DeleteConnection { connection, .. })

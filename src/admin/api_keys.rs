@@ -26,6 +26,7 @@ use crate::model::id::{ApiKeyId, UserId};
 use crate::model::moment::Moment;
 use crate::model::name::EnvironmentName;
 use crate::model::role::{Role, Roles};
+use crate::model::user::UserRef;
 use crate::vault::api_key::PlainKey;
 use crate::vault::change::{ApiKeyChange, Change};
 
@@ -104,6 +105,9 @@ pub struct Scope {
     pub environments: Option<Vec<EnvironmentName>>,
     /// Customers or globs; none where it is not said.
     pub customers: Vec<String>,
+    /// Whether a request may ask what would become of it (`Sidekey-Explain: 1`); not where it is not said.
+    #[schema(nullable = false)]
+    pub explain: Option<bool>,
 }
 
 /// How many requests may be made: so many at once, and then one each time there is room for.
@@ -187,7 +191,7 @@ pub(super) async fn create(
     document: Document,
 ) -> Result<Response, AdminError> {
     let terms = document.read(KeyTerms::read)?;
-    check(&control, &actor, &terms)?;
+    check(&control, &actor, &terms, None).await?;
     let plain = PlainKey::generate()?;
     let (id, text) = (plain.id, plain.text().clone());
     let organization = actor.organization;
@@ -325,7 +329,7 @@ async fn edit(control: &Control, actor: &Actor, before: ApiKey, terms: KeyTerms)
     if !covers(actor, &before.terms) {
         return Err(AdminError::AboveOwn);
     }
-    check(control, actor, &terms)?;
+    check(control, actor, &terms, Some(&before.terms)).await?;
     let id = before.id;
     let change = ApiKeyChange::Edit { organization: actor.organization, id, terms: Box::new(terms) };
     control.commit(actor, Change::ApiKey(change)).await?;
@@ -360,16 +364,33 @@ fn covers(actor: &Actor, terms: &KeyTerms) -> bool {
     }
 }
 
-/// Checks terms that somebody wants to give.
-fn check(control: &Control, actor: &Actor, terms: &KeyTerms) -> Result<(), AdminError> {
+/// Checks terms that somebody wants to give. What a key has already is not looked at again: a ceiling may have been
+/// lowered, and a moment may have passed.
+async fn check(
+    control: &Control,
+    actor: &Actor,
+    terms: &KeyTerms,
+    before: Option<&KeyTerms>,
+) -> Result<(), AdminError> {
+    let is_new = |differs: fn(&KeyTerms, &KeyTerms) -> bool| before.is_none_or(|before| differs(before, terms));
     let ceiling = control.vault.ceiling(actor.organization);
     let above = |(limit, top): (&str, std::num::NonZeroU32)| Problem {
         pointer: format!("/limits/{limit}"),
         detail: format!("the organization's own limit is {top}"),
     };
-    let mut problems: Vec<Problem> = terms.limits.above(&ceiling).into_iter().map(above).collect();
-    if terms.expires_at.is_some_and(|end| end <= control.vault.now()) {
+    let mut problems = Vec::new();
+    if is_new(|before, terms| before.limits != terms.limits) {
+        problems.extend(terms.limits.above(&ceiling).into_iter().map(above));
+    }
+    if is_new(|before, terms| before.expires_at != terms.expires_at)
+        && terms.expires_at.is_some_and(|end| end <= control.vault.now())
+    {
         problems.push(Problem { pointer: "/expires_at".to_owned(), detail: "this is over already".to_owned() });
+    }
+    if let Some(owner) = terms.owner
+        && control.vault.database()?.user(actor.organization, &UserRef::Id(owner)).await?.is_none()
+    {
+        problems.push(Problem { pointer: "/owner".to_owned(), detail: "there is no such user".to_owned() });
     }
     if !problems.is_empty() {
         return Err(AdminError::Invalid(problems));

@@ -24,6 +24,8 @@ use crate::model::document::{Problem, Problems, Reader};
 
 const LARGEST: usize = 1 << 20;
 const MOST_VALUES: usize = 2_000;
+const LARGEST_BULK: usize = 8 << 20;
+const MOST_BULK_VALUES: usize = 200_000;
 /// How long a body may take; a megabyte comes in less.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -34,13 +36,27 @@ impl<S: Sync> FromRequest<S> for Document {
     type Rejection = AdminError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, AdminError> {
-        let bytes = collect(request).await?;
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let left = Cell::new(MOST_VALUES);
-        let value = Tree(&left).deserialize(&mut json).map_err(|error| syntax(&error))?;
-        json.end().map_err(|error| syntax(&error))?;
-        Ok(Document(value))
+        parse(&collect(request, LARGEST).await?, MOST_VALUES)
     }
+}
+
+/// A JSON document of many things: up to 8 MiB and 200,000 values.
+pub(super) struct Bulk(pub Document);
+
+impl<S: Sync> FromRequest<S> for Bulk {
+    type Rejection = AdminError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, AdminError> {
+        parse(&collect(request, LARGEST_BULK).await?, MOST_BULK_VALUES).map(Bulk)
+    }
+}
+
+fn parse(bytes: &[u8], most: usize) -> Result<Document, AdminError> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let left = Cell::new(most);
+    let value = Tree(&left).deserialize(&mut json).map_err(|error| syntax(&error))?;
+    json.end().map_err(|error| syntax(&error))?;
+    Ok(Document(value))
 }
 
 impl Document {
@@ -97,7 +113,7 @@ impl<S: Sync> FromRequest<S> for SecretFields {
     type Rejection = AdminError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, AdminError> {
-        let bytes = collect(request).await?;
+        let bytes = collect(request, LARGEST).await?;
         match serde_json::from_slice(&bytes).map_err(|error| syntax(&error))? {
             Top::Fields(fields) => Ok(SecretFields(fields)),
             Top::Other(found) => {
@@ -108,15 +124,19 @@ impl<S: Sync> FromRequest<S> for SecretFields {
     }
 }
 
-async fn collect(request: Request) -> Result<Zeroizing<Vec<u8>>, AdminError> {
+async fn collect(request: Request, largest: usize) -> Result<Zeroizing<Vec<u8>>, AdminError> {
     check_media(request.headers())?;
-    collect_body(request.into_body()).await
+    read_body(request.into_body(), largest).await
 }
 
 /// The bytes of a body, whatever they are.
-pub(super) async fn collect_body(mut body: axum::body::Body) -> Result<Zeroizing<Vec<u8>>, AdminError> {
+pub(super) async fn collect_body(body: axum::body::Body) -> Result<Zeroizing<Vec<u8>>, AdminError> {
+    read_body(body, LARGEST).await
+}
+
+async fn read_body(mut body: axum::body::Body, largest: usize) -> Result<Zeroizing<Vec<u8>>, AdminError> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    if announced > LARGEST {
+    if announced > largest {
         return Err(AdminError::TooLarge);
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(announced));
@@ -124,7 +144,7 @@ pub(super) async fn collect_body(mut body: axum::body::Body) -> Result<Zeroizing
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| AdminError::Syntax("it ends early"))?;
             if let Ok(data) = frame.into_data() {
-                append(&mut bytes, &data)?;
+                append(&mut bytes, &data, largest)?;
             }
         }
         Ok::<(), AdminError>(())
@@ -134,9 +154,9 @@ pub(super) async fn collect_body(mut body: axum::body::Body) -> Result<Zeroizing
 }
 
 /// Grows by hand: a vector that grows by itself leaves its old bytes behind.
-fn append(bytes: &mut Zeroizing<Vec<u8>>, data: &[u8]) -> Result<(), AdminError> {
+fn append(bytes: &mut Zeroizing<Vec<u8>>, data: &[u8], largest: usize) -> Result<(), AdminError> {
     let length = bytes.len() + data.len();
-    if length > LARGEST {
+    if length > largest {
         return Err(AdminError::TooLarge);
     }
     if length > bytes.capacity() {

@@ -54,7 +54,7 @@ pub enum AdminError {
     #[error("the body is not a JSON document: {0}")]
     Syntax(&'static str),
     /// The body is too large.
-    #[error("the body is larger than 1 MiB")]
+    #[error("the body is larger than is taken here: 1 MiB, or 8 MiB of an import")]
     TooLarge,
     /// The body came too slowly.
     #[error("the body did not come in time")]
@@ -153,7 +153,12 @@ pub(super) const PROBLEMS: &[Refusal] = &[
         When::Named,
         "it is not in the version that `If-Match` or `If-None-Match` asks for",
     ),
-    refusal("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, When::Read, "the body is larger than 1 MiB"),
+    refusal(
+        "body_too_large",
+        StatusCode::PAYLOAD_TOO_LARGE,
+        When::Read,
+        "the body is larger than 1 MiB, or 8 MiB of an import",
+    ),
     refusal(
         "media_type_unsupported",
         StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -136,6 +136,7 @@ pub(super) fn gate(connection: &Connection, environment: &EnvironmentName) -> Ga
         keeps_browsers_out: false,
         host_names: Vec::new(),
         allow_origins: Vec::new(),
+        explains: true,
         scope: Scope {
             organization: connection.organization,
             environment: environment.clone(),

@@ -61,6 +61,8 @@ pub struct Listener {
     pub host_names: Vec<Host>,
     /// `Origin` values that may call from a browser, in lower case, a default port left out.
     pub allow_origins: Vec<String>,
+    /// Whether callers without a key may ask what would become of a request (`Sidekey-Explain: 1`).
+    pub explain: bool,
     /// Used when a request carries no tag.
     pub connection: Option<ConnectionRef>,
     /// TLS, where it has a certificate.
@@ -141,6 +143,7 @@ impl Default for Listener {
             customers: Vec::new(),
             host_names: Vec::new(),
             allow_origins: Vec::new(),
+            explain: false,
             connection: None,
             tls: None,
             mode: 0o600,
@@ -174,6 +177,7 @@ impl Listener {
             customers,
             host_names: reader.parsed_list("host_names"),
             allow_origins: texts(reader.parsed_list::<BrowserOrigin>("allow_origins").into_iter().map(|o| o.0)),
+            explain: reader.flag("explain").unwrap_or(absent.explain),
             connection: reader.parsed("connection"),
             tls: reader.table("tls").and_then(|tls| ListenerTls::read(tls, folder)),
             mode: read_mode(&reader).unwrap_or(absent.mode),

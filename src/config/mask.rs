@@ -57,6 +57,7 @@ const SHOWN: &[&str] = &[
     "env",
     "environment",
     "environments",
+    "explain",
     "fd",
     "file",
     "format",

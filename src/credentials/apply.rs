@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::Injection;
 use super::injection::Pair;
+use crate::directory::route::Route;
 use crate::directory::{Admission, Permit};
 use crate::model::header::{self, Known};
 use crate::upstream::Injected;
@@ -18,8 +19,11 @@ impl Injection {
     /// Path and query of a permitted request as they go on the wire: they may hold a credential. `rest` is what the
     /// request brings: empty, or beginning with `/` or `?`.
     pub fn path(&self, permit: &Permit, rest: &str) -> Zeroizing<String> {
-        let base = permit.route().base.path();
-        let joined = if permit.is_below_base() { self.fill_path(base, rest) } else { rooted(rest) };
+        self.path_of(permit.route(), permit.is_below_base(), rest)
+    }
+
+    pub(super) fn path_of(&self, route: &Route, below_base: bool, rest: &str) -> Zeroizing<String> {
+        let joined = if below_base { self.fill_path(route.base.path(), rest) } else { rooted(rest) };
         let query = &self.elsewhere().query;
         if query.is_empty() { joined } else { replace_query(&joined, query) }
     }

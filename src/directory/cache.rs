@@ -82,6 +82,11 @@ where
         Cache { shared, control, limits }
     }
 
+    /// Runs something on the vault's runtime, for whoever is on another one; `None` where that is gone.
+    pub async fn elsewhere<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        self.control.spawn(work).await.ok()
+    }
+
     /// What is cached and current. Waits for nothing but the cache's own housekeeping.
     pub async fn get(&self, key: &K) -> Option<Entry<V>> {
         self.shared.get(key).await.filter(|entry| entry.value.is_current())

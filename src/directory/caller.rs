@@ -89,6 +89,47 @@ impl<'a> Caller<'a> {
         self.listener.covers_all() && self.key().is_none_or(in_key)
     }
 
+    /// Whether it may ask what would become of a request: what its key says, else the listener's word.
+    pub fn may_explain(&self, at_listener: bool) -> bool {
+        self.key().map_or(at_listener, |key| key.terms.scope.explain)
+    }
+
+    /// Which rules cover a connection, in words; `None` where it is outside.
+    pub fn covering_rule(&self, connection: &Connection) -> Option<String> {
+        if !self.covers(connection) {
+            return None;
+        }
+        let of_listener = first(&self.listener.connections, connection)?;
+        let of_key = self.key().and_then(|key| first(&key.terms.scope.connections, connection));
+        Some(match of_key {
+            Some(of_key) => format!("the key covers `{of_key}`, and the listener `{of_listener}`"),
+            None => format!("the listener covers `{of_listener}`"),
+        })
+    }
+
+    /// What each rule of its key says to a request; nothing where it has none. `path` is as in [`allows`](Self::allows).
+    pub fn rules(&self, method: &Method, path: &str) -> Vec<Ruling> {
+        let Some(key) = self.key() else { return Vec::new() };
+        let scope = &key.terms.scope;
+        let mut rulings = Vec::new();
+        if let Some(methods) = &scope.methods {
+            let passed = methods.iter().any(|own| own.as_str() == method.as_str());
+            let all = methods.iter().map(MethodName::as_str).collect::<Vec<_>>().join(", ");
+            rulings.push(Ruling { about: "method", passed, text: format!("the key allows {all}") });
+        }
+        if let Some(paths) = &scope.paths {
+            let canonical = canonical(path);
+            let found = canonical.as_ref().and_then(|path| paths.iter().find(|pattern| pattern.matches(path)));
+            let text = match (found, &canonical) {
+                (Some(pattern), Some(path)) => format!("the key allows `{pattern}`, which `{path}` matches"),
+                (_, Some(path)) => format!("none of the key's patterns matches `{path}`"),
+                (_, None) => "the path can be read in more than one way, which no rule allows".to_owned(),
+            };
+            rulings.push(Ruling { about: "path", passed: found.is_some(), text });
+        }
+        rulings
+    }
+
     /// The limits of its key.
     pub(super) fn limiters(&self) -> &[Limiter] {
         self.shown.as_ref().map_or(&[], |shown| &shown.limiters)
@@ -111,8 +152,111 @@ impl<'a> Caller<'a> {
     }
 }
 
+/// What a rule says to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    /// `method` or `path`.
+    pub about: &'static str,
+    /// Whether it lets the request pass.
+    pub passed: bool,
+    /// The rule, in words.
+    pub text: String,
+}
+
+/// The first of these globs that names a connection.
+fn first<'g>(globs: &'g [Glob], connection: &Connection) -> Option<&'g Glob> {
+    globs.iter().find(|glob| names(std::slice::from_ref(*glob), connection))
+}
+
 /// Whether one of these globs names a connection, by its key or its id.
 pub(super) fn names(globs: &[Glob], connection: &Connection) -> bool {
     globs.iter().any(|glob| glob.matches(connection.key.as_str()))
         || connection.id.with_text(|id| globs.iter().any(|glob| glob.matches(id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use super::super::cache::Limits;
+    use super::super::keys::Holder;
+    use super::super::rate::Rates;
+    use super::super::{Directory, Table};
+    use super::*;
+    use crate::model::api_key::{KeyScope, KeyStatus, KeyTerms, RequestLimits};
+    use crate::model::connection::{ConnectionDraft, Sharing, Visibility};
+    use crate::model::document::{Problems, Reader};
+    use crate::model::id::{ApiKeyId, ConnectionId, UserId};
+    use crate::model::moment::Moment;
+    use crate::model::role::Role;
+    use crate::vault::Vault;
+    use crate::vault::api_key::LENGTH;
+    use crate::vault::revision::Stamp;
+
+    fn shown(owner: Option<UserId>, connections: &[&str]) -> Rc<Shown> {
+        let scope = KeyScope {
+            connections: connections.iter().map(|glob| glob.parse().unwrap()).collect(),
+            ..KeyScope::default()
+        };
+        let terms = KeyTerms {
+            name: "caller".to_owned(),
+            roles: [Role::Caller].into_iter().collect(),
+            limits: RequestLimits::default(),
+            environment: None,
+            scope,
+            owner,
+            expires_at: None,
+        };
+        let key = ApiKey {
+            id: ApiKeyId::generate(),
+            organization: OrganizationId::derived("default"),
+            status: KeyStatus::Active,
+            terms,
+            created_at: Moment::now(),
+            rotated_at: None,
+            last_used_at: None,
+        };
+        let minute = Duration::from_secs(60);
+        let limits = Limits { entries: 10, time_to_live: minute, time_to_idle: minute };
+        let directory = Directory::new(Vault::without_database(), limits, tokio::runtime::Handle::current());
+        let table: Table<()> = directory.table();
+        let holder = Arc::new(Holder::new(Arc::new(key), &Rates::default(), Stamp::default()));
+        table.keys.insert(&[b'a'; LENGTH], holder, Instant::now() + minute)
+    }
+
+    fn listener(owner: Option<UserId>) -> Scope {
+        Scope {
+            organization: OrganizationId::derived("default"),
+            environment: "production".parse().unwrap(),
+            environments: Vec::new(),
+            connections: vec![Glob::everything()],
+            customers: Vec::new(),
+            connection: None,
+            owner,
+        }
+    }
+
+    /// TN-06: whose a personal connection is says the key's owner, and no header.
+    #[tokio::test]
+    async fn a_personal_connection_is_its_owners_whatever_names_it_tn_06() {
+        let (ada, bob) = (UserId::generate(), UserId::generate());
+        let problems = Problems::default();
+        let draft = serde_json::json!({ "key": "mine", "integration": "crm" });
+        let draft = ConnectionDraft::read(&Reader::new(&draft, "", &problems).unwrap()).unwrap();
+        let mut connection = draft.into_connection(ConnectionId::generate(), OrganizationId::derived("default"));
+        connection.sharing = Sharing { visibility: Visibility::Personal, owner: Some(ada), ..Sharing::default() };
+        let id = connection.id.to_string();
+        let everything = ["*", "mine", &id];
+        let listener = listener(None);
+        let covers =
+            |owner, connections: &[&str]| Caller::with_key(&listener, shown(owner, connections)).covers(&connection);
+        assert!(covers(Some(ada), &everything));
+        assert!(!covers(Some(ada), &["other"]), "the scope holds for the owner too");
+        assert!(!covers(Some(bob), &everything));
+        assert!(!covers(None, &everything));
+        assert!(!Caller::of(&listener).covers(&connection));
+        connection.sharing.owner = None;
+        assert!(!Caller::with_key(&listener, shown(None, &everything)).covers(&connection), "nobody's is nobody's");
+    }
 }

@@ -1,5 +1,6 @@
 //! Permits: the proof that a caller may use a connection for a request, and where that request goes.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,7 +8,7 @@ use std::time::Instant;
 use http::Method;
 
 use super::caller::Caller;
-use super::rate::{Counted, Exceeded, Limiter, count};
+use super::rate::{Allowance, Counted, Exceeded, Limiter, count};
 use super::route::Route;
 use super::table::Shown;
 use crate::model::name::EnvironmentName;
@@ -46,6 +47,24 @@ impl Admission {
     /// Host and port of it, as they are logged.
     pub fn authority(&self) -> &str {
         self.route.authority(self.origin)
+    }
+}
+
+/// What would become of a request; see [`Route::preview`].
+#[derive(Debug)]
+pub struct Preview {
+    /// To what it would be admitted.
+    pub admission: Admission,
+    /// Whether the base path stands in front of the request's own path.
+    pub below_base: bool,
+    /// How each limit that holds for it stands.
+    pub allowances: Vec<Allowance>,
+}
+
+impl Preview {
+    /// The limit that would refuse it now: the one that does so for longest.
+    pub fn exceeded(&self) -> Option<Exceeded> {
+        self.allowances.iter().filter_map(Allowance::exceeded).max_by_key(|exceeded| exceeded.wait)
     }
 }
 
@@ -111,6 +130,24 @@ impl Route {
         now: Instant,
         overtaken: Option<Permit>,
     ) -> Result<Permit, Denied> {
+        let (origin, below_base) = self.judge(caller, &wanted)?;
+        let counted = self.count(caller, now, overtaken)?;
+        let admission = Admission { route: Arc::clone(self), environment: wanted.environment, origin };
+        Ok(Permit { admission, below_base, counted, shown: caller.shown().cloned() })
+    }
+
+    /// What [`admit`](Self::admit) would say, without counting anything and without a permit.
+    pub fn preview(self: &Arc<Self>, caller: &Caller<'_>, wanted: Wanted<'_>, now: Instant) -> Result<Preview, Denied> {
+        let (origin, below_base) = self.judge(caller, &wanted)?;
+        let limiters = caller.limiters().iter().chain(&*self.limiters);
+        let allowances = limiters.map(|limiter| limiter.allowance(now)).collect();
+        let admission = Admission { route: Arc::clone(self), environment: wanted.environment, origin };
+        Ok(Preview { admission, below_base, allowances })
+    }
+
+    /// Everything that can refuse a request but its limits: which of the origins it goes to, and whether below the base
+    /// path.
+    fn judge(&self, caller: &Caller<'_>, wanted: &Wanted<'_>) -> Result<(usize, bool), Denied> {
         // What most callers may use is everything, which needs no look at the connection.
         let covered = !self.is_reserved && caller.covers_all() || caller.covers(&self.connection);
         if !covered {
@@ -129,24 +166,21 @@ impl Route {
         if !below_base && self.base.path().contains('{') {
             return Err(Denied::PathCredential);
         }
-        if caller.has_rules() && (wanted.is_disguised || !self.allows(caller, &wanted, below_base)) {
+        if caller.has_rules() && (wanted.is_disguised || !caller.allows(wanted.method, &self.path_judged(wanted))) {
             return Err(Denied::Rule);
         }
-        let counted = self.count(caller, now, overtaken)?;
-        let admission = Admission { route: Arc::clone(self), environment: wanted.environment, origin };
-        Ok(Permit { admission, below_base, counted, shown: caller.shown().cloned() })
+        Ok((origin, below_base))
     }
 
-    /// Whether the caller's rules let a request pass. They judge the path as it goes to the upstream; a credential that is
-    /// a part of it is judged by its placeholder.
-    fn allows(&self, caller: &Caller<'_>, wanted: &Wanted<'_>, below_base: bool) -> bool {
+    /// The path that a caller's rules judge: as it goes to the upstream, with a placeholder in the place of a credential
+    /// that is a part of it.
+    pub fn path_judged<'w>(&self, wanted: &Wanted<'w>) -> Cow<'w, str> {
         let path = wanted.rest.split('?').next().unwrap_or_default();
-        let base = if below_base { self.base.path() } else { "" };
+        let base = if wanted.aim == Aim::Base { self.base.path() } else { "" };
         match (base, path) {
-            ("", "") => caller.allows(wanted.method, "/"),
-            ("", path) => caller.allows(wanted.method, path),
-            (base, "") => caller.allows(wanted.method, base),
-            (base, path) => caller.allows(wanted.method, &format!("{base}{path}")),
+            ("", "") => Cow::Borrowed("/"),
+            ("", path) => Cow::Borrowed(path),
+            (base, path) => Cow::Owned(format!("{base}{path}")),
         }
     }
 

@@ -133,6 +133,26 @@ impl Exceeded {
     }
 }
 
+/// How a limit stands: what is left of it, without counting anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// Whose it is.
+    pub holder: Holder,
+    /// The limit.
+    pub quota: Quota,
+    /// How many requests would pass now.
+    pub left: u32,
+    /// After how long the next one passes, where none would now.
+    pub wait: Option<Duration>,
+}
+
+impl Allowance {
+    /// The refusal that a request would meet now.
+    pub fn exceeded(&self) -> Option<Exceeded> {
+        self.wait.map(|wait| Exceeded { holder: self.holder, quota: self.quota, wait })
+    }
+}
+
 /// Proof that a request was counted; not `Clone`, so that it is given back once at most.
 #[derive(Debug)]
 pub struct Spent {
@@ -195,6 +215,15 @@ impl Limiter {
             Ok(_) => Ok(()),
             Err(wait) => Err(self.exceeded(wait)),
         }
+    }
+
+    /// How it stands now.
+    pub fn allowance(&self, now: Instant) -> Allowance {
+        let (empty_at, instant) = (self.bucket.empty_at.load(Ordering::Relaxed), self.clock.at(now));
+        let level = instant.saturating_sub(empty_at).min(self.quota.window());
+        let left = u32::try_from(level / self.quota.interval).unwrap_or(u32::MAX);
+        let wait = self.check(now).err().map(|exceeded| exceeded.wait);
+        Allowance { holder: self.holder, quota: self.quota, left, wait }
     }
 
     /// Counts a request, or says why it must not pass; then nothing is spent.

@@ -107,6 +107,9 @@ pub struct KeyScope {
     pub environments: Option<Vec<EnvironmentName>>,
     /// The customers a request may name: names or globs.
     pub customers: Vec<Glob>,
+    /// Whether a request may ask what would become of it instead of being sent.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub explain: bool,
 }
 
 impl Default for KeyScope {
@@ -118,6 +121,7 @@ impl Default for KeyScope {
             paths: None,
             environments: None,
             customers: Vec::new(),
+            explain: false,
         }
     }
 }
@@ -137,6 +141,7 @@ impl KeyScope {
             paths: reader.has("paths").then(|| reader.parsed_list("paths")),
             environments: reader.has("environments").then(|| reader.parsed_list("environments")),
             customers: reader.parsed_list("customers"),
+            explain: reader.flag("explain").unwrap_or(false),
         }
     }
 
@@ -146,6 +151,7 @@ impl KeyScope {
             && all_in(&self.customers, &other.customers, Glob::contains)
             && narrowed(self.methods.as_deref(), other.methods.as_deref(), |own, other| own == other)
             && narrowed(self.paths.as_deref(), other.paths.as_deref(), PathPattern::contains)
+            && (other.explain || !self.explain)
     }
 }
 

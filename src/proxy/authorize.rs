@@ -51,17 +51,17 @@ enum Attempt {
 }
 
 /// What a request says, read in place.
-struct Said<'h> {
+pub(super) struct Said<'h> {
     head: &'h RequestHead,
-    tag: Tag<'h>,
-    requested: Requested<'h>,
+    pub(super) tag: Tag<'h>,
+    pub(super) requested: Requested<'h>,
 }
 
 /// What a request asks for, and who asks.
-struct Asked<'h> {
-    caller: Caller<'h>,
-    reference: Reference<'h>,
-    said: Said<'h>,
+pub(super) struct Asked<'h> {
+    pub(super) caller: Caller<'h>,
+    pub(super) reference: Reference<'h>,
+    pub(super) said: Said<'h>,
 }
 
 impl Proxy {
@@ -82,6 +82,9 @@ impl Proxy {
         if !record.take_place() {
             return Err(ProxyError::Overloaded);
         }
+        if said.tag.explain {
+            return Ok(Decided::Later(Box::pin(self.authorize_later(gate, head, record, None))));
+        }
         let Some(caller) = self.caller_now(gate, &said.tag, record.started()) else {
             return Ok(Decided::Later(Box::pin(self.authorize_later(gate, head, record, None))));
         };
@@ -101,7 +104,12 @@ impl Proxy {
     }
 
     /// Checks a request's head and reads what it says. `login` is where what must be decoded of it stays.
-    fn read<'h>(&self, gate: &Gate, head: &'h RequestHead, login: &'h mut Login) -> Result<Said<'h>, ProxyError> {
+    pub(super) fn read<'h>(
+        &self,
+        gate: &Gate,
+        head: &'h RequestHead,
+        login: &'h mut Login,
+    ) -> Result<Said<'h>, ProxyError> {
         let host = head::check(head)?;
         let mut requested = Requested::parse(head)?;
         *login = Login::read(&head.fields, &requested.form)?;
@@ -118,7 +126,7 @@ impl Proxy {
     }
 
     /// The same, waiting for the vault.
-    async fn caller<'g>(&self, gate: &'g Gate, tag: &Tag<'_>) -> Result<Caller<'g>, ProxyError> {
+    pub(super) async fn caller<'g>(&self, gate: &'g Gate, tag: &Tag<'_>) -> Result<Caller<'g>, ProxyError> {
         if let Some(known) = self.caller_now(gate, tag, Instant::now()) {
             return known;
         }
@@ -157,6 +165,9 @@ impl Proxy {
     ) -> Result<Authorized, ProxyError> {
         let mut login = Login::default();
         let said = self.read(gate, head, &mut login)?;
+        if said.tag.explain {
+            return Err(ProxyError::Explained(Box::pin(self.explain(gate, head, record)).await?.into()));
+        }
         let caller = self.caller(gate, &said.tag).await?;
         let asked = Asked::by(caller, said, record)?;
         record.asked(asked.reference);
@@ -179,20 +190,20 @@ impl Proxy {
 
 impl<'h> Asked<'h> {
     /// What a caller asks for. Who that is is noted whatever becomes of the request.
-    fn by(caller: Caller<'h>, said: Said<'h>, record: &mut Record) -> Result<Self, ProxyError> {
+    pub(super) fn by(caller: Caller<'h>, said: Said<'h>, record: &mut Record) -> Result<Self, ProxyError> {
         record.shown(caller.shown());
         let reference = said.tag.connection.or_else(|| caller.connection());
         Ok(Asked { caller, reference: reference.ok_or(ProxyError::ConnectionMissing)?, said })
     }
 
     /// Whether the key is still what it was when it was looked up; something was waited for since.
-    fn check_key(&self) -> Result<(), ProxyError> {
+    pub(super) fn check_key(&self) -> Result<(), ProxyError> {
         let is_current = self.caller.shown().is_none_or(|shown| shown.is_current());
         if is_current { Ok(()) } else { Err(ProxyError::KeyUnknown) }
     }
 
     /// The name to look up, and the environment: what the caller's scope allows of what was asked for.
-    fn within_scope(&self) -> Result<(Named<'_>, EnvironmentName), ProxyError> {
+    pub(super) fn within_scope(&self) -> Result<(Named<'_>, EnvironmentName), ProxyError> {
         let Asked { caller, reference, said: Said { tag, .. } } = self;
         let environment = caller.environment(tag.environment.as_ref()).ok_or(ProxyError::EnvironmentNotPermitted)?;
         if tag.customer.as_ref().is_some_and(|customer| !caller.covers_customer(customer)) {
@@ -200,6 +211,18 @@ impl<'h> Asked<'h> {
         }
         let customer = tag.customer.as_ref().map(CustomerName::as_str);
         Ok((Named { organization: caller.organization(), customer, reference: *reference }, environment))
+    }
+
+    /// What the request wants to do with its connection.
+    pub(super) fn wanted(&self, environment: EnvironmentName) -> Wanted<'_> {
+        let Said { head, tag, requested } = &self.said;
+        let aim = match (&requested.form, &tag.upstream) {
+            (Form::Absolute(origin), _) => Aim::Forward { origin: origin.clone() },
+            (Form::Origin, Some(origin)) => Aim::Origin(origin.clone()),
+            (Form::Origin, None) => Aim::Base,
+        };
+        let is_disguised = self.caller.has_rules() && head::is_disguised(&head.fields);
+        Wanted { environment, aim, method: &head.method, rest: requested.rest, is_disguised }
     }
 
     /// Everything that can refuse the request once its connection is known, before a credential is opened.
@@ -210,23 +233,7 @@ impl<'h> Asked<'h> {
         now: Instant,
         overtaken: Option<Permit>,
     ) -> Result<Permit, ProxyError> {
-        let Said { head, tag, requested } = &self.said;
-        let aim = match (&requested.form, &tag.upstream) {
-            (Form::Absolute(origin), _) => Aim::Forward { origin: origin.clone() },
-            (Form::Origin, Some(origin)) => Aim::Origin(origin.clone()),
-            (Form::Origin, None) => Aim::Base,
-        };
-        let is_disguised = self.caller.has_rules() && head::is_disguised(&head.fields);
-        let wanted = Wanted { environment, aim, method: &head.method, rest: requested.rest, is_disguised };
-        route.admit(&self.caller, wanted, now, overtaken).map_err(|denied| match denied {
-            Denied::Rule => ProxyError::NotPermitted,
-            Denied::OutOfScope => ProxyError::ConnectionUnknown,
-            Denied::Host => ProxyError::HostNotAllowed,
-            Denied::PathCredential => ProxyError::TargetInvalid(
-                "this connection's credential is part of its base path: send the path below it",
-            ),
-            Denied::Limited(exceeded) => ProxyError::RateLimited(exceeded),
-        })
+        route.admit(&self.caller, self.wanted(environment), now, overtaken).map_err(denied)
     }
 
     fn authorized(&self, permit: Permit, injection: Arc<Injection>) -> Authorized {
@@ -235,7 +242,19 @@ impl<'h> Asked<'h> {
     }
 }
 
-fn not_found(error: LookupError) -> ProxyError {
+pub(super) fn denied(denied: Denied) -> ProxyError {
+    match denied {
+        Denied::Rule => ProxyError::NotPermitted,
+        Denied::OutOfScope => ProxyError::ConnectionUnknown,
+        Denied::Host => ProxyError::HostNotAllowed,
+        Denied::PathCredential => {
+            ProxyError::TargetInvalid("this connection's credential is part of its base path: send the path below it")
+        }
+        Denied::Limited(exceeded) => ProxyError::RateLimited(exceeded),
+    }
+}
+
+pub(super) fn not_found(error: LookupError) -> ProxyError {
     match error {
         LookupError::Unknown => ProxyError::ConnectionUnknown,
         LookupError::Broken(why) => ProxyError::Broken(why),
@@ -243,7 +262,7 @@ fn not_found(error: LookupError) -> ProxyError {
     }
 }
 
-fn unresolved(error: ResolveError) -> ProxyError {
+pub(super) fn unresolved(error: ResolveError) -> ProxyError {
     match error {
         ResolveError::Missing(missing) => ProxyError::Missing(missing),
         ResolveError::Vault(error) => unavailable(&error),

@@ -8,6 +8,7 @@ use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, PROXY_AUTHENTICA
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
+use super::explain::Explanation;
 use crate::credentials::Missing;
 use crate::directory::rate::Exceeded;
 use crate::model::name::EnvironmentName;
@@ -62,6 +63,12 @@ pub enum ProxyError {
     /// A rule of the caller's key.
     #[error("the rules of this API key do not allow this method or path, or the path can be read in two ways")]
     NotPermitted,
+    /// Somebody asks what would become of a request who may not.
+    #[error("this caller may not ask what would become of a request; its key, or the listener, must allow `explain`")]
+    ExplainNotPermitted,
+    /// The request was explained instead of being sent; no error of anybody's, and answered as a success.
+    #[error("the request was explained and not sent")]
+    Explained(Box<Explanation>),
     /// TRACE, CONNECT and their like.
     #[error("this method is not forwarded")]
     MethodRefused,
@@ -207,6 +214,8 @@ impl ProxyError {
             Self::EnvironmentNotPermitted => forbidden("environment_not_permitted", "The environment is not permitted"),
             Self::HostNotAllowed => forbidden("host_not_allowed", "The host is not allowed"),
             Self::NotPermitted => forbidden("not_permitted", "The method or path is not permitted"),
+            Self::ExplainNotPermitted => forbidden("not_permitted", "Explaining is not permitted"),
+            Self::Explained(_) => Told::new(StatusCode::OK, "explained", "Explained", "", CannotHelp),
             Self::ConnectionUnknown => denied(StatusCode::NOT_FOUND, "connection_unknown", "The connection is unknown"),
             Self::MethodRefused => denied(StatusCode::METHOD_NOT_ALLOWED, "method_refused", "The method is refused"),
             Self::BodyTooLarge(_) => denied(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),

@@ -18,6 +18,8 @@ pub struct Gate {
     pub trust: Trust,
     /// The bounds of every caller.
     pub scope: Scope,
+    /// Whether a caller without a key may ask what would become of a request.
+    pub explains: bool,
     /// Whether web pages must be kept out: on TCP listeners that trust their network.
     pub keeps_browsers_out: bool,
     /// Host values that are ours beside IP literals and `localhost`.

@@ -38,6 +38,8 @@ pub struct Tag<'h> {
     pub timeout: Option<Duration>,
     /// The API key that was shown.
     pub key: Option<Presented<'h>>,
+    /// Whether the request is to be explained instead of being sent.
+    pub explain: bool,
 }
 
 /// The text of an API key as it was shown. It shows itself to nobody by accident.
@@ -86,6 +88,7 @@ impl<'h> Tag<'h> {
             upstream: own.upstream.map(upstream).transpose()?,
             timeout: own.timeout.map(timeout).transpose()?,
             key: own.key.map(Presented),
+            explain: own.explain.map(explain).transpose()?.unwrap_or(false),
         })
     }
 }
@@ -99,6 +102,7 @@ struct Own<'h> {
     workflow: Option<&'h str>,
     upstream: Option<&'h str>,
     timeout: Option<&'h str>,
+    explain: Option<&'h str>,
 }
 
 impl<'h> Own<'h> {
@@ -138,6 +142,7 @@ impl<'h> Own<'h> {
             8 if is("workflow") => &mut self.workflow,
             8 if is("upstream") => &mut self.upstream,
             7 if is("timeout") => &mut self.timeout,
+            7 if is("explain") => &mut self.explain,
             _ => return Ok(()),
         };
         if slot.replace(text(line.value)?).is_some() {
@@ -195,6 +200,14 @@ fn named<'h>(
 
 fn reference(text: &str) -> Result<Reference<'_>, ProxyError> {
     Reference::checked(text).map_err(|_| ProxyError::TagMalformed("the connection is neither an id (conn_…) nor a key"))
+}
+
+fn explain(text: &str) -> Result<bool, ProxyError> {
+    match text {
+        "1" => Ok(true),
+        "0" => Ok(false),
+        _ => Err(ProxyError::TagMalformed("Sidekey-Explain is 1 or 0")),
+    }
 }
 
 fn text(value: &[u8]) -> Result<&str, ProxyError> {

@@ -9,11 +9,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Version};
+use http::{Method, StatusCode, Version};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::body::{ClientBody, ClientError};
+use super::explain::Explanation;
 use super::gate::Gate;
 use super::record::Record;
 use super::{Proxy, ProxyError, Relayed, Request};
@@ -87,7 +88,12 @@ pub struct Bench(mpsc::Sender<Asked>);
 #[derive(Debug)]
 pub struct Trials(mpsc::Receiver<Asked>);
 
-type Asked = (Trial, oneshot::Sender<Tried>);
+/// What a bench is asked for, and where the result goes.
+#[derive(Debug)]
+enum Asked {
+    Attempt(Trial, oneshot::Sender<Tried>),
+    Explanation(Trial, oneshot::Sender<Explanation>),
+}
 
 impl Bench {
     /// A bench, and the trials that are asked for there.
@@ -99,8 +105,15 @@ impl Bench {
     /// Makes a trial; `None` where the server is stopping. Whoever drops the future gives the trial up.
     pub async fn attempt(&self, trial: Trial) -> Option<Tried> {
         let (answer, tried) = oneshot::channel();
-        self.0.send((trial, answer)).await.ok()?;
+        self.0.send(Asked::Attempt(trial, answer)).await.ok()?;
         tried.await.ok()
+    }
+
+    /// Tells what would become of a request; nothing is sent. `None` where the server is stopping.
+    pub async fn explain(&self, trial: Trial) -> Option<Explanation> {
+        let (answer, explained) = oneshot::channel();
+        self.0.send(Asked::Explanation(trial, answer)).await.ok()?;
+        explained.await.ok()
     }
 }
 
@@ -112,7 +125,7 @@ impl Trials {
             let is_free = under_way.len() < AT_ONCE;
             tokio::select! {
                 asked = self.0.recv(), if is_free => match asked {
-                    Some((trial, answer)) => drop(under_way.spawn_local(make(Rc::clone(&proxy), trial, answer))),
+                    Some(asked) => drop(under_way.spawn_local(make(Rc::clone(&proxy), asked))),
                     None => return,
                 },
                 Some(_) = under_way.join_next() => {}
@@ -121,14 +134,33 @@ impl Trials {
     }
 }
 
-async fn make(proxy: Rc<Proxy>, trial: Trial, mut answer: oneshot::Sender<Tried>) {
+async fn make(proxy: Rc<Proxy>, asked: Asked) {
+    match asked {
+        Asked::Attempt(trial, answer) => give(answer, proxy.attempt(trial)).await,
+        Asked::Explanation(trial, answer) => give(answer, proxy.preview(trial)).await,
+    }
+}
+
+/// Gives a result to whoever waits for it, for as long as they do.
+async fn give<T>(mut answer: oneshot::Sender<T>, result: impl Future<Output = T>) {
     tokio::select! {
-        tried = proxy.attempt(trial) => drop(answer.send(tried)),
+        result = result => drop(answer.send(result)),
         () = answer.closed() => {}
     }
 }
 
 impl Proxy {
+    /// Explains a request.
+    async fn preview(&self, trial: Trial) -> Explanation {
+        let Trial { gate, method, path, fields, body } = trial;
+        let mut record = Record::begin(Rc::clone(&self.reporter), method.clone());
+        let request = request(method, &path, &fields, body);
+        let explained = self.explain(&gate, &request.head, &mut record).await;
+        record.answered(StatusCode::OK, None);
+        record.completed();
+        explained.unwrap_or_else(|error| Explanation::of_refusal(&request.head, &error))
+    }
+
     /// Tries a request, and looks into its answer.
     pub async fn attempt(&self, trial: Trial) -> Tried {
         let Trial { gate, method, path, fields, body } = trial;

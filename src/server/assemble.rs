@@ -94,6 +94,7 @@ pub fn gate(listener: &Listener, organization: OrganizationId) -> Gate {
         keeps_browsers_out: is_local && matches!(listener.address, crate::config::Address::Tcp(_)),
         host_names: listener.host_names.iter().map(ToString::to_string).collect(),
         allow_origins: listener.allow_origins.clone(),
+        explains: listener.explain,
         scope: Scope {
             organization,
             environment: listener.environment.clone(),

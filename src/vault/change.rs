@@ -4,6 +4,7 @@ mod api_key;
 mod connection;
 mod credential;
 mod environment;
+pub mod import;
 mod integration;
 pub mod link;
 mod organization;
@@ -165,6 +166,8 @@ pub enum Change {
         /// In which environment.
         environment: EnvironmentName,
     },
+    /// Integrations and connections from elsewhere, all of them or none.
+    Import(import::Import),
     /// Something with users and their links.
     User(user::UserChange),
     /// Something with sessions.
@@ -342,6 +345,7 @@ impl Writing<'_> {
             Change::DeleteSecretValue { organization, key, environment } => {
                 self.delete_secret_value(organization, &key, &environment).await
             }
+            Change::Import(import) => self.import(&import).await,
             Change::User(change) => self.change_user(change).await,
             Change::Session(change) => self.change_session(change).await,
             Change::Resource(change) => self.write_resource(change).await,

@@ -175,6 +175,10 @@ async fn no_limit_is_above_the_organizations() {
         json!({ "per_minute": 50, "per_hour": null })
     );
     assert_eq!(lesser.put(&limits, json!({})).await.json()["limits"], json!({ "per_minute": null, "per_hour": null }));
+    // A ceiling that is lowered leaves a key as it is; what else is changed of it is not refused for that.
+    let (id, _) = create(&lesser, limited(100, 1000)).await;
+    admin.must("PUT", "organizations/default/limits", json!({ "per_minute": 10 })).await;
+    lesser.must("PUT", &format!("api-keys/{id}/scope"), json!({ "methods": ["GET"] })).await;
     server.finish(&[]).await;
 }
 

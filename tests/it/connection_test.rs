@@ -107,3 +107,28 @@ async fn the_designers_environment_is_used_where_none_is_named() {
     assert_eq!(sink.count(), 0);
     server.finish(&[&token]).await;
 }
+#[tokio::test]
+async fn a_test_moves_the_status_of_the_connection() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let server = server(&sink).await;
+    let assert = json!({ "pointer": "/ok", "equals": true });
+    enter(&server.admin(), json!({ "path": "/me", "assert": assert }), &token).await;
+    let status = async |admin: &Admin| {
+        let shown = admin.get("connections/crm").await.json();
+        shown["environments"]["production"]["status"].as_str().expect("a status").to_owned()
+    };
+    for (code, body, passes) in [
+        (401, "{\"ok\": true}", false),
+        (200, "{\"ok\": true}", true),
+        (200, "{\"ok\": false}", false),
+        (200, "no JSON", false),
+        (200, "{\"ok\": true}", true),
+        (500, "{\"ok\": true}", false),
+    ] {
+        sink.next(Script::respond(code, &[], body));
+        let result = test(&server.admin()).await;
+        assert_eq!(result["passed"], passes, "{code} {body}: {result}");
+        assert_eq!(status(&server.admin()).await, if passes { "active" } else { "error" }, "{code} {body}");
+    }
+    server.finish(&[&token]).await;
+}

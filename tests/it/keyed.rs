@@ -407,3 +407,18 @@ async fn a_listener_may_narrow_the_keys_that_are_shown_there() {
     assert_eq!(ask("crm", "staging").await, 403);
     server.finish(&[]).await;
 }
+
+#[tokio::test]
+async fn an_owner_of_a_key_is_a_user_of_its_organization() {
+    let server = Sidekey::with(|_| {}).await;
+    let admin = server.admin();
+    let user = admin.must("POST", "users", json!({ "email": "ada@example.test", "roles": ["member"] })).await.json();
+    let made = admin.must("POST", "api-keys", json!({ "name": "hers", "owner": user["id"] })).await.json();
+    assert_eq!(made["owner"], user["id"]);
+    let reply = admin.post("api-keys", json!({ "name": "k", "owner": "usr_01jabcdefghjkmnpqrstvwxyz0" })).await;
+    assert_eq!((reply.status, problem(&reply).body["errors"][0]["pointer"].clone()), (422, json!("/owner")));
+    admin.must("POST", "organizations", json!({ "key": "other" })).await;
+    let reply = admin.post("api-keys?organization=other", json!({ "name": "k", "owner": user["id"] })).await;
+    assert_eq!(reply.status, 422, "nor of another one");
+    server.finish(&[]).await;
+}

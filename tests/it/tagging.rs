@@ -183,6 +183,8 @@ async fn text_that_cannot_be_a_tag_is_malformed_and_not_looked_up() {
         "Sidekey-Upstream: api.example.test\\@evil.test",
         "Sidekey-Upstream: api.example.test:0",
         "Sidekey-Workflow: ",
+        "Sidekey-Explain: true",
+        "Sidekey-Explain: ",
     ] {
         let outcome = stage.ask(request("/x", &format!("Sidekey-Connection: c1\r\n{line}\r\n"))).await;
         table.row(line, refused_as(&outcome, 400, "tag_malformed"), &outcome);
@@ -197,7 +199,7 @@ async fn no_tag_and_no_callers_key_ever_reaches_an_upstream() {
     let lines = "Sidekey-Connection: c1\r\nX-Connection-Id: c1\r\nConnection-Id: c1\r\nX_Connection_Id: c2\r\n\
                  Sidekey_Connection: c2\r\nConnection_Id: c2\r\nSidekey-Environment: production\r\n\
                  Sidekey-Workflow: nightly\r\nSidekey-Timeout: 20s\r\nSidekey-Retries: 3\r\nSidekey-Max-Wait: 1s\r\n\
-                 Sidekey-Explain: true\r\nSidekey-Not-Yet-Known: x\r\nSidekey-: x\r\nX-Forwarded-: x\r\nSIDEKEY-KEY: nothing\r\nSidekey_Key: x\r\n\
+                 Sidekey-Explain: 0\r\nSidekey-Not-Yet-Known: x\r\nSidekey-: x\r\nX-Forwarded-: x\r\nSIDEKEY-KEY: nothing\r\nSidekey_Key: x\r\n\
                  Proxy-Authorization: Basic eA==\r\nAuthorization: Bearer caller\r\nX-Ordinary: kept\r\n\
                  X-API-Key: theirs\r\n";
     for target in ["/x", "/c/c2/x"] {

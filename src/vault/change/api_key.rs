@@ -9,6 +9,7 @@ use super::{Event, Writing};
 use crate::model::api_key::{ApiKey, KeyStatus, KeyTerms, RequestLimits};
 use crate::model::id::{ApiKeyId, OrganizationId};
 use crate::model::moment::Moment;
+use crate::model::name::EnvironmentName;
 use crate::vault::api_key::PlainKey;
 use crate::vault::audit;
 use crate::vault::error::DatabaseError;
@@ -101,6 +102,7 @@ impl Writing<'_> {
         terms: &KeyTerms,
     ) -> Result<Event, DatabaseError> {
         self.require_organization(organization).await?;
+        self.require_owner(organization, terms).await?;
         let digest = self.digest_key().await?.digest(plain.text());
         sqlx::query(
             "INSERT INTO api_keys (id, organization_id, name, digest, roles_json, created_at, status, scope_json, \
@@ -133,6 +135,7 @@ impl Writing<'_> {
         terms: KeyTerms,
     ) -> Result<Event, DatabaseError> {
         let before = self.living_api_key(organization, id).await?;
+        self.require_owner(organization, &terms).await?;
         sqlx::query(
             "UPDATE api_keys SET name = $2, roles_json = $3, scope_json = $4, limits_json = $5, environment = $6, \
              owner_id = $7, expires_at = $8 WHERE id = $1",
@@ -244,6 +247,48 @@ impl Writing<'_> {
         Ok(Event { organization, action: "organization.limit", object: organization.to_string(), detail })
     }
 
+    /// Lets the keys of an organization name an environment as it is called from now on.
+    pub(super) async fn move_api_keys(
+        &mut self,
+        organization: OrganizationId,
+        from: &EnvironmentName,
+        to: &EnvironmentName,
+    ) -> Result<(), DatabaseError> {
+        let rows = sqlx::query(query::api_key::SHOWN_PAGE)
+            .bind(organization.to_string())
+            .bind("")
+            .bind(i64::MAX)
+            .fetch_all(&mut *self.connection)
+            .await?;
+        for row in &rows {
+            let ApiKey { id, mut terms, .. } = query::api_key::api_key(row)?;
+            let named = terms.scope.environments.iter_mut().flatten().chain(&mut terms.environment);
+            let renamed = named.filter(|name| **name == *from).map(|name| *name = to.clone()).count();
+            if renamed == 0 {
+                continue;
+            }
+            sqlx::query("UPDATE api_keys SET environment = $2, scope_json = $3 WHERE id = $1")
+                .bind(id.to_string())
+                .bind(terms.environment.as_ref().map(ToString::to_string))
+                .bind(text(&terms.scope))
+                .execute(&mut *self.connection)
+                .await?;
+            self.outcome.subjects.push(Subject::ApiKey(id));
+        }
+        Ok(())
+    }
+
+    /// Refuses an owner who is nobody in the organization.
+    async fn require_owner(&mut self, organization: OrganizationId, terms: &KeyTerms) -> Result<(), DatabaseError> {
+        let Some(owner) = terms.owner else { return Ok(()) };
+        let found = sqlx::query("SELECT 1 FROM users WHERE id = $1 AND organization_id = $2")
+            .bind(owner.to_string())
+            .bind(organization.to_string())
+            .fetch_optional(&mut *self.connection)
+            .await?;
+        found.map(drop).ok_or(DatabaseError::NotFound("user"))
+    }
+
     /// The key that digests API keys.
     async fn digest_key(&mut self) -> Result<DataKey, DatabaseError> {
         let masters = self.inner.masters.all();
@@ -291,3 +336,6 @@ fn told(terms: &KeyTerms) -> Value {
 fn text(value: &impl serde::Serialize) -> String {
     json!(value).to_string()
 }
+
+#[cfg(test)]
+mod tests;

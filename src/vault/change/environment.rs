@@ -191,6 +191,7 @@ impl Writing<'_> {
         insert_environment(self.connection, organization, to.as_str(), 0, Purpose::Any).await?;
         self.move_credentials(organization, from, to).await?;
         self.move_secrets(organization, from, to).await?;
+        self.move_api_keys(organization, from, to).await?;
         for statement in [
             "UPDATE credential_entries SET environment = $3 WHERE organization_id = $1 AND environment = $2",
             "UPDATE credential_removals SET environment = $3 WHERE organization_id = $1 AND environment = $2",

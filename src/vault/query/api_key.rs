@@ -26,7 +26,7 @@ pub(in crate::vault) const SHOWN_ONE: &str = "SELECT a.id AS api_key_id, a.organ
      a.last_used_at FROM api_keys a WHERE a.organization_id = $1 AND a.id = $2";
 
 /// A page of them.
-const SHOWN_PAGE: &str = "SELECT a.id AS api_key_id, a.organization_id AS api_key_organization_id, a.name, a.status, \
+pub(in crate::vault) const SHOWN_PAGE: &str = "SELECT a.id AS api_key_id, a.organization_id AS api_key_organization_id, a.name, a.status, \
      a.roles_json, a.scope_json, a.limits_json, a.environment, a.owner_id, a.expires_at, a.created_at, a.rotated_at, \
      a.last_used_at FROM api_keys a WHERE a.organization_id = $1 AND a.id > $2 ORDER BY a.id LIMIT $3";
 
