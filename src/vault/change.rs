@@ -12,6 +12,7 @@ mod precondition;
 pub mod resource;
 mod secret;
 pub mod session;
+mod state;
 pub mod user;
 
 use secrecy::SecretString;
@@ -23,6 +24,7 @@ pub(super) use environment::DEFAULT_ENVIRONMENTS;
 pub(super) use organization::insert_organization;
 pub use precondition::{Attempt, Expected};
 use resource::{EnvironmentDraft, Force, Place, Reach};
+use state::Watched;
 
 use super::answer::{self, Once};
 use super::audit::chain::Told;
@@ -266,7 +268,10 @@ async fn transact(
     let (expected, change) = change.unguarded();
     let outcome = Outcome::default();
     let mut writing = Writing { inner, author, connection: &mut transaction, outcome, expected };
-    let event = writing.write(change).await?;
+    let watched = Watched::of(&change);
+    let before = writing.before(watched.as_ref()).await?;
+    let mut event = writing.write(change).await?;
+    writing.tell_states(&mut event, watched.as_ref(), &before).await?;
     writing.check_expected(event.organization, &event.object)?;
     let outcome = writing.outcome;
     if let Some(once) = &once {

@@ -193,3 +193,37 @@ async fn the_use_of_a_credential_is_counted_by_connection_caller_and_hour() {
     assert_eq!(counted(&server, "").await, 23);
     server.finish(&[&token]).await;
 }
+
+#[tokio::test]
+async fn an_event_tells_what_differs_before_and_after_and_no_secret() {
+    let token = Canary::spiky("token");
+    let server = Sidekey::with(|_| {}).await;
+    let admin = server.admin();
+    enter(&admin, &token).await;
+    let newest = async || {
+        let page = admin.get("audit?limit=1").await.json();
+        let event = items(&page)[0].clone();
+        (event["action"].as_str().expect("an action").to_owned(), event["before"].clone(), event["after"].clone())
+    };
+    let (action, before, after) = newest().await;
+    assert_eq!((action.as_str(), before, &after["fields"]), ("credential.put", Value::Null, &json!(["token"])));
+    admin.must("PUT", "connections/crm", json!({ "integration": "crm", "name": "Sales", "labels": ["a"] })).await;
+    let told = newest().await;
+    let was = json!({ "name": null, "labels": [] });
+    assert_eq!(told, ("connection.replace".to_owned(), was, json!({ "name": "Sales", "labels": ["a"] })));
+    let mut document = integration("crm", bearer());
+    document["name"] = json!("Another");
+    admin.must("PUT", "integrations/crm", document).await;
+    assert_eq!(newest().await, ("integration.replace".to_owned(), json!({}), json!({ "name": "Another" })));
+    admin.must("POST", "environments", json!({ "name": "qa" })).await;
+    let (_, before, after) = newest().await;
+    assert_eq!((before, &after["name"]), (Value::Null, &json!("qa")));
+    admin.must("PUT", "secrets/KEY", json!({ "description": "one" })).await;
+    admin.must("PUT", "secrets/KEY", json!({ "description": "two" })).await;
+    let two = (json!({ "description": "one" }), json!({ "description": "two" }));
+    assert_eq!(newest().await, ("secret.replace".to_owned(), two.0, two.1));
+    assert_eq!(admin.delete("connections/crm").await.status, 204);
+    let (action, before, after) = newest().await;
+    assert_eq!((action.as_str(), &before["name"], after), ("connection.delete", &json!("Sales"), Value::Null));
+    server.finish(&[&token]).await;
+}
