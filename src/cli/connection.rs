@@ -1,5 +1,7 @@
 //! `sidekey connection`: connections and what is entered into them.
 
+mod explained;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -362,8 +364,11 @@ async fn test(session: &mut Session, place: &InEnvironment) -> Result<(), Failur
 
 async fn explain(session: &mut Session, place: &InEnvironment, path: &str, method: &str) -> Result<(), Failure> {
     let mut document = place.document(session);
-    document.insert("method".to_owned(), method.to_ascii_uppercase().into());
+    document.insert("method".to_owned(), method.into());
     document.insert("path".to_owned(), path.into());
     let answer = session.call(place.named.call(Method::POST, &["explain"]).json(&document.into())).await?;
-    session.output.thing(&answer.body)
+    match session.output {
+        Output::Json => session.output.thing(&answer.body),
+        Output::People => print(&explained::render(&answer.body)),
+    }
 }

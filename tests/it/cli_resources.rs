@@ -228,3 +228,18 @@ async fn a_test_that_does_not_pass_is_a_failure() {
     assert!(failed.stderr.contains("tested did not pass: "), "{}", failed.stderr);
     server.finish(&[&canary]).await;
 }
+
+#[tokio::test]
+async fn what_would_become_of_a_request_is_told_and_nothing_is_sent() {
+    let (sink, canary) = (Sink::https().await, Canary::new("explained"));
+    let server = server(&sink).await;
+    printed(&on(&server, &["connection", "create", "crm", "--set", "token=-"], canary.text()).await);
+    let told = on(&server, &["connection", "explain", "crm", "/v1/me?a=b", "-e", "production"], "").await;
+    let lines: Vec<&str> = printed(&told).lines().collect();
+    assert!(lines[0].starts_with("GET https://") && lines[1] == "would be sent", "{}", told.stdout);
+    assert!(told.stdout.contains("header  authorization: "), "{}", told.stdout);
+    let refused = json_of(&server, &["connection", "explain", "crm", "/../x", "-e", "production"]).await;
+    assert_eq!((&refused["permitted"], &refused["refusal"]["code"]), (&json!(false), &json!("target_invalid")));
+    assert_eq!(sink.count(), 0);
+    server.finish(&[&canary]).await;
+}

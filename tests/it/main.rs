@@ -18,6 +18,7 @@ mod cli_access;
 mod cli_curl;
 mod cli_people;
 mod cli_resources;
+mod cli_transfer;
 mod connection_test;
 mod counted;
 mod deadlines;
