@@ -362,7 +362,7 @@ fn times(bench: &mut Bench, allocations: &[u64]) -> Result<(), Box<dyn Error>> {
 
 fn run() -> Result<ExitCode, Box<dyn Error>> {
     let only_check = std::env::args().any(|argument| argument == "--check");
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut bench = runtime.block_on(Bench::new(Auth::Bearer, Callers::Keyless))?;
     let mut plain = runtime.block_on(Bench::new(Auth::None, Callers::Keyless))?;
     let mut keyed = runtime.block_on(Bench::new(Auth::Bearer, Callers::Keyed))?;

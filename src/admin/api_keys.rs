@@ -150,7 +150,8 @@ pub struct Body {
 pub struct Shown {
     #[serde(flatten)]
     view: View,
-    /// The whole text, shown this once.
+    /// The whole text, shown this once. Absent where an answer is repeated for its `Idempotency-Key`.
+    #[schema(required = false)]
     key: String,
 }
 

@@ -62,7 +62,7 @@ pub struct View {
     exposed: bool,
     source: Source,
     environments: BTreeMap<EnvironmentName, Standing>,
-    /// When it was used last, in any environment; known to about ten seconds.
+    /// When it was used last, in any environment; it is written now and then (`proxy.usage_interval`).
     last_used_at: Option<Moment>,
     /// The workflows that have used it in the last 30 days, those that did last first; at most 100 of them.
     used_by: Vec<String>,

@@ -144,8 +144,8 @@ fn without_secrets(body: &[u8]) -> Value {
 }
 
 fn remove_keys(value: &mut Value) {
-    // An id is `apk_` and 26 characters; a key goes on.
-    let is_key = |value: &Value| value.as_str().is_some_and(|text| text.starts_with("apk_") && text.len() > 30);
+    // An id is `apk_` and 26 characters, a shown prefix one more; a key goes on.
+    let is_key = |value: &Value| value.as_str().is_some_and(|text| text.starts_with("apk_") && text.len() > 31);
     match value {
         Value::Object(members) => {
             members.retain(|_, member| !is_key(member));
@@ -187,9 +187,9 @@ mod tests {
     fn what_is_kept_has_nothing_that_is_shown_once() {
         let key = format!("apk_{}_{}", "0".repeat(26), "a".repeat(43));
         let id = format!("apk_{}", "0".repeat(26));
-        let body = json!({ "id": id, "key": key, "link": "x", "name": "n", "deep": [{ "again": key }, key] });
+        let body = json!({ "id": id, "prefix": format!("{id}_"), "key": key, "link": "x", "name": "n", "deep": [{ "again": key }, key] });
         let kept = without_secrets(body.to_string().as_bytes());
-        assert_eq!(kept, json!({ "id": id, "name": "n", "deep": [{}] }));
+        assert_eq!(kept, json!({ "id": id, "prefix": format!("{id}_"), "name": "n", "deep": [{}] }));
     }
 
     #[test]

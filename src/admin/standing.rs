@@ -33,7 +33,7 @@ pub struct Standing {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reason: Option<String>,
-    /// When it was used last; known to about ten seconds.
+    /// When it was used last; it is written now and then (`proxy.usage_interval`).
     last_used_at: Option<Moment>,
     /// When the credential ends to be of use, where that is known.
     expires_at: Option<Moment>,

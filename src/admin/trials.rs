@@ -224,7 +224,7 @@ async fn note(
 ) -> Result<(), AdminError> {
     let now = crate::model::moment::Moment::now().milliseconds();
     let verdict = match (view.passed, view.status) {
-        (true, _) => Verdict::Taken,
+        (true, _) => Verdict::Taken(now),
         (false, Some(401)) => Verdict::Refused(now),
         (false, Some(_)) => Verdict::Failed(now),
         (false, None) => return Ok(()),

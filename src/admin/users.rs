@@ -124,7 +124,9 @@ impl From<UserRecord> for View {
 pub struct Invited {
     #[serde(flatten)]
     user: View,
-    /// To be opened once, by the user; whoever opens it is the user from then on.
+    /// To be opened once, by the user; whoever opens it is the user from then on. Absent where an answer is repeated for
+    /// its `Idempotency-Key`.
+    #[schema(required = false)]
     link: String,
     link_expires_at: Moment,
     mail: Mailed,

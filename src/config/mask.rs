@@ -88,7 +88,6 @@ const SHOWN: &[&str] = &[
     "resolve_timeout",
     "response",
     "response_timeout",
-    "revoke_within",
     "secret",
     "slug",
     "status",

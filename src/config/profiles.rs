@@ -176,8 +176,8 @@ mod tests {
         assert_eq!(profiles.default.as_ref().map(Key::as_str), Some("prod"));
         let prod = &profiles.named["prod"];
         assert_eq!(prod.server.to_string(), "https://sidekey.example.test:7879");
-        assert_eq!(prod.key, Some(KeySource::File("/home/me/.config/sidekey/prod.key".into())));
-        assert_eq!(prod.ca_files, [PathBuf::from("/home/me/.config/sidekey/ca.pem")]);
+        assert_eq!(prod.key, Some(KeySource::File("/config/sidekey/prod.key".into())));
+        assert_eq!(prod.ca_files, [PathBuf::from("/config/sidekey/ca.pem")]);
         assert_eq!(profiles.named["here"].key, Some(KeySource::Env("HERE".to_owned())));
     }
 

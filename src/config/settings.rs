@@ -35,8 +35,6 @@ pub struct ProxySettings {
     pub tunnel_idle_timeout: Duration,
     /// How long requests may finish after SIGTERM.
     pub drain_timeout: Duration,
-    /// How long what is open may go on after its connection or key was revoked; zero lets it end by itself.
-    pub revoke_within: Duration,
     /// How long the use of credentials is counted in memory before it is written to the vault.
     pub usage_interval: Duration,
     /// Connections held open at once, over all listeners.
@@ -147,7 +145,6 @@ impl Default for ProxySettings {
             head_timeout: 30 * SECOND,
             body_idle_timeout: 60 * SECOND,
             tunnel_idle_timeout: 600 * SECOND,
-            revoke_within: SECOND,
             usage_interval: 60 * SECOND,
             drain_timeout: 30 * SECOND,
             max_connections: 10_000,
@@ -181,7 +178,6 @@ impl ProxySettings {
             body_idle_timeout: reader.duration("body_idle_timeout").unwrap_or(absent.body_idle_timeout),
             tunnel_idle_timeout: reader.duration("tunnel_idle_timeout").unwrap_or(absent.tunnel_idle_timeout),
             drain_timeout: reader.duration("drain_timeout").unwrap_or(absent.drain_timeout),
-            revoke_within: reader.duration("revoke_within").unwrap_or(absent.revoke_within),
             usage_interval: reader.duration("usage_interval").unwrap_or(absent.usage_interval),
             max_connections: count(&reader, "max_connections", 1, 10_000_000).unwrap_or(absent.max_connections),
             max_requests: count(&reader, "max_requests", 1, 10_000_000).unwrap_or(absent.max_requests),

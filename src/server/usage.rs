@@ -71,7 +71,7 @@ fn counter(one: Use) -> Usage {
 fn note(one: &Use) -> Noted {
     let verdict = match one.verdict {
         None => usage::Verdict::Unknown,
-        Some((Verdict::Taken, _)) => usage::Verdict::Taken,
+        Some((Verdict::Taken, second)) => usage::Verdict::Taken(milliseconds(second)),
         Some((Verdict::Refused, second)) => usage::Verdict::Refused(milliseconds(second)),
     };
     Noted {

@@ -42,8 +42,8 @@ pub struct Use {
 pub enum Verdict {
     /// Nothing.
     Unknown,
-    /// It was taken.
-    Taken,
+    /// It was taken, at this time.
+    Taken(i64),
     /// It was refused, at this time.
     Refused(i64),
     /// It was tried at this time, and the answer was not the one that is expected.
@@ -112,22 +112,24 @@ async fn is_stored(connection: &mut SqliteConnection, one: &Use) -> Result<bool,
 }
 
 async fn note_use(connection: &mut SqliteConnection, one: &Use) -> Result<(), DatabaseError> {
-    let (is_known, refused_at) = match one.verdict {
-        Verdict::Unknown => (false, None),
-        Verdict::Taken => (true, None),
-        Verdict::Refused(at) | Verdict::Failed(at) => (true, Some(at)),
+    let (verdict_at, refused_at) = match one.verdict {
+        Verdict::Unknown => (None, None),
+        Verdict::Taken(at) => (Some(at), None),
+        Verdict::Refused(at) | Verdict::Failed(at) => (Some(at), Some(at)),
     };
-    // A refusal of the credential that was there before says nothing of the one that is there now. It is known to the
-    // second.
+    // A refusal of the credential that was there before says nothing of the one that is there now, and what one worker
+    // tells late says nothing against what another one saw since. Both are known to the second.
     sqlx::query(
-        "INSERT INTO connection_uses (organization_id, connection_id, environment, used_at, refused_at, reason) \
-         SELECT $1, $2, $3, $4, refused, CASE WHEN refused IS NULL THEN NULL ELSE $6 END FROM (SELECT CASE WHEN EXISTS \
-         (SELECT 1 FROM credential_entries WHERE connection_id = $2 AND environment = $3 AND entered_at > $5 + 999) \
+        "INSERT INTO connection_uses (organization_id, connection_id, environment, used_at, refused_at, reason, \
+         verdict_at) SELECT $1, $2, $3, $4, refused, CASE WHEN refused IS NULL THEN NULL ELSE $6 END, $7 FROM \
+         (SELECT CASE WHEN EXISTS (SELECT 1 FROM credential_entries \
+         WHERE connection_id = $2 AND environment = $3 AND entered_at > $5 + 999) \
          THEN NULL ELSE $5 END AS refused) WHERE true \
          ON CONFLICT (connection_id, environment) DO UPDATE SET used_at = MAX(used_at, $4), \
-         refused_at = CASE WHEN NOT $7 THEN refused_at WHEN excluded.refused_at IS NULL THEN NULL \
-         ELSE COALESCE(refused_at, excluded.refused_at) END, \
-         reason = CASE WHEN $7 THEN excluded.reason ELSE reason END",
+         refused_at = CASE WHEN $7 IS NULL OR $7 / 1000 < verdict_at / 1000 THEN refused_at \
+         WHEN excluded.refused_at IS NULL THEN NULL ELSE COALESCE(refused_at, excluded.refused_at) END, \
+         reason = CASE WHEN $7 IS NULL OR $7 / 1000 < verdict_at / 1000 THEN reason ELSE excluded.reason END, \
+         verdict_at = MAX(COALESCE(verdict_at, $7), COALESCE($7, verdict_at))",
     )
     .bind(one.organization.to_string())
     .bind(one.connection.to_string())
@@ -135,7 +137,7 @@ async fn note_use(connection: &mut SqliteConnection, one: &Use) -> Result<(), Da
     .bind(one.used_at)
     .bind(refused_at)
     .bind(if matches!(one.verdict, Verdict::Failed(_)) { FAILED } else { REFUSED })
-    .bind(is_known)
+    .bind(verdict_at)
     .execute(connection)
     .await?;
     Ok(())
@@ -166,4 +168,73 @@ async fn note_workflows(connection: &mut SqliteConnection, one: &Use) -> Result<
     .execute(connection)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::fixture::{Home, environment};
+
+    #[tokio::test]
+    async fn what_is_told_late_says_nothing_against_what_was_seen_since() {
+        let home = Home::new();
+        let database = home.open().await;
+        let organization = database.default_organization().await;
+        let connection = database.put_connection(organization, "one").await;
+        // A whole second: verdicts are known no better.
+        let now = (schema::now() / 1_000 + 60) * 1_000;
+        let noted = async |verdict, used_at| {
+            let environment = environment("production");
+            let one = Use { organization, connection, environment, used_at, verdict, workflows: Vec::new() };
+            database.note_uses(vec![one], |_| false).await.unwrap();
+            let facts = database.connection_facts(organization, &[connection]).await.unwrap();
+            let used = facts[&connection].uses["production"].clone();
+            (used.used_at - now, used.refused.map(|refused| refused.since - now))
+        };
+        assert_eq!(noted(Verdict::Refused(now), now).await, (0, Some(0)));
+        assert_eq!(noted(Verdict::Refused(now + 1_000), now + 1_000).await, (1_000, Some(0)), "since the first one");
+        assert_eq!(noted(Verdict::Unknown, now + 2_000).await, (2_000, Some(0)));
+        assert_eq!(noted(Verdict::Taken(now + 3_000), now + 3_000).await, (3_000, None));
+        assert_eq!(
+            noted(Verdict::Refused(now + 2_000), now + 2_000).await,
+            (3_000, None),
+            "told late by another worker"
+        );
+        assert_eq!(noted(Verdict::Failed(now + 3_500), now + 3_500).await, (3_500, Some(3_500)));
+        assert_eq!(noted(Verdict::Taken(now + 3_000), now + 3_000).await, (3_500, None), "the same second");
+        // What a credential was that is there no more says nothing of the one that is.
+        database.put_token(organization, connection, "production", "t").await;
+        assert_eq!(noted(Verdict::Refused(schema::now() - 60_000), now).await, (3_500, None));
+        database.close().await;
+    }
+
+    #[tokio::test]
+    async fn nothing_is_noted_of_what_is_not_there_and_workflows_are_bounded() {
+        let home = Home::new();
+        let database = home.open().await;
+        let organization = database.default_organization().await;
+        let connection = database.put_connection(organization, "one").await;
+        let now = schema::now();
+        let used = |connection, workflows| Use {
+            organization,
+            connection,
+            environment: environment("production"),
+            used_at: now,
+            verdict: Verdict::Unknown,
+            workflows,
+        };
+        let gone = ConnectionId::generate();
+        database.note_uses(vec![used(gone, vec![("w".to_owned(), now)])], |_| false).await.unwrap();
+        assert!(database.connection_facts(organization, &[gone]).await.unwrap().is_empty());
+        database.note_uses(vec![used(gone, Vec::new())], move |id| id == gone).await.unwrap();
+        assert_eq!(database.connection_facts(organization, &[gone]).await.unwrap().len(), 1, "a declared one");
+        let most = usize::try_from(MOST_WORKFLOWS).unwrap();
+        let many =
+            (0..most + 5).map(|number| (format!("w{number}"), now)).chain([("old".to_owned(), now - LATELY - 1)]);
+        database.note_uses(vec![used(connection, many.collect())], |_| false).await.unwrap();
+        let facts = database.connection_facts(organization, &[connection]).await.unwrap();
+        assert_eq!(facts[&connection].workflow_count, 1_000);
+        assert_eq!(facts[&connection].workflows.len(), 100);
+        database.close().await;
+    }
 }

@@ -11,8 +11,6 @@ use crate::harness::sink::{HOST, Script};
 use crate::harness::{Canary, Config, Reply, Sidekey, Sink, get, problem};
 
 const OTHER: &str = "other.example.test";
-const ADA: &str = "usr_01j00000000000000000000001";
-const BOB: &str = "usr_01j00000000000000000000002";
 
 async fn server(sink: &Sink, describe: impl FnOnce(&mut Config)) -> Sidekey {
     Sidekey::with(|config| {
@@ -201,21 +199,28 @@ async fn who_uses_a_connection_is_told_before_it_is_deleted() {
     server.finish(&[&token]).await;
 }
 
+/// The id of a user who is invited as a member.
+async fn invited(admin: &Admin, name: &str) -> String {
+    let user = json!({ "email": format!("{name}@example.test"), "roles": ["member"] });
+    let invited = admin.must("POST", "users", user).await.json();
+    invited["id"].as_str().expect("an id").to_owned()
+}
+
 #[tokio::test]
 async fn a_personal_connection_is_its_owners_tn_06() {
     let (sink, token) = (Sink::https().await, Canary::new("token"));
     let server = server(&sink, |_| {}).await;
     let admin = server.admin();
     crm(&admin, &token).await;
-    let key =
-        |role: &'static str, owner: Option<&'static str>| json!({ "name": role, "roles": [role], "owner": owner });
-    let ada = admin.with_key(&create(&admin, key("member", Some(ADA))).await.1);
-    let bob = admin.with_key(&create(&admin, key("editor", Some(BOB))).await.1);
+    let (ada_id, bob_id) = (invited(&admin, "ada").await, invited(&admin, "bob").await);
+    let key = |role: &str, owner: Option<&str>| json!({ "name": role, "roles": [role], "owner": owner });
+    let ada = admin.with_key(&create(&admin, key("member", Some(&*ada_id))).await.1);
+    let bob = admin.with_key(&create(&admin, key("editor", Some(&*bob_id))).await.1);
     let nobody = admin.with_key(&create(&admin, key("viewer", None)).await.1);
 
     // A member makes personal connections, and of others' it changes none.
     let made = ada.must("POST", "connections", json!({ "key": "mine", "integration": "crm" })).await.json();
-    assert_eq!((&made["visibility"], &made["owner"]), (&json!("personal"), &json!(ADA)));
+    assert_eq!((&made["visibility"], &made["owner"]), (&json!("personal"), &json!(&*ada_id)));
     ada.must("PUT", "connections/mine/credentials/production", json!({ "token": token.text() })).await;
     for (method, path) in [("PUT", "connections/crm"), ("DELETE", "connections/crm")] {
         let body = (method == "PUT").then(|| json!({ "integration": "crm" }));
@@ -250,9 +255,12 @@ async fn a_personal_connection_is_its_owners_tn_06() {
     let kept =
         ada.must("PUT", "connections/mine", json!({ "integration": "crm", "labels": ["b", "a", "b"] })).await.json();
     assert_eq!((&kept["visibility"], &kept["labels"]), (&json!("personal"), &json!(["a", "b"])));
-    assert_eq!(pointers(&ada.put("connections/mine", json!({ "integration": "crm", "owner": BOB })).await), ["/owner"]);
-    let given = admin.must("PUT", "connections/mine", json!({ "integration": "crm", "owner": BOB })).await.json();
-    assert_eq!(given["owner"], BOB);
+    assert_eq!(
+        pointers(&ada.put("connections/mine", json!({ "integration": "crm", "owner": &*bob_id })).await),
+        ["/owner"]
+    );
+    let given = admin.must("PUT", "connections/mine", json!({ "integration": "crm", "owner": &*bob_id })).await.json();
+    assert_eq!(given["owner"], &*bob_id);
     assert_eq!((ada.get("connections/mine").await.status, bob.get("connections/mine").await.status), (404, 200));
     // Who has no user can own nothing.
     let ownerless = json!({ "key": "x", "integration": "crm", "visibility": "personal" });

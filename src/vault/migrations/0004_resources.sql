@@ -113,6 +113,8 @@ CREATE TABLE connection_uses (
     used_at         INTEGER NOT NULL,
     refused_at      INTEGER,
     reason          TEXT,
+    -- When the upstream said last whether it takes the credential.
+    verdict_at      INTEGER,
     PRIMARY KEY (connection_id, environment)
 ) STRICT;
 
