@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::error::ProxyError;
 use super::record::Record;
+use super::revoked::Revocable;
 use crate::model::header;
 use crate::upstream::{BoxError, UpstreamBody, UpstreamError};
 use crate::wire::{Chunk, Deadline, Size, Source};
@@ -41,7 +42,31 @@ pub struct RequestBody {
     waiting: Option<Instant>,
     deadline: Deadline,
     sieve: TrailerSieve,
-    count: Rc<Cell<u64>>,
+    upload: Rc<Upload>,
+}
+
+/// How much of a request's body has come. Its record counts with it.
+#[derive(Debug, Default)]
+pub struct Upload {
+    bytes: Cell<u64>,
+    ended: Cell<bool>,
+}
+
+impl Upload {
+    /// The bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Whether that was all.
+    pub fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// More has come.
+    pub fn add(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+    }
 }
 
 /// Which trailer fields never pass.
@@ -65,9 +90,9 @@ impl TrailerSieve {
 }
 
 impl RequestBody {
-    /// A body that is streamed. `idle` bounds the time between two pieces; bytes are added to `count`.
-    pub fn new(source: ClientBody, idle: Duration, sieve: TrailerSieve, count: Rc<Cell<u64>>) -> Self {
-        RequestBody { source, idle, waiting: None, deadline: Deadline::default(), sieve, count }
+    /// A body that is streamed. `idle` bounds the time between two pieces; what comes is counted in `upload`.
+    pub fn new(source: ClientBody, idle: Duration, sieve: TrailerSieve, upload: Rc<Upload>) -> Self {
+        RequestBody { source, idle, waiting: None, deadline: Deadline::default(), sieve, upload }
     }
 
     fn poll(
@@ -75,13 +100,16 @@ impl RequestBody {
         cx: &mut Context<'_>,
         take: &mut dyn FnMut(&mut Context<'_>, Chunk<'_>),
     ) -> Poll<Result<(), ClientError>> {
-        let (count, sieve) = (&self.count, &self.sieve);
+        let (upload, sieve) = (&self.upload, &self.sieve);
         let outcome = self.source.poll_chunks(cx, &mut |cx, chunk| match chunk {
             Chunk::Data(data) => {
-                count.set(count.get() + data.len() as u64);
+                upload.add(data.len());
                 take(cx, Chunk::Data(data));
             }
-            Chunk::End(trailers) => take(cx, Chunk::End(sieve.sift(trailers))),
+            Chunk::End(trailers) => {
+                upload.ended.set(true);
+                take(cx, Chunk::End(sieve.sift(trailers)));
+            }
         });
         if outcome.is_pending() {
             let since = *self.waiting.get_or_insert_with(Instant::now);
@@ -211,13 +239,21 @@ impl AnswerBody {
     }
 
     /// Ends the record where all of the answer has come, and gives what goes on behind an early answer: the upload.
-    pub fn take_upload(&mut self) -> Option<UpstreamBody> {
+    pub fn take_upload(&mut self) -> Option<Behind> {
         self.end_if_all_came();
-        self.record = None;
+        let record = self.record.take();
         match std::mem::replace(&mut self.content, Content::Nothing) {
-            Content::Upstream(body) if body.is_early() => Some(body),
+            Content::Upstream(body) if body.is_early() => {
+                Some(Behind { body, revocable: record.map(|record| record.revocable()) })
+            }
             _ => None,
         }
+    }
+
+    /// Ready when what it rests on was revoked, for who waits for something else than its bytes.
+    pub fn poll_revoked(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let (Content::Upstream(_), Some(record)) = (&self.content, &mut self.record) else { return Poll::Pending };
+        record.poll_revoked(cx).map(|_| drop(record.end_revoked()))
     }
 
     fn end_if_all_came(&mut self) {
@@ -264,8 +300,13 @@ impl Source for AnswerBody {
             }
             Content::Upstream(body) => body,
         };
+        if let Some(record) = &mut self.record
+            && record.revoked().is_some()
+        {
+            return Poll::Ready(Err(record.end_revoked()));
+        }
         let (mut passed, mut ended) = (0, false);
-        let outcome = ready!(body.poll_chunks(cx, &mut |cx, chunk| match chunk {
+        let outcome = body.poll_chunks(cx, &mut |cx, chunk| match chunk {
             Chunk::Data(data) => {
                 passed += data.len();
                 take(cx, Chunk::Data(data));
@@ -274,7 +315,8 @@ impl Source for AnswerBody {
                 ended = true;
                 take(cx, Chunk::End(TrailerSieve::default().sift(trailers)));
             }
-        }));
+        });
+        let Poll::Ready(outcome) = outcome else { return self.poll_revoked(cx).map(|()| Err(BrokenOff::Revoked)) };
         if let Some(record) = &mut self.record {
             record.passed_on(passed);
             if let Err(error) = outcome {
@@ -295,8 +337,36 @@ impl Drop for AnswerBody {
     }
 }
 
-/// An upstream's body that ended before its end: the client's connection is broken off, so that it sees a truncated
+/// What goes on behind an answer that has ended: the request's body.
+pub struct Behind {
+    body: UpstreamBody,
+    revocable: Option<Revocable>,
+}
+
+impl Behind {
+    /// Lets it go on as long as it moves and what it rests on is not revoked.
+    pub async fn settle(self) {
+        let revoked = async {
+            match &self.revocable {
+                Some(revocable) => revocable.revoked().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.body.settle() => {}
+            () = revoked => {}
+        }
+    }
+}
+
+/// Why an upstream's body ended before its end: the client's connection is broken off, so that it sees a truncated
 /// message and never a complete-looking one.
 #[derive(Debug, thiserror::Error)]
-#[error("the upstream's body was cut off")]
-pub struct BrokenOff(#[source] pub UpstreamError);
+pub enum BrokenOff {
+    /// It did not come to its end.
+    #[error("the upstream's body was cut off")]
+    ByUpstream(#[source] UpstreamError),
+    /// What it rests on was revoked.
+    #[error("what the request rests on was revoked")]
+    Revoked,
+}

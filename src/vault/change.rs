@@ -34,6 +34,7 @@ use super::error::{Cause, DatabaseError};
 use super::key::{DataKey, MasterKey};
 use super::query;
 use super::revision::Subject;
+use super::revoked::Revoked;
 use super::schema;
 use super::seal::{Counters, Purpose};
 use crate::model::connection::Connection;
@@ -208,6 +209,8 @@ pub enum PutMode {
 pub struct Outcome {
     /// Everything that is not as it was: what was cached of these is stale.
     pub subjects: Vec<Subject>,
+    /// What of it may not be used any more, not even by what is open already.
+    pub revoked: Vec<Revoked>,
     /// Something was there that was not before.
     pub created: bool,
     /// The connection that was stored. It is another id than the one given where a connection was replaced.

@@ -58,6 +58,7 @@ mod refusals;
 mod reload;
 mod replaced;
 mod resources;
+mod revoked;
 mod roles;
 mod scopes;
 mod secrets;

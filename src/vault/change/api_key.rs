@@ -16,6 +16,7 @@ use crate::vault::error::DatabaseError;
 use crate::vault::key::DataKey;
 use crate::vault::query;
 use crate::vault::revision::Subject;
+use crate::vault::revoked::Revoked;
 use crate::vault::schema;
 use crate::vault::seal::Purpose;
 
@@ -181,6 +182,9 @@ impl Writing<'_> {
             .await?;
         }
         self.outcome.subjects.push(Subject::ApiKey(id));
+        if status != KeyStatus::Active {
+            self.outcome.revoked.push(Revoked::Key(id));
+        }
         let action = match status {
             KeyStatus::Active => "api_key.resume",
             KeyStatus::Suspended => "api_key.suspend",
