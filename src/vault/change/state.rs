@@ -25,6 +25,7 @@ pub(super) enum Thing {
     ConnectionNamed(OrganizationId, String, Key),
     Credential(ConnectionId, EnvironmentName),
     Secret(OrganizationId, SecretKey),
+    SecretValue(OrganizationId, SecretKey, EnvironmentName),
 }
 
 /// What a change is about, as it is named before and after it.
@@ -74,6 +75,10 @@ impl Watched {
             }
             Change::PutSecret { organization, key, .. } | Change::DeleteSecret { organization, key } => {
                 Watched::one(Thing::Secret(*organization, key.clone()))
+            }
+            Change::PutSecretValue { organization, key, environment, .. }
+            | Change::DeleteSecretValue { organization, key, environment } => {
+                Watched::one(Thing::SecretValue(*organization, key.clone(), environment.clone()))
             }
             Change::Resource(change) => Watched::of_resource(change),
             _ => return None,
@@ -150,8 +155,9 @@ impl Thing {
                 (sql, vec![text(organization), text(customer), text(key)])
             }
             Thing::Credential(connection, environment) => {
-                let sql = "SELECT json_object('environment', $2, 'entered_at', e.entered_at, 'expires_at', \
-                           e.expires_at, 'fields', json((SELECT json_group_array(field) FROM (SELECT field FROM \
+                let sql = "SELECT json_object('environment', $2, 'entered_at', \
+                           strftime('%Y-%m-%dT%H:%M:%fZ', e.entered_at / 1000.0, 'unixepoch'), 'expires_at', \
+                           strftime('%Y-%m-%dT%H:%M:%fZ', e.expires_at / 1000.0, 'unixepoch'), 'fields', json((SELECT json_group_array(field) FROM (SELECT field FROM \
                            credentials WHERE connection_id = $1 AND environment = $2 AND field NOT LIKE '@%' \
                            ORDER BY field)))) FROM credential_entries e \
                            WHERE e.connection_id = $1 AND e.environment = $2";
@@ -161,6 +167,13 @@ impl Thing {
                 let sql = "SELECT json_object('key', key, 'description', description) FROM secrets \
                            WHERE organization_id = $1 AND key = $2";
                 (sql, vec![text(organization), text(key)])
+            }
+            // A value that takes the place of another one shows by its version.
+            Thing::SecretValue(organization, key, environment) => {
+                let sql = "SELECT json_object('environment', v.environment, 'version', v.version) \
+                           FROM secret_values v JOIN secrets s ON s.id = v.secret_id \
+                           WHERE s.organization_id = $1 AND s.key = $2 AND v.environment = $3";
+                (sql, vec![text(organization), text(key), text(environment)])
             }
         }
     }
