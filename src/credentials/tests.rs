@@ -1,5 +1,8 @@
 use std::collections::HashSet;
+use std::future::poll_fn;
+use std::path::Path;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -8,24 +11,34 @@ use secrecy::SecretString;
 use super::*;
 use crate::directory::scope::Scope;
 use crate::directory::{Aim, Caller, Directory, Named, Wanted};
-use crate::model::connection::ConnectionDraft;
+use crate::model::connection::{Connection, ConnectionDraft};
+use crate::model::credential::Credential;
 use crate::model::document::{Problems, Reader};
 use crate::model::id::{IntegrationId, OrganizationId, Reference};
 use crate::model::integration::Integration;
+use crate::vault::audit::Author as Who;
+use crate::vault::change::{Change, PutMode};
+use crate::vault::database::Options;
 use crate::vault::declared::{Author, Declared};
+use crate::vault::key::MasterKeySource;
 
-/// One declared bearer connection to `host`.
-fn declared(host: &str, token: &str) -> (Declared, HashSet<OrganizationId>) {
-    let owner = OrganizationId::derived("default");
+/// An integration of `host` with a bearer token, and a connection of it.
+fn example(host: &str) -> (Integration, ConnectionDraft) {
     let document = serde_json::json!({
         "slug": "api", "base_url": format!("https://{host}"), "auth": [{ "method": "token", "type": "bearer" }],
     });
     let problems = Problems::default();
     let draft = serde_json::json!({ "key": "api", "integration": "api" });
     let draft = ConnectionDraft::read(&Reader::new(&draft, "", &problems).unwrap()).unwrap();
+    (Integration::parse(&document, IntegrationId::derived("api")).unwrap(), draft)
+}
+
+/// Both declared, with a credential.
+fn declared(host: &str, token: &str) -> (Declared, HashSet<OrganizationId>) {
+    let owner = OrganizationId::derived("default");
+    let (integration, draft) = example(host);
     let connection = draft.into_connection(ConnectionId::derived("api"), owner);
     let mut declared = Declared::default();
-    let integration = Integration::parse(&document, IntegrationId::derived("api")).unwrap();
     declared.add_integration(integration, Author::Operator);
     let token = vec![("token".parse().unwrap(), SecretString::from(token))];
     declared.add_credential(connection.id, "production".parse().unwrap(), token);
@@ -61,7 +74,10 @@ struct Setting {
 
 impl Setting {
     fn new(control: tokio::runtime::Handle) -> Self {
-        let vault = Vault::without_database();
+        Self::over(Vault::without_database(), control)
+    }
+
+    fn over(vault: Vault, control: tokio::runtime::Handle) -> Self {
         let limits =
             Limits { entries: 10, time_to_live: Duration::from_secs(60), time_to_idle: Duration::from_secs(60) };
         let directory = Directory::new(vault.clone(), limits, control.clone());
@@ -184,4 +200,84 @@ async fn a_credential_is_never_used_with_the_hosts_of_another_revision() {
     let (kept, permit) = setting.admit();
     assert_eq!(permit.admission().origin().to_string(), "https://new.test");
     assert!(setting.credentials.resolve(&kept, &permit).await.is_ok());
+}
+
+/// A vault of its own, with a bearer connection `api` whose token refers to the secret `KEY`.
+async fn stored(folder: &Path) -> (Setting, Connection) {
+    let master_key = MasterKeySource::File { path: folder.join("master.key"), any_mode: false };
+    let (vault, _) = Vault::open(Options { path: folder.join("sidekey.vault"), master_key }).await.unwrap();
+    let organization = vault.organization("default").await.unwrap().unwrap().id;
+    let (integration, draft) = example("api.test");
+    let connection = draft.into_connection(ConnectionId::generate(), organization);
+    let (key, environment) = ("KEY".parse::<SecretKey>().unwrap(), "production".parse().unwrap());
+    let (mode, description) = (PutMode::Create, None);
+    for change in [
+        Change::PutIntegration { organization, integration: Box::new(integration), mode },
+        Change::PutConnection { connection: Box::new(connection.clone()), mode },
+        Change::PutSecret { organization, key: key.clone(), description, mode },
+        Change::PutSecretValue { organization, key, environment, value: SecretString::from("secret") },
+    ] {
+        vault.commit(&Who::system("test"), change).await.unwrap();
+    }
+    (Setting::over(vault, tokio::runtime::Handle::current()), connection)
+}
+
+/// Stores a token in front of the secret.
+async fn put_token(vault: &Vault, connection: &Connection, token: &str) {
+    let token = SecretString::from(format!("{token}-@@SECRET:KEY@@"));
+    let change = Change::PutCredential {
+        organization: connection.organization,
+        connection: connection.id,
+        environment: "production".parse().unwrap(),
+        credential: Credential::new([("token".parse().unwrap(), token)].into_iter().collect()),
+        origins: vec!["https://api.test".to_owned()],
+        expires_at: None,
+    };
+    vault.commit(&Who::system("test"), change).await.unwrap();
+}
+
+/// The load has read the old token and waits for the secret while the new token is stored and answered. Who asks after
+/// that shares the load, which is in flight, and must neither get what it brings nor leave it to those who come later.
+#[tokio::test]
+async fn a_load_that_began_before_a_change_and_ends_after_it_is_not_served_and_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (setting, connection) = stored(folder.path()).await;
+    let Setting { vault, directory, credentials, table } = &setting;
+    put_token(vault, &connection, "old").await;
+    let named = Named { organization: connection.organization, customer: None, reference: Reference::Key("api") };
+    let admit = async || {
+        let kept = directory.route(table, named, Instant::now()).await.unwrap();
+        let permit = admitted(&kept, "production");
+        (kept, permit)
+    };
+    let resolve = async || {
+        let (kept, permit) = admit().await;
+        sent(&credentials.resolve(&kept, &permit).await.unwrap()).to_owned()
+    };
+    admit().await;
+    let (mut paused, before) = (vault.pause_reads().await, vault.reads_begun());
+    let begun = async |count: u64| {
+        while vault.reads_begun() < before + count {
+            tokio::task::yield_now().await;
+        }
+    };
+    let changing = async {
+        begun(1).await;
+        paused.let_one_through().await;
+        begun(2).await;
+        put_token(vault, &connection, "new").await;
+        let mut next = Box::pin(resolve());
+        let is_waiting = poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx).is_pending())).await;
+        assert!(is_waiting && vault.reads_begun() == before + 2, "it waits for the load that is in flight");
+        drop(paused);
+        assert_eq!(next.await, "Authorization: Bearer new-secret\r\n");
+    };
+    let (slow, ()) = tokio::join!(resolve(), changing);
+    assert!(["old", "new"].iter().any(|token| slow == format!("Authorization: Bearer {token}-secret\r\n")), "{slow}");
+    assert_eq!(resolve().await, "Authorization: Bearer new-secret\r\n", "nor is it beside the route");
+    let elsewhere = directory.table();
+    let kept = directory.route(&elsewhere, named, Instant::now()).await.unwrap();
+    let permit = admitted(&kept, "production");
+    let shared = credentials.resolve(&kept, &permit).await.unwrap();
+    assert_eq!(sent(&shared), "Authorization: Bearer new-secret\r\n", "nor among what workers share");
 }
