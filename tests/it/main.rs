@@ -54,6 +54,7 @@ mod oidc;
 mod openapi;
 mod overload;
 mod packaging;
+mod raced;
 mod refusals;
 mod reload;
 mod replaced;
