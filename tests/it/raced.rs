@@ -56,8 +56,9 @@ fn changes(key: &str) -> Vec<Change> {
     ]
 }
 
+/// The integration, whose paths tell at which host a request arrived.
 fn integration(host: &str) -> Value {
-    json!({ "slug": "crm", "base_url": format!("https://{host}"), "auth": [bearer()] })
+    json!({ "slug": "crm", "base_url": format!("https://{host}/at/{host}"), "auth": [bearer()] })
 }
 
 /// An answer in a word: with which token and where the request arrived, or why it did not.
