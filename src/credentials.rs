@@ -132,6 +132,11 @@ impl Credentials {
         expiry.map_err(|error| ResolveError::Vault(Arc::new(error)))
     }
 
+    /// Forgets, of what all workers share, what was not used lately and what is stale.
+    pub async fn sweep(&self) {
+        self.stored.sweep().await;
+    }
+
     /// The same, if it can be told without waiting: it is held beside the route, or what is declared decides it.
     pub fn known(&self, kept: &Kept<Injections>, permit: &Permit) -> Option<Result<Arc<Injection>, ResolveError>> {
         self.known_of(kept, permit.admission())
