@@ -136,8 +136,9 @@ async fn after_a_revocation(server: &Sidekey, sink: &Sink, name: &str) {
     streams.ended(name).await;
 }
 
+/// AK-05, TN-08.
 #[tokio::test]
-async fn every_stream_ends_when_what_it_rests_on_is_revoked_and_others_go_on() {
+async fn every_stream_ends_when_what_it_rests_on_is_revoked_and_others_go_on_ak_05() {
     let sink = sink().await;
     let server = server(&sink, |config| {
         config.set("proxy.revoke_within", SOON);
