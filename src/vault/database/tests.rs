@@ -312,6 +312,7 @@ async fn a_look_from_outside_changes_nothing_and_needs_no_lock() {
     assert_eq!(home.contents(), before);
 }
 
+/// ST-19: as far as it can be told without a disk that fails.
 #[tokio::test]
 async fn an_unconfirmed_write_ends_writing_and_not_reading() {
     let home = Home::new();
