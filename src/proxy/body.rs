@@ -1,9 +1,9 @@
 //! Bodies on their way through: streamed piece by piece, counted, bounded in time, their trailers sifted.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,10 +46,14 @@ pub struct RequestBody {
 }
 
 /// How much of a request's body has come. Its record counts with it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Upload {
     bytes: Cell<u64>,
     ended: Cell<bool>,
+    /// Who waits for more of it.
+    waiting: Cell<Option<Waker>>,
+    /// What it rests on, once its record is gone: the answer has ended before it.
+    behind: OnceCell<Box<Revocable>>,
 }
 
 impl Upload {
@@ -61,6 +65,23 @@ impl Upload {
     /// Whether that was all.
     pub fn has_ended(&self) -> bool {
         self.ended.get()
+    }
+
+    /// Lets it go on without a record, until what it rests on is revoked.
+    pub(super) fn go_on(&self, revocable: Revocable) {
+        if self.behind.set(Box::new(revocable)).is_ok() {
+            self.waiting.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Ready when it is to end, for who waits for more of it.
+    fn poll_revoked(&self, cx: &Context<'_>) -> Poll<()> {
+        if let Some(revocable) = self.behind.get() {
+            return revocable.poll_revoked(cx);
+        }
+        let waiting = self.waiting.take().filter(|waker| waker.will_wake(cx.waker()));
+        self.waiting.set(waiting.or_else(|| Some(cx.waker().clone())));
+        Poll::Pending
     }
 
     /// More has come.
@@ -100,6 +121,10 @@ impl RequestBody {
         cx: &mut Context<'_>,
         take: &mut dyn FnMut(&mut Context<'_>, Chunk<'_>),
     ) -> Poll<Result<(), ClientError>> {
+        // Its caller has its answer, and is told nothing more.
+        if self.upload.behind.get().is_some_and(|revocable| revocable.is_revoked()) {
+            return Poll::Ready(Err(ClientError::Broken));
+        }
         let (upload, sieve) = (&self.upload, &self.sieve);
         let outcome = self.source.poll_chunks(cx, &mut |cx, chunk| match chunk {
             Chunk::Data(data) => {
@@ -112,6 +137,9 @@ impl RequestBody {
             }
         });
         if outcome.is_pending() {
+            if self.upload.poll_revoked(cx).is_ready() {
+                return Poll::Ready(Err(ClientError::Broken));
+            }
             let since = *self.waiting.get_or_insert_with(Instant::now);
             ready!(self.deadline.poll(cx, since + self.idle));
             return Poll::Ready(Err(ClientError::TooSlow));
@@ -239,13 +267,13 @@ impl AnswerBody {
     }
 
     /// Ends the record where all of the answer has come, and gives what goes on behind an early answer: the upload.
-    pub fn take_upload(&mut self) -> Option<Behind> {
+    pub fn take_upload(&mut self) -> Option<UpstreamBody> {
         self.end_if_all_came();
-        let record = self.record.take();
+        if let Some(record) = self.record.take() {
+            record.leave_upload();
+        }
         match std::mem::replace(&mut self.content, Content::Nothing) {
-            Content::Upstream(body) if body.is_early() => {
-                Some(Behind { body, revocable: record.map(|record| record.revocable()) })
-            }
+            Content::Upstream(body) if body.is_early() => Some(body),
             _ => None,
         }
     }
@@ -334,28 +362,6 @@ impl Drop for AnswerBody {
     /// Whoever knew the length stops reading when all of it has come, and need not ask for the end.
     fn drop(&mut self) {
         self.end_if_all_came();
-    }
-}
-
-/// What goes on behind an answer that has ended: the request's body.
-pub struct Behind {
-    body: UpstreamBody,
-    revocable: Option<Revocable>,
-}
-
-impl Behind {
-    /// Lets it go on as long as it moves and what it rests on is not revoked.
-    pub async fn settle(self) {
-        let revoked = async {
-            match &self.revocable {
-                Some(revocable) => revocable.revoked().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = self.body.settle() => {}
-            () = revoked => {}
-        }
     }
 }
 

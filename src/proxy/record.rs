@@ -247,6 +247,13 @@ impl Record {
         Revocable::new(Rc::clone(&self.reporter), self.started, admission, self.shown.clone(), &self.seen)
     }
 
+    /// Lets what is still to come of its body go on without it.
+    pub fn leave_upload(&self) {
+        if let Some(upload) = self.request_bytes.get().filter(|upload| !upload.has_ended()) {
+            upload.go_on(self.revocable());
+        }
+    }
+
     /// Whether some of its body may still come.
     pub fn is_uploading(&self) -> bool {
         self.request_bytes.get().is_some_and(|upload| !upload.has_ended())

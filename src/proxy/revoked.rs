@@ -160,19 +160,26 @@ impl Revocable {
         Revocable { reporter, began, admission, shown, seen }
     }
 
-    /// Resolves when it is revoked.
-    pub async fn revoked(&self) {
+    /// Whether it is.
+    pub fn is_revoked(&self) -> bool {
         let Revocable { reporter, began, admission, shown, seen } = self;
-        let Some(admission) = admission else { return pending().await };
-        let holding = Holding { began: *began, admission, shown: shown.as_ref() };
-        poll_fn(|cx| {
-            if seen.is_old(&reporter.revoking) && seen.look(&reporter.revoking, &holding).is_some() {
-                return Poll::Ready(());
-            }
-            seen.wait(&reporter.revoking, cx);
-            Poll::Pending
-        })
-        .await;
+        let holding = admission.as_ref().map(|admission| Holding { began: *began, admission, shown: shown.as_ref() });
+        seen.is_old(&reporter.revoking)
+            && holding.is_some_and(|holding| seen.look(&reporter.revoking, &holding).is_some())
+    }
+
+    /// Ready when it is; wakes the task for that.
+    pub fn poll_revoked(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.is_revoked() {
+            return Poll::Ready(());
+        }
+        self.seen.wait(&self.reporter.revoking, cx);
+        Poll::Pending
+    }
+
+    /// Resolves when it is.
+    pub async fn revoked(&self) {
+        poll_fn(|cx| self.poll_revoked(cx)).await;
     }
 }
 

@@ -318,10 +318,6 @@ async fn nothing_more_is_passed_on_to_who_was_revoked() {
 /// An upload that goes on behind its answer.
 #[tokio::test]
 async fn an_upload_behind_its_answer_ends_too() {
-    // HTTP/2 to the upstream has its own deadline for this.
-    if wires().upstream == Version::Http2 {
-        return;
-    }
     let sink = sink().await;
     let server = server(&sink, |config| {
         config.set("proxy.revoke_within", SOON);

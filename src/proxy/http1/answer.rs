@@ -11,15 +11,16 @@ use http::{StatusCode, Version};
 use super::client::Client;
 use super::{Asked, Terms};
 use crate::model::header::Known;
-use crate::proxy::body::{AnswerBody, Behind, BrokenOff};
+use crate::proxy::body::{AnswerBody, BrokenOff};
 use crate::proxy::{Answer, head};
+use crate::upstream::UpstreamBody;
 use crate::wire::body::write_length;
 use crate::wire::{Chunk, Encoder, Fields, Size, Source};
 
 /// What is left when an answer was written.
 pub(super) struct Written {
     /// An upload that goes on although its answer has ended.
-    pub(super) upload: Option<Behind>,
+    pub(super) upload: Option<UpstreamBody>,
     pub(super) keeps_alive: bool,
 }
 
