@@ -186,6 +186,12 @@ impl Directory {
         Ok(table.insert(table.hash(&named), name, entry.value, entry.expires)?)
     }
 
+    /// Forgets, of what all workers share, what was not used lately and what is stale.
+    pub async fn sweep(&self) {
+        self.stored.sweep().await;
+        self.keys.sweep().await;
+    }
+
     /// The route of a name, if that can be told without waiting: it is in the worker's table, or what is declared
     /// decides it.
     pub fn known<B: Beside>(

@@ -29,6 +29,7 @@
 //!   tunnel          WebSockets
 //!   trial, explain   a request that an administrator tries; what would become of one, and why
 //!   usage           what requests used, counted by each worker and written far from them
+//!   revoked         ending what is open when its key, connection or credential is revoked
 //!   record, error   the access line of a request; every way to stop it, and what its caller is told
 //! directory       facts: name -> `Route`; `Route::admit` -> `Permit`, decided without waiting
 //!   caller          who asks: the bounds of a listener, and within them those of the key that was shown
@@ -54,6 +55,7 @@
 //!   answer          what was answered to a request that may be sent again, written together with what it did
 //!   usage           when connections were used, by which workflows, and that an upstream refused a credential
 //!   revision        how a cache knows that what it holds is still true
+//!   revoked         what may not be used any more, told to whoever has it open
 //!   declared        what stands in files: above the vault's, never written to it
 //!   create, rekey   the first start and a new master key, each survivable at any step
 //! admin           CONTROL PLANE: the router of the admin port, every endpoint on one page

@@ -14,12 +14,14 @@ pub mod http1;
 pub mod http2;
 mod prepare;
 pub mod record;
+pub mod revoked;
 pub mod tag;
 pub mod target;
 pub mod trial;
 mod tunnel;
 pub mod usage;
 
+use std::ops::DerefMut;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -166,10 +168,12 @@ impl Proxy {
             None => body.take().map(|body| self.stream_body(&injection, body, nominated, record)),
             Some(media) => {
                 record.admitted(permit.admission().clone());
-                Some(Box::pin(self.hold_body(&injection, media, &mut head.fields, body.take(), record)).await?)
+                let held = Box::pin(self.hold_body(&injection, media, &mut head.fields, body.take(), record));
+                Some(unless_revoked(record, held).await??)
             }
         };
         record.admitted(injection.apply(permit, &mut head.fields));
+        still_holds(record)?;
         let (method, fields) = (head.method.clone(), std::mem::take(&mut head.fields));
         let injected = Arc::clone(&injection) as Arc<dyn Injected>;
         let mut outgoing = Outgoing { method, path, fields, injected, body };
@@ -177,14 +181,22 @@ impl Proxy {
         let mut exchange = Exchange::default();
         let origin = record.admission().map(Admission::origin).ok_or(ProxyError::Internal)?;
         // What is rare is boxed, and nothing stands in between: a request's future is moved about.
+        let has_body = outgoing.body.is_some();
         let sent = if switches {
             tunnel::switch(&mut outgoing.fields);
-            Box::pin(self.upstream.send_upgrade(origin, &mut outgoing, &deadlines, &mut exchange)).await
+            Box::pin(self.upstream.send_upgrade(origin, &mut outgoing, &deadlines, &mut exchange)).await.map_err(unsent)
         } else {
-            self.upstream.send(origin, &mut outgoing, &deadlines, &mut exchange).await
+            let sending = pin!(self.upstream.send(origin, &mut outgoing, &deadlines, &mut exchange));
+            match has_body {
+                true => unless_revoked(record, sending).await.and_then(|sent| sent.map_err(unsent)),
+                // Whoever waits for an answer's head alone is not woken: it has its deadline, and is not passed on then.
+                false => sending.await.map_err(unsent),
+            }
         };
         record.returned(&exchange);
-        Ok(Relayed { answer: sent.map_err(unsent)?, injection })
+        let answer = sent?;
+        still_holds(record)?;
+        Ok(Relayed { answer, injection })
     }
 
     /// The server's deadlines, the integration's where it has its own, and what the request shortens.
@@ -262,6 +274,24 @@ fn unsent(error: UpstreamError) -> ProxyError {
     }
 }
 
+/// Stops what rests on something that was revoked since it began.
+fn still_holds(record: &Record) -> Result<(), ProxyError> {
+    record.revoked().map_or(Ok(()), |error| Err(ProxyError::Revoked(Box::new(error))))
+}
+
+/// Gives up what a request with a body waits for when what it rests on is revoked.
+fn unless_revoked<T>(
+    record: &Record,
+    mut work: Pin<impl DerefMut<Target: Future<Output = T>>>,
+) -> impl Future<Output = Result<T, ProxyError>> {
+    std::future::poll_fn(move |cx| match work.as_mut().poll(cx) {
+        Poll::Pending if record.is_uploading() => {
+            record.poll_revoked(cx).map(|error| Err(ProxyError::Revoked(Box::new(error))))
+        }
+        other => other.map(Ok),
+    })
+}
+
 /// Passes an upstream's answer on.
 fn answer(relayed: Relayed, method: &Method, mut record: Box<Record>) -> Answer {
     let Relayed { answer, injection } = relayed;
@@ -309,7 +339,7 @@ fn refuse(error: &ProxyError, asked: Asked, mut record: Box<Record>) -> Answer {
         tracing::warn!(request_id = record.request_id(), code = error.code(), %error, source, "a request failed");
     }
     let (mut parts, body) = error.answer(record.request_id(), asked).into_parts();
-    record.answered(parts.status, Some(error.code()));
+    record.answered(parts.status, Some(error.reason()));
     let closes = parts.headers.remove(http::header::CONNECTION).is_some();
     let fields = Fields::from_map(&parts.headers);
     Answer { status: parts.status, fields, body: AnswerBody::own(body, record), closes, tunnel: None }

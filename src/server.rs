@@ -34,6 +34,7 @@ use crate::directory::Directory;
 use crate::model::id::OrganizationId;
 use crate::model::name::Key;
 use crate::proxy::record::Reporter;
+use crate::proxy::revoked::Revoking;
 use crate::proxy::trial::{Bench, Trials};
 use crate::proxy::usage::{Counted, Uses};
 use crate::proxy::{Shared, error};
@@ -363,8 +364,8 @@ fn start_workers(
         settings: assemble::proxy_settings(config, &upstream),
     });
     let upstream = Arc::new(upstream);
-    let reporter =
-        Reporter::new(told.log.buffer(), Arc::clone(&told.metrics), Uses::new(told.uses.clone()), usize::MAX);
+    let (metrics, uses) = (Arc::clone(&told.metrics), Uses::new(told.uses.clone()));
+    let reporter = Reporter::new(told.log.buffer(), metrics, uses, Revoking::new(vault.clone()), usize::MAX);
     bench::serve(
         trials,
         bench::Setup {
@@ -387,6 +388,8 @@ fn start_workers(
             metrics: Arc::clone(&told.metrics),
             uses: told.uses.clone(),
             usage_interval: config.proxy.usage_interval,
+            vault: vault.clone(),
+            revoke_within: config.proxy.revoke_within,
             places: Arc::clone(&places),
             most_requests: config.proxy.max_requests.div_ceil(workers),
             head_timeout: config.proxy.head_timeout,

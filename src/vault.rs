@@ -25,6 +25,7 @@ pub mod password;
 pub mod query;
 pub mod rekey;
 pub mod revision;
+pub mod revoked;
 mod schema;
 mod seal;
 pub mod token;
@@ -55,6 +56,7 @@ use declared::{Declared, DeclaredCredential};
 use error::DatabaseError;
 use query::{Organization, StoredCredential};
 use revision::{Revisions, Stamp, Subject};
+use revoked::Revocations;
 
 /// Why something could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,7 @@ struct Inner {
     declared: ArcSwap<Declared>,
     database: Option<Database>,
     revisions: Revisions,
+    revocations: Revocations,
     ceilings: Ceilings,
     calendar: Calendar,
 }
@@ -132,6 +135,7 @@ impl Vault {
             declared: ArcSwap::default(),
             database,
             revisions: Revisions::default(),
+            revocations: Revocations::default(),
             ceilings: Ceilings::default(),
             calendar: Calendar::default(),
         }))
@@ -154,6 +158,11 @@ impl Vault {
         &self.0.revisions
     }
 
+    /// What was revoked, for whoever keeps something open.
+    pub fn revocations(&self) -> &Revocations {
+        &self.0.revocations
+    }
+
     /// What is declared.
     pub fn declared(&self) -> Arc<Declared> {
         self.0.declared.load_full()
@@ -164,7 +173,9 @@ impl Vault {
         declared.date(&self.0.declared.load());
         let now = Arc::new(declared);
         let changes = now.changes(&self.0.declared.load(), organizations);
+        let revoked = now.revoked(&self.0.declared.load());
         self.0.revisions.redeclare(changes, || self.0.declared.store(now));
+        self.0.revocations.tell(revoked);
     }
 
     /// What is declared, with its stamp: all that is read from it is of one moment. `None` while it is being replaced,
@@ -323,6 +334,7 @@ impl Vault {
                 let subject = Subject::Ceiling(ceiling.organization);
                 inner.revisions.redeclare([subject], || inner.ceilings.set(ceiling));
             }
+            inner.revocations.tell(outcome.revoked.iter().cloned());
         };
         Ok(self.database()?.commit_then(author, change, advance).await?)
     }

@@ -88,6 +88,7 @@ const SHOWN: &[&str] = &[
     "resolve_timeout",
     "response",
     "response_timeout",
+    "revoke_within",
     "secret",
     "slug",
     "status",

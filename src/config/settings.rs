@@ -12,7 +12,7 @@ use http::HeaderName;
 use ipnet::IpNet;
 
 use super::listener::Listener;
-use crate::model::document::Reader;
+use crate::model::document::{Reader, parse_duration};
 use crate::model::header;
 use crate::model::origin::Host;
 
@@ -35,6 +35,8 @@ pub struct ProxySettings {
     pub tunnel_idle_timeout: Duration,
     /// How long requests may finish after SIGTERM.
     pub drain_timeout: Duration,
+    /// How long what is open may go on after its connection or key was revoked; `None` lets it end by itself.
+    pub revoke_within: Option<Duration>,
     /// How long the use of credentials is counted in memory before it is written to the vault.
     pub usage_interval: Duration,
     /// Connections held open at once, over all listeners.
@@ -147,6 +149,7 @@ impl Default for ProxySettings {
             tunnel_idle_timeout: 600 * SECOND,
             usage_interval: 60 * SECOND,
             drain_timeout: 30 * SECOND,
+            revoke_within: Some(SECOND),
             max_connections: 10_000,
             max_requests: 10_000,
         }
@@ -178,6 +181,7 @@ impl ProxySettings {
             body_idle_timeout: reader.duration("body_idle_timeout").unwrap_or(absent.body_idle_timeout),
             tunnel_idle_timeout: reader.duration("tunnel_idle_timeout").unwrap_or(absent.tunnel_idle_timeout),
             drain_timeout: reader.duration("drain_timeout").unwrap_or(absent.drain_timeout),
+            revoke_within: duration_or_never(&reader, "revoke_within", absent.revoke_within),
             usage_interval: reader.duration("usage_interval").unwrap_or(absent.usage_interval),
             max_connections: count(&reader, "max_connections", 1, 10_000_000).unwrap_or(absent.max_connections),
             max_requests: count(&reader, "max_requests", 1, 10_000_000).unwrap_or(absent.max_requests),
@@ -187,6 +191,18 @@ impl ProxySettings {
         }
         reader.finish();
         settings
+    }
+}
+
+/// A duration, or `never`.
+fn duration_or_never(reader: &Reader<'_>, key: &'static str, absent: Option<Duration>) -> Option<Duration> {
+    match reader.text(key) {
+        None => absent,
+        Some("never") => None,
+        Some(text) => parse_duration(text).or_else(|| {
+            reader.problem(key, "expected a duration such as \"500ms\" or \"1s\", more than zero, or \"never\"");
+            absent
+        }),
     }
 }
 
@@ -449,6 +465,29 @@ impl LogFormat {
             LogFormat::Auto => crate::telemetry::Format::of_stderr(),
             LogFormat::Human => crate::telemetry::Format::Human,
             LogFormat::Json => crate::telemetry::Format::Json,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::document::Problems;
+
+    #[test]
+    fn what_is_revoked_ends_in_time_or_never() {
+        let within = |section: serde_json::Value| {
+            let problems = Problems::default();
+            let settings = ProxySettings::read(Reader::new(&section, "", &problems).unwrap(), Path::new("/"));
+            problems.is_empty().then_some(settings.revoke_within)
+        };
+        assert_eq!(within(json!({})), Some(Some(SECOND)));
+        assert_eq!(within(json!({ "revoke_within": "20ms" })), Some(Some(SECOND / 50)));
+        assert_eq!(within(json!({ "revoke_within": "never" })), Some(None));
+        for wrong in [json!("0s"), json!("off"), json!(""), json!(0), json!(false)] {
+            assert_eq!(within(json!({ "revoke_within": wrong })), None, "{wrong}");
         }
     }
 }

@@ -124,6 +124,17 @@ where
         Ok(Entry { value, expires: self.limits.expiry(Instant::now()) })
     }
 
+    /// Forgets what was not used lately, what is too old, and what a change has made stale: a secret shall not lie in
+    /// memory because nobody asks for anything, which is when the cache does not look after itself.
+    pub async fn sweep(&self) {
+        for (key, entry) in &self.shared {
+            if !entry.value.is_current() {
+                self.discard(&key, &entry).await;
+            }
+        }
+        self.shared.run_pending_tasks().await;
+    }
+
     /// Forgets a stale entry, unless somebody has replaced it already: no two loads of a key end at one moment.
     async fn discard(&self, key: &K, stale: &Entry<V>) {
         let is_stale = |entry: Option<moka::Entry<K, Entry<V>>>| {
@@ -146,6 +157,7 @@ mod tests {
     struct Read {
         value: u64,
         stamp: Stamp,
+        _held: Option<Arc<()>>,
     }
 
     impl Stamped for Read {
@@ -169,7 +181,7 @@ mod tests {
             self.loads.fetch_add(1, Ordering::SeqCst);
             let value = self.value.load(Ordering::SeqCst);
             let _paused = self.pause.lock().await;
-            Ok(Read { value, stamp })
+            Ok(Read { value, stamp, _held: None })
         }
 
         fn change(&self, value: u64, subject: &Subject) {
@@ -202,6 +214,33 @@ mod tests {
         store.change(7, &subject);
         assert_eq!(read(&cache, &store, &subject).await, 7);
         assert_eq!(store.loads.load(Ordering::SeqCst), 2);
+    }
+
+    /// CA-07: although nobody asks for anything any more.
+    #[tokio::test]
+    async fn a_sweep_forgets_what_is_idle_and_what_is_stale_ca_07() {
+        let (second, subject) = (Duration::from_secs(1), Subject::Connection(ConnectionId::generate()));
+        for (time_to_idle, changes) in [(Duration::from_millis(1), false), (60 * second, true)] {
+            let limits = Limits { entries: 4, time_to_live: 60 * second, time_to_idle };
+            let (store, cache) = (Arc::new(Store::default()), Cache::new(limits, tokio::runtime::Handle::current()));
+            let held = Arc::new(());
+            let load = || {
+                let (store, subject, held) = (Arc::clone(&store), subject.clone(), Arc::clone(&held));
+                async move { store.read(subject).await.map(|read| Read { _held: Some(held), ..read }) }
+            };
+            drop(cache.load(&1, load).await);
+            assert!(Arc::strong_count(&held) > 1);
+            if changes {
+                store.change(7, &subject);
+            }
+            let forgotten = async {
+                while Arc::strong_count(&held) > 1 {
+                    cache.sweep().await;
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(20 * second, forgotten).await.expect("it is let go");
+        }
     }
 
     #[tokio::test]

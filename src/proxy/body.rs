@@ -1,9 +1,9 @@
 //! Bodies on their way through: streamed piece by piece, counted, bounded in time, their trailers sifted.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::error::ProxyError;
 use super::record::Record;
+use super::revoked::Revocable;
 use crate::model::header;
 use crate::upstream::{BoxError, UpstreamBody, UpstreamError};
 use crate::wire::{Chunk, Deadline, Size, Source};
@@ -41,7 +42,52 @@ pub struct RequestBody {
     waiting: Option<Instant>,
     deadline: Deadline,
     sieve: TrailerSieve,
-    count: Rc<Cell<u64>>,
+    upload: Rc<Upload>,
+}
+
+/// How much of a request's body has come. Its record counts with it.
+#[derive(Default)]
+pub struct Upload {
+    bytes: Cell<u64>,
+    ended: Cell<bool>,
+    /// Who waits for more of it.
+    waiting: Cell<Option<Waker>>,
+    /// What it rests on, once its record is gone: the answer has ended before it.
+    behind: OnceCell<Box<Revocable>>,
+}
+
+impl Upload {
+    /// The bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Whether that was all.
+    pub fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// Lets it go on without a record, until what it rests on is revoked.
+    pub(super) fn go_on(&self, revocable: Revocable) {
+        if self.behind.set(Box::new(revocable)).is_ok() {
+            self.waiting.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Ready when it is to end, for who waits for more of it.
+    fn poll_revoked(&self, cx: &Context<'_>) -> Poll<()> {
+        if let Some(revocable) = self.behind.get() {
+            return revocable.poll_revoked(cx);
+        }
+        let waiting = self.waiting.take().filter(|waker| waker.will_wake(cx.waker()));
+        self.waiting.set(waiting.or_else(|| Some(cx.waker().clone())));
+        Poll::Pending
+    }
+
+    /// More has come.
+    pub fn add(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes as u64);
+    }
 }
 
 /// Which trailer fields never pass.
@@ -65,9 +111,9 @@ impl TrailerSieve {
 }
 
 impl RequestBody {
-    /// A body that is streamed. `idle` bounds the time between two pieces; bytes are added to `count`.
-    pub fn new(source: ClientBody, idle: Duration, sieve: TrailerSieve, count: Rc<Cell<u64>>) -> Self {
-        RequestBody { source, idle, waiting: None, deadline: Deadline::default(), sieve, count }
+    /// A body that is streamed. `idle` bounds the time between two pieces; what comes is counted in `upload`.
+    pub fn new(source: ClientBody, idle: Duration, sieve: TrailerSieve, upload: Rc<Upload>) -> Self {
+        RequestBody { source, idle, waiting: None, deadline: Deadline::default(), sieve, upload }
     }
 
     fn poll(
@@ -75,15 +121,25 @@ impl RequestBody {
         cx: &mut Context<'_>,
         take: &mut dyn FnMut(&mut Context<'_>, Chunk<'_>),
     ) -> Poll<Result<(), ClientError>> {
-        let (count, sieve) = (&self.count, &self.sieve);
+        // Its caller has its answer, and is told nothing more.
+        if self.upload.behind.get().is_some_and(|revocable| revocable.is_revoked()) {
+            return Poll::Ready(Err(ClientError::Broken));
+        }
+        let (upload, sieve) = (&self.upload, &self.sieve);
         let outcome = self.source.poll_chunks(cx, &mut |cx, chunk| match chunk {
             Chunk::Data(data) => {
-                count.set(count.get() + data.len() as u64);
+                upload.add(data.len());
                 take(cx, Chunk::Data(data));
             }
-            Chunk::End(trailers) => take(cx, Chunk::End(sieve.sift(trailers))),
+            Chunk::End(trailers) => {
+                upload.ended.set(true);
+                take(cx, Chunk::End(sieve.sift(trailers)));
+            }
         });
         if outcome.is_pending() {
+            if self.upload.poll_revoked(cx).is_ready() {
+                return Poll::Ready(Err(ClientError::Broken));
+            }
             let since = *self.waiting.get_or_insert_with(Instant::now);
             ready!(self.deadline.poll(cx, since + self.idle));
             return Poll::Ready(Err(ClientError::TooSlow));
@@ -213,11 +269,19 @@ impl AnswerBody {
     /// Ends the record where all of the answer has come, and gives what goes on behind an early answer: the upload.
     pub fn take_upload(&mut self) -> Option<UpstreamBody> {
         self.end_if_all_came();
-        self.record = None;
+        if let Some(record) = self.record.take() {
+            record.leave_upload();
+        }
         match std::mem::replace(&mut self.content, Content::Nothing) {
             Content::Upstream(body) if body.is_early() => Some(body),
             _ => None,
         }
+    }
+
+    /// Ready when what it rests on was revoked, for who waits for something else than its bytes.
+    pub fn poll_revoked(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let (Content::Upstream(_), Some(record)) = (&self.content, &mut self.record) else { return Poll::Pending };
+        record.poll_revoked(cx).map(|_| drop(record.end_revoked()))
     }
 
     fn end_if_all_came(&mut self) {
@@ -264,8 +328,13 @@ impl Source for AnswerBody {
             }
             Content::Upstream(body) => body,
         };
+        if let Some(record) = &mut self.record
+            && record.revoked().is_some()
+        {
+            return Poll::Ready(Err(record.end_revoked()));
+        }
         let (mut passed, mut ended) = (0, false);
-        let outcome = ready!(body.poll_chunks(cx, &mut |cx, chunk| match chunk {
+        let outcome = body.poll_chunks(cx, &mut |cx, chunk| match chunk {
             Chunk::Data(data) => {
                 passed += data.len();
                 take(cx, Chunk::Data(data));
@@ -274,7 +343,8 @@ impl Source for AnswerBody {
                 ended = true;
                 take(cx, Chunk::End(TrailerSieve::default().sift(trailers)));
             }
-        }));
+        });
+        let Poll::Ready(outcome) = outcome else { return self.poll_revoked(cx).map(|()| Err(BrokenOff::Revoked)) };
         if let Some(record) = &mut self.record {
             record.passed_on(passed);
             if let Err(error) = outcome {
@@ -295,8 +365,14 @@ impl Drop for AnswerBody {
     }
 }
 
-/// An upstream's body that ended before its end: the client's connection is broken off, so that it sees a truncated
+/// Why an upstream's body ended before its end: the client's connection is broken off, so that it sees a truncated
 /// message and never a complete-looking one.
 #[derive(Debug, thiserror::Error)]
-#[error("the upstream's body was cut off")]
-pub struct BrokenOff(#[source] pub UpstreamError);
+pub enum BrokenOff {
+    /// It did not come to its end.
+    #[error("the upstream's body was cut off")]
+    ByUpstream(#[source] UpstreamError),
+    /// What it rests on was revoked.
+    #[error("what the request rests on was revoked")]
+    Revoked,
+}

@@ -102,6 +102,9 @@ pub enum ProxyError {
     /// As many requests are under way as this server takes.
     #[error("this server has as many requests under way as it takes; send it again in a second")]
     Overloaded,
+    /// What the request rests on was revoked while it was under way; its caller is told what whoever asks anew is told.
+    #[error(transparent)]
+    Revoked(Box<ProxyError>),
     /// The client went away.
     #[error("the client went away")]
     ClientGone,
@@ -130,8 +133,11 @@ enum Retry {
     MayHelp,
 }
 
+/// The reason of a request that was ended because what it rested on was revoked.
+pub(super) const REVOKED: &str = "revoked";
+
 /// Every code and every other reason, so that each can be counted from the start.
-pub const CODES: [&str; 37] = [
+pub const CODES: [&str; 38] = [
     "connection_missing",
     "tag_malformed",
     "tag_conflict",
@@ -169,6 +175,7 @@ pub const CODES: [&str; 37] = [
     "client_gone",
     "upstream_idle",
     "upstream_truncated",
+    REVOKED,
 ];
 
 impl From<HeadError> for ProxyError {
@@ -182,9 +189,17 @@ impl From<HeadError> for ProxyError {
 }
 
 impl ProxyError {
-    /// The code, as in `Sidekey-Error` and in the log.
+    /// The code, as in `Sidekey-Error`.
     pub fn code(&self) -> &'static str {
         self.told().code
+    }
+
+    /// The code as the access line has it.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Revoked(_) => REVOKED,
+            other => other.code(),
+        }
     }
 
     /// The status that its caller is told.
@@ -250,6 +265,7 @@ impl ProxyError {
             }
             Self::Overloaded => ours(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "The server is overloaded"),
             Self::Internal => ours(StatusCode::INTERNAL_SERVER_ERROR, "internal", "A defect was met"),
+            Self::Revoked(error) => error.told(),
             Self::Upstream(error) => upstream_told(error),
         }
     }
@@ -354,6 +370,9 @@ pub enum Asked {
 impl ProxyError {
     /// The answer: problem+json with the headers of CONTRACT's vocabulary.
     pub fn answer(&self, request_id: &str, asked: Asked) -> Response<Bytes> {
+        if let ProxyError::Revoked(error) = self {
+            return error.answer(request_id, asked);
+        }
         let told = self.told();
         let wants_credentials =
             told.status == StatusCode::UNAUTHORIZED || matches!(self, ProxyError::ConnectionMissing);

@@ -3,11 +3,14 @@
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 
-use super::body::BrokenOff;
+use super::body::{BrokenOff, Upload};
+use super::error::{ProxyError, REVOKED};
+use super::revoked::{Holding, Revocable, Revoking, Seen};
 use super::usage::{Used, Uses, Verdict};
 use crate::directory::{Admission, Shown};
 use crate::model::id::{ConnectionRef, Reference};
@@ -33,6 +36,8 @@ pub struct Reporter {
     counters: RequestCounters,
     /// What requests used.
     pub uses: Uses,
+    /// What is revoked while requests are under way.
+    pub revoking: Revoking,
     ids: RequestIds,
     clock: Cell<Clock>,
     places: Places,
@@ -46,11 +51,11 @@ struct Places {
 
 impl Reporter {
     /// For one worker, which takes this many requests at once.
-    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>, uses: Uses, most: usize) -> Self {
+    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>, uses: Uses, revoking: Revoking, most: usize) -> Self {
         let counters = metrics.request_counters();
         let places = Places { taken: Cell::new(0), most };
         let (ids, clock) = (RequestIds::default(), Cell::new(Clock::new()));
-        Reporter { access, metrics, counters, uses, ids, clock, places }
+        Reporter { access, metrics, counters, uses, revoking, ids, clock, places }
     }
 
     fn time_of_day(&self, instant: Instant) -> Moment {
@@ -77,11 +82,13 @@ pub struct Record {
     /// What Sidekey added until the answer's head could be passed on.
     added: Option<Duration>,
     /// Made where a body is counted, so that a request without one allocates nothing for it.
-    request_bytes: OnceCell<Rc<Cell<u64>>>,
+    request_bytes: OnceCell<Rc<Upload>>,
     response_bytes: u64,
     complete: bool,
     /// Whether it is one of those that the worker takes at once.
     has_place: bool,
+    /// What it has seen of revocations.
+    seen: Seen,
 }
 
 /// How far a request came to its connection.
@@ -113,6 +120,7 @@ impl Record {
         let started = Instant::now();
         Box::new(Record {
             request_id: reporter.ids.next(reporter.time_of_day(started)),
+            seen: Seen::now(&reporter.revoking),
             reporter,
             method,
             started,
@@ -150,7 +158,7 @@ impl Record {
     }
 
     /// Where the bytes of its body are counted.
-    pub fn request_bytes(&self) -> &Rc<Cell<u64>> {
+    pub fn request_bytes(&self) -> &Rc<Upload> {
         self.request_bytes.get_or_init(Rc::default)
     }
 
@@ -223,7 +231,51 @@ impl Record {
             _ => "upstream_truncated",
         });
         self.reporter.metrics.upstream_truncated.inc();
-        BrokenOff(error)
+        BrokenOff::ByUpstream(error)
+    }
+
+    /// What it rests on that was revoked meanwhile, as its caller is told. One comparison while nothing is.
+    pub fn revoked(&self) -> Option<ProxyError> {
+        let (seen, revoking) = (&self.seen, &self.reporter.revoking);
+        if !seen.is_old(revoking) {
+            return None;
+        }
+        let holding = Holding { began: self.started, admission: self.admission()?, shown: self.shown.as_ref() };
+        seen.look(revoking, &holding)
+    }
+
+    /// The same for who waits; wakes the task when something is revoked.
+    pub fn poll_revoked(&self, cx: &Context<'_>) -> Poll<ProxyError> {
+        if let Some(error) = self.revoked() {
+            return Poll::Ready(error);
+        }
+        self.seen.wait(&self.reporter.revoking, cx);
+        Poll::Pending
+    }
+
+    /// The same for what goes on without the record.
+    pub fn revocable(&self) -> Revocable {
+        let admission = self.admission().cloned();
+        Revocable::new(Rc::clone(&self.reporter), self.started, admission, self.shown.clone(), &self.seen)
+    }
+
+    /// Lets what is still to come of its body go on without it.
+    pub fn leave_upload(&self) {
+        if let Some(upload) = self.request_bytes.get().filter(|upload| !upload.has_ended()) {
+            upload.go_on(self.revocable());
+        }
+    }
+
+    /// Whether some of its body may still come.
+    pub fn is_uploading(&self) -> bool {
+        self.request_bytes.get().is_some_and(|upload| !upload.has_ended())
+    }
+
+    /// Its answer was broken off because what it rests on was revoked.
+    pub fn end_revoked(&mut self) -> BrokenOff {
+        self.complete = true;
+        self.reason = Some(REVOKED);
+        BrokenOff::Revoked
     }
 
     /// The client went away before it had all of the answer.
@@ -239,6 +291,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        self.seen.forget(&self.reporter.revoking);
         let taken = &self.reporter.places.taken;
         taken.set(taken.get() - usize::from(self.has_place));
         let now = Instant::now();
@@ -302,7 +355,7 @@ impl Drop for Record {
             total,
             upstream_wait,
             added: self.added.unwrap_or_else(|| total.saturating_sub(upstream_wait)),
-            request_bytes: self.request_bytes.get().map_or(0, |bytes| bytes.get()),
+            request_bytes: self.request_bytes.get().map_or(0, |upload| upload.bytes()),
             response_bytes: self.response_bytes,
             reused,
         });

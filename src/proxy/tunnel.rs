@@ -19,16 +19,24 @@ pub(super) fn switch(fields: &mut Fields) {
 }
 
 /// Joins the two ends until both have closed their side, one has broken, nothing has moved in either direction for
-/// `idle`, or one of them takes nothing more for as long.
+/// `idle`, one of them takes nothing more for as long, or what they rest on is revoked.
 pub(super) async fn join(client: Rewound, upstream: Rewound, idle: Duration, mut record: Box<Record>) {
     let (from_client, to_client) = tokio::io::split(client);
     let (from_upstream, to_upstream) = tokio::io::split(upstream);
+    let revocable = record.revocable();
     let sent = record.request_bytes().clone();
     let last_moved = Cell::new(Instant::now());
-    let up = copy(from_client, to_upstream, idle, &last_moved, |bytes| sent.set(sent.get() + bytes as u64));
+    let up = copy(from_client, to_upstream, idle, &last_moved, |bytes| sent.add(bytes));
     let down = copy(from_upstream, to_client, idle, &last_moved, |bytes| record.passed_on(bytes));
     // An end that broke takes the other with it, which would otherwise wait for a peer that is gone.
-    let _broken = tokio::try_join!(up, down);
+    let joined = async { tokio::try_join!(up, down) };
+    let is_revoked = tokio::select! {
+        _broken = joined => false,
+        () = revocable.revoked() => true,
+    };
+    if is_revoked {
+        record.end_revoked();
+    }
 }
 
 /// Copies until the end, an error or a standstill of both directions, then closes this one.

@@ -25,11 +25,15 @@ pub(super) struct Setup {
 pub(super) fn serve(trials: Trials, setup: Setup) {
     tokio::task::spawn_local(async move {
         let reporter = Rc::new(setup.reporter);
+        let shared = Arc::clone(&setup.shared);
         let proxy = Rc::new(Proxy::new(setup.shared, Upstream::new(setup.upstream), Rc::clone(&reporter)));
         let sweep = async {
             loop {
                 tokio::time::sleep(setup.sweep_interval).await;
                 proxy.sweep();
+                // Nobody's worker has a time for what all of them share.
+                shared.directory.sweep().await;
+                shared.credentials.sweep().await;
             }
         };
         tokio::select! {

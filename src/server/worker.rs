@@ -21,12 +21,14 @@ use crate::proxy::gate::Gate;
 use crate::proxy::http1::{self, Client, Ended, Terms};
 use crate::proxy::http2;
 use crate::proxy::record::Reporter;
+use crate::proxy::revoked::Revoking;
 use crate::proxy::usage::{Counted, Uses};
 use crate::proxy::{Proxy, Shared};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::ServerTls;
 use crate::upstream::{self, Upstream};
+use crate::vault::Vault;
 use crate::wire::Stream;
 
 /// What a worker is made of.
@@ -45,6 +47,10 @@ pub struct Setup {
     pub uses: UnboundedSender<Counted>,
     /// How often it is handed over.
     pub usage_interval: Duration,
+    /// Whose revocations end what is open.
+    pub vault: Vault,
+    /// How long what is open may go on after it was revoked; `None` lets it end by itself.
+    pub revoke_within: Option<Duration>,
     /// A place for each connection that may be open at once, over all workers.
     pub places: Arc<Semaphore>,
     /// How many requests this worker takes at once.
@@ -104,7 +110,8 @@ struct Worker {
 
 async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
     let (access, metrics) = (setup.access.buffer(), Arc::clone(&setup.metrics));
-    let reporter = Rc::new(Reporter::new(access, metrics, Uses::new(setup.uses), setup.most_requests));
+    let revoking = Revoking::new(setup.vault);
+    let reporter = Rc::new(Reporter::new(access, metrics, Uses::new(setup.uses), revoking, setup.most_requests));
     let connections = TaskTracker::new();
     let upstream = Upstream::new(setup.upstream);
     let worker = Rc::new(Worker {
@@ -131,6 +138,7 @@ async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
         () = worker.connections.wait() => {}
         () = setup.stop.cancelled() => {}
         () = keep_house(&worker, &gates, setup.sweep_interval, setup.usage_interval) => {}
+        () = worker.reporter.revoking.keep_ending(setup.revoke_within) => {}
     }
     Ok(Rc::clone(&worker.reporter))
 }

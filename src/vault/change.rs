@@ -12,6 +12,7 @@ mod precondition;
 pub mod resource;
 mod secret;
 pub mod session;
+mod state;
 pub mod user;
 
 use secrecy::SecretString;
@@ -23,6 +24,7 @@ pub(super) use environment::DEFAULT_ENVIRONMENTS;
 pub(super) use organization::insert_organization;
 pub use precondition::{Attempt, Expected};
 use resource::{EnvironmentDraft, Force, Place, Reach};
+use state::Watched;
 
 use super::answer::{self, Once};
 use super::audit::chain::Told;
@@ -32,6 +34,7 @@ use super::error::{Cause, DatabaseError};
 use super::key::{DataKey, MasterKey};
 use super::query;
 use super::revision::Subject;
+use super::revoked::Revoked;
 use super::schema;
 use super::seal::{Counters, Purpose};
 use crate::model::connection::Connection;
@@ -206,6 +209,8 @@ pub enum PutMode {
 pub struct Outcome {
     /// Everything that is not as it was: what was cached of these is stale.
     pub subjects: Vec<Subject>,
+    /// What of it may not be used any more, not even by what is open already.
+    pub revoked: Vec<Revoked>,
     /// Something was there that was not before.
     pub created: bool,
     /// The connection that was stored. It is another id than the one given where a connection was replaced.
@@ -266,7 +271,10 @@ async fn transact(
     let (expected, change) = change.unguarded();
     let outcome = Outcome::default();
     let mut writing = Writing { inner, author, connection: &mut transaction, outcome, expected };
-    let event = writing.write(change).await?;
+    let watched = Watched::of(&change);
+    let before = writing.before(watched.as_ref()).await?;
+    let mut event = writing.write(change).await?;
+    writing.tell_states(&mut event, watched.as_ref(), &before).await?;
     writing.check_expected(event.organization, &event.object)?;
     let outcome = writing.outcome;
     if let Some(once) = &once {

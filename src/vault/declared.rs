@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
 use super::revision::Subject;
+use super::revoked::Revoked;
 use crate::model::connection::Connection;
 use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId, Reference};
 use crate::model::integration::Integration;
@@ -236,6 +237,17 @@ impl Declared {
         subjects
             .extend(secrets.map(|(owner, key, environment)| Subject::Secret(*owner, key.clone(), environment.clone())));
         subjects
+    }
+
+    /// What another reading had and this one has not: what rests on it is to end.
+    pub(super) fn revoked(&self, before: &Declared) -> Vec<Revoked> {
+        let gone = before.connections.keys().filter(|id| !self.connections.contains_key(*id));
+        let mut revoked: Vec<_> = gone.map(|id| Revoked::Connection(*id)).collect();
+        for id in self.connections.keys() {
+            let gone = before.environments(*id).filter(|environment| self.credential(*id, environment).is_none());
+            revoked.extend(gone.map(|environment| Revoked::Credential(*id, environment.clone())));
+        }
+        revoked
     }
 }
 

@@ -1,13 +1,19 @@
 //! A vault in a folder of its own, for the tests of the vault.
 
 use std::fs;
+use std::future::poll_fn;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 
 use secrecy::SecretString;
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, SqliteConnection};
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use sqlx::{ConnectOptions, Sqlite, SqliteConnection};
 use tempfile::TempDir;
 
+use super::Vault;
 use super::audit::Author;
 use super::change::{Change, Outcome, PutMode};
 use super::database::{Database, Opened, Options};
@@ -174,5 +180,39 @@ impl Database {
         self.put(Change::PutSecret { organization, key: key.clone(), description, mode: PutMode::Replace }).await;
         let (environment, value) = (environment(env), SecretString::from(value));
         self.put(Change::PutSecretValue { organization, key, environment, value }).await;
+    }
+}
+
+/// A vault whose reads stand still where the next one would begin. Dropping this lets them all go on.
+pub(crate) struct Paused {
+    readers: SqlitePool,
+    held: Vec<PoolConnection<Sqlite>>,
+}
+
+impl Vault {
+    /// Takes all that reads.
+    pub(crate) async fn pause_reads(&self) -> Paused {
+        let readers = self.database().unwrap().inner.readers.clone();
+        let mut held = Vec::new();
+        for _ in 0..readers.options().get_max_connections() {
+            held.push(readers.acquire().await.unwrap());
+        }
+        Paused { readers, held }
+    }
+
+    /// How many reads have begun, those with them that stand still.
+    pub(crate) fn reads_begun(&self) -> u64 {
+        self.database().unwrap().counters().reads.load(Ordering::Relaxed)
+    }
+}
+
+impl Paused {
+    /// Lets the read through that has waited for longest, to its end.
+    pub(crate) async fn let_one_through(&mut self) {
+        let mut next = pin!(self.readers.acquire());
+        // Whoever waits longer is served first, so what is freed comes back here when that read is done with it.
+        assert!(poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx).is_pending())).await);
+        drop(self.held.pop());
+        self.held.push(next.await.unwrap());
     }
 }

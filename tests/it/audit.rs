@@ -197,3 +197,140 @@ async fn the_use_of_a_credential_is_counted_by_connection_caller_and_hour() {
     assert_eq!(counted(&server, "").await, 24);
     server.finish(&[&token]).await;
 }
+
+#[tokio::test]
+async fn an_event_tells_what_differs_before_and_after_and_no_secret() {
+    let token = Canary::spiky("token");
+    let server = Sidekey::with(|_| {}).await;
+    let admin = server.admin();
+    enter(&admin, &token).await;
+    let newest = async || {
+        let page = admin.get("audit?limit=1").await.json();
+        let event = items(&page)[0].clone();
+        (event["action"].as_str().expect("an action").to_owned(), event["before"].clone(), event["after"].clone())
+    };
+    let (action, before, after) = newest().await;
+    assert_eq!((action.as_str(), before, &after["fields"]), ("credential.put", Value::Null, &json!(["token"])));
+    admin.must("PUT", "connections/crm", json!({ "integration": "crm", "name": "Sales", "labels": ["a"] })).await;
+    let told = newest().await;
+    let was = json!({ "name": null, "labels": [] });
+    assert_eq!(told, ("connection.replace".to_owned(), was, json!({ "name": "Sales", "labels": ["a"] })));
+    let mut document = integration("crm", bearer());
+    document["name"] = json!("Another");
+    admin.must("PUT", "integrations/crm", document).await;
+    assert_eq!(newest().await, ("integration.replace".to_owned(), json!({}), json!({ "name": "Another" })));
+    admin.must("POST", "environments", json!({ "name": "qa" })).await;
+    let (_, before, after) = newest().await;
+    assert_eq!((before, &after["name"]), (Value::Null, &json!("qa")));
+    admin.must("PUT", "secrets/KEY", json!({ "description": "one" })).await;
+    admin.must("PUT", "secrets/KEY", json!({ "description": "two" })).await;
+    let two = (json!({ "description": "one" }), json!({ "description": "two" }));
+    assert_eq!(newest().await, ("secret.replace".to_owned(), two.0, two.1));
+    assert_eq!(admin.delete("connections/crm").await.status, 204);
+    let (action, before, after) = newest().await;
+    assert_eq!((action.as_str(), &before["name"], after), ("connection.delete", &json!("Sales"), Value::Null));
+    server.finish(&[&token]).await;
+}
+
+/// What an event tells, moments and ids aside: they differ from run to run.
+fn told(event: &Value) -> Value {
+    fn steady(value: &Value) -> Value {
+        match value {
+            Value::Object(members) => members.iter().map(|(name, value)| (name.clone(), steady(value))).collect(),
+            Value::Array(items) => items.iter().map(steady).collect(),
+            Value::String(text) if text.starts_with("20") && text.ends_with('Z') => json!("[moment]"),
+            Value::String(text) if text.len() >= 30 && text.contains("_01") => json!("[id]"),
+            other => other.clone(),
+        }
+    }
+    json!([event["action"], steady(&event["before"]), steady(&event["after"])])
+}
+
+/// A change: method, path and document.
+type Step = (&'static str, String, Value);
+
+/// Changes of every kind of resource, one after the other.
+fn changes_of_resources([one, two]: [&Canary; 2]) -> Vec<Step> {
+    let crm = |name: &str| {
+        let mut document = integration("crm", bearer());
+        document["name"] = json!(name);
+        document["fields"] = json!([{ "name": "region", "default": "us" }]);
+        document
+    };
+    vec![
+        ("POST", "organizations".into(), json!({ "key": "other", "name": "Other" })),
+        ("PUT", "organizations/other".into(), json!({ "key": "other", "name": "Renamed" })),
+        ("PUT", "organizations/other/limits".into(), json!({ "per_minute": 5 })),
+        ("DELETE", "organizations/other".into(), Value::Null),
+        ("POST", "environments".into(), json!({ "name": "qa" })),
+        ("PUT", "environments/qa".into(), json!({ "name": "test", "designer": true })),
+        ("DELETE", "environments/test".into(), Value::Null),
+        ("POST", "integrations".into(), crm("One")),
+        ("PUT", "integrations/crm".into(), crm("Two")),
+        ("POST", "connections".into(), json!({ "key": "crm", "integration": "crm" })),
+        ("PUT", "connections/crm".into(), json!({ "key": "sales", "integration": "crm", "labels": ["a"] })),
+        ("PUT", "connections/sales/credentials/production".into(), json!({ "token": one.text() })),
+        (
+            "PUT",
+            "connections/sales/credentials/production?expires_at=2099-01-31T00:00:00Z".into(),
+            json!({ "token": two.text() }),
+        ),
+        ("DELETE", "connections/sales/credentials/production".into(), Value::Null),
+        ("PUT", "integrations/crm/values".into(), json!({ "values": { "region": "eu" } })),
+        ("DELETE", "connections/sales".into(), Value::Null),
+        ("DELETE", "integrations/crm".into(), Value::Null),
+        ("POST", "secrets".into(), json!({ "key": "KEY", "description": "one" })),
+        ("PUT", "secrets/KEY".into(), json!({ "description": "two" })),
+        ("PUT", "secrets/KEY/values/production".into(), json!({ "value": one.text() })),
+        ("PUT", "secrets/KEY/values/production".into(), json!({ "value": two.text() })),
+        ("DELETE", "secrets/KEY/values/production".into(), Value::Null),
+        ("DELETE", "secrets/KEY".into(), Value::Null),
+    ]
+}
+
+/// The same of keys and people.
+fn changes_of_callers(key: &str) -> Vec<Step> {
+    let key = |call: &str| format!("api-keys/{key}{call}");
+    vec![
+        ("POST", "api-keys".into(), json!({ "name": "second", "scope": { "methods": ["GET"] } })),
+        ("PUT", key(""), json!({ "name": "renamed", "roles": ["caller", "viewer"] })),
+        ("PUT", key("/limits"), json!({ "per_hour": 9 })),
+        ("PUT", key("/scope"), json!({ "connections": ["crm"] })),
+        ("POST", key("/rotate"), json!({})),
+        ("POST", key("/suspend"), Value::Null),
+        ("POST", key("/resume"), Value::Null),
+        ("POST", key("/revoke"), Value::Null),
+        ("POST", "users".into(), json!({ "email": "ada@example.test", "first_name": "Ada", "roles": ["member"] })),
+        ("PUT", "users/ada@example.test".into(), json!({ "first_name": "Grace" })),
+        ("PUT", "users/ada@example.test/roles".into(), json!({ "roles": ["editor"] })),
+        ("POST", "users/ada@example.test/disable".into(), Value::Null),
+        ("POST", "users/ada@example.test/enable".into(), Value::Null),
+        ("DELETE", "users/ada@example.test".into(), Value::Null),
+    ]
+}
+
+#[tokio::test]
+async fn every_kind_of_change_tells_its_two_states_and_no_secret() {
+    let (one, two) = (Canary::spiky("one"), Canary::spiky("two"));
+    let server = Sidekey::with(|_| {}).await;
+    let admin = server.admin();
+    let made = admin.must("POST", "api-keys", json!({ "name": "first" })).await.json();
+    let key = made["id"].as_str().expect("an id");
+    let steps = changes_of_resources([&one, &two]).into_iter().chain(changes_of_callers(key));
+    let mut seen = Vec::new();
+    for (method, path, body) in steps {
+        let body = (!body.is_null()).then_some(body);
+        let reply = admin.call(method, &path, &[], body).await;
+        assert!(reply.status < 300, "{method} {path}: {} {}", reply.status, reply.text());
+        // Nobody can ask for what an organization did that is gone.
+        let chain = match (method, path.starts_with("organizations")) {
+            ("DELETE", true) => "&chain=vault",
+            (_, true) => "&organization=other",
+            _ => "",
+        };
+        let page = admin.get(&format!("audit?limit=1{chain}")).await.json();
+        seen.push(told(&items(&page)[0]));
+    }
+    insta::assert_json_snapshot!("events_of_changes", seen);
+    server.finish(&[&one, &two]).await;
+}

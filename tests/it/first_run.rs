@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use base64::Engine as _;
 use tokio::net::TcpListener;
 
 use crate::api::{self, API};
@@ -85,6 +86,7 @@ async fn started_once() -> tempfile::TempDir {
     folder
 }
 
+/// ST-04.
 #[tokio::test]
 async fn a_master_key_that_is_wrong_missing_or_open_to_others_is_told_before_a_port_is_taken() {
     let (folder, other) = (started_once().await, started_once().await);
@@ -93,8 +95,15 @@ async fn a_master_key_that_is_wrong_missing_or_open_to_others_is_told_before_a_p
 
     std::fs::copy(other.path().join("master.key"), &key).expect("another key");
     refused(folder.path(), "was sealed with the master key").await;
-    std::fs::write(&key, "not a key\n").expect("a file");
-    refused(folder.path(), "it is not base64 of 32 bytes").await;
+    let short = base64::engine::general_purpose::STANDARD.encode([7; 31]);
+    for (text, told) in [
+        ("not a key\n", "it is not base64 of 32 bytes"),
+        ("", "it has 0 bytes instead of 32"),
+        (&short, "it has 31 bytes instead of 32"),
+    ] {
+        std::fs::write(&key, text).expect("a file");
+        refused(folder.path(), told).await;
+    }
     std::fs::remove_file(&key).expect("the key");
     refused(folder.path(), "restore the key from its backup").await;
     std::fs::write(&key, &right).expect("the key");
@@ -122,6 +131,7 @@ async fn a_vault_that_is_gone_or_damaged_is_not_replaced_by_an_empty_one() {
     refused(folder.path(), "restore it from a backup").await;
 }
 
+/// ST-14.
 #[tokio::test]
 async fn a_second_server_on_the_same_vault_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");

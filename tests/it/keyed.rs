@@ -111,7 +111,8 @@ async fn every_key_that_is_not_valid_is_told_the_same_ak_02_ak_07() {
     let first = ask(&server, KEYED, "apk_", &[]).await;
     assert_eq!(told(&first), (401, "key_unknown"));
     insta::assert_json_snapshot!("key_unknown", problem(&first).snapshot);
-    let long = format!("apk_{}", "a".repeat(20_000));
+    // Not longer than a head may be over HTTP/2.
+    let long = format!("apk_{}", "a".repeat(10_000));
     for key in [
         revoked_key.as_str(),
         &suspended_key,

@@ -11,7 +11,7 @@ use http::{StatusCode, Version};
 use super::client::Client;
 use super::{Asked, Terms};
 use crate::model::header::Known;
-use crate::proxy::body::AnswerBody;
+use crate::proxy::body::{AnswerBody, BrokenOff};
 use crate::proxy::{Answer, head};
 use crate::upstream::UpstreamBody;
 use crate::wire::body::write_length;
@@ -39,6 +39,8 @@ enum End {
 enum Lost {
     Client,
     Upstream,
+    /// Neither: what the answer rests on was revoked.
+    Right,
 }
 
 /// Writes an answer; `None` where the client or the upstream did not hold out to its end.
@@ -63,6 +65,11 @@ pub(super) async fn write(client: &Rc<Client>, terms: &Terms, asked: &Asked, ans
         Ok(()) => client.ends_with_connection(false),
         Err(Lost::Client) => {
             body.lost();
+            return None;
+        }
+        Err(Lost::Right) => {
+            // What can go out at once does. A client that takes nothing is not waited for.
+            let _taken = poll_fn(|cx| Poll::Ready(client.poll_flush(cx, terms.write_timeout).is_ready())).await;
             return None;
         }
         Err(Lost::Upstream) => {
@@ -96,7 +103,7 @@ impl Flow<'_> {
                     Poll::Pending => {
                         // A client that reads nothing before it has sent everything would wait for us for ever.
                         self.body.poll_upload(cx);
-                        return Poll::Pending;
+                        return self.body.poll_revoked(cx).map(|()| Err(Lost::Right));
                     }
                 }
                 if self.poll_body(cx)?.is_pending() {
@@ -126,7 +133,8 @@ impl Flow<'_> {
                 *ended |= matches!(self.end, End::Length(_)) && self.body.size().is_none();
                 Ok(Poll::Ready(()))
             }
-            Poll::Ready(Err(_broken_off)) => Err(Lost::Upstream),
+            Poll::Ready(Err(BrokenOff::ByUpstream(_))) => Err(Lost::Upstream),
+            Poll::Ready(Err(BrokenOff::Revoked)) => Err(Lost::Right),
             Poll::Pending => Ok(Poll::Pending),
         }
     }

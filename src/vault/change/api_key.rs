@@ -16,6 +16,7 @@ use crate::vault::error::DatabaseError;
 use crate::vault::key::DataKey;
 use crate::vault::query;
 use crate::vault::revision::Subject;
+use crate::vault::revoked::Revoked;
 use crate::vault::schema;
 use crate::vault::seal::Purpose;
 
@@ -181,6 +182,9 @@ impl Writing<'_> {
             .await?;
         }
         self.outcome.subjects.push(Subject::ApiKey(id));
+        if status != KeyStatus::Active {
+            self.outcome.revoked.push(Revoked::Key(id));
+        }
         let action = match status {
             KeyStatus::Active => "api_key.resume",
             KeyStatus::Suspended => "api_key.suspend",
@@ -196,7 +200,7 @@ impl Writing<'_> {
         plain: &PlainKey,
         grace: Duration,
     ) -> Result<Event, DatabaseError> {
-        self.living_api_key(organization, plain.id).await?;
+        let before = self.living_api_key(organization, plain.id).await?;
         let digest = self.digest_key().await?.digest(plain.text());
         let now = Moment::from_milliseconds(schema::now());
         let until = (!grace.is_zero()).then(|| now.after(grace));
@@ -211,7 +215,9 @@ impl Writing<'_> {
         .execute(&mut *self.connection)
         .await?;
         self.outcome.subjects.push(Subject::ApiKey(plain.id));
-        let detail = json!({ "old_secret_until": until });
+        let (was, is) = (json!({ "rotated_at": before.rotated_at }), json!({ "rotated_at": now }));
+        let mut detail = audit::difference(&was, &is);
+        detail["old_secret_until"] = json!(until);
         Ok(Event { organization, action: "api_key.rotate", object: plain.id.to_string(), detail })
     }
 

@@ -12,6 +12,7 @@ use crate::model::name::{CustomerName, Key};
 use crate::vault::error::DatabaseError;
 use crate::vault::query;
 use crate::vault::revision::Subject;
+use crate::vault::revoked::Revoked;
 use crate::vault::schema;
 use crate::vault::usage::LATELY;
 
@@ -161,6 +162,7 @@ impl Writing<'_> {
         let detail = json!({ "key": key, "customer": customer, "workflows": workflows });
         self.outcome.subjects.push(Subject::Name(organization, customer, key));
         self.outcome.subjects.push(Subject::Connection(id));
+        self.outcome.revoked.push(Revoked::Connection(id));
         // Also where it had no credential: that there is none may be cached too.
         for environment in self.environments(organization).await? {
             self.outcome.subjects.push(Subject::Credential(id, environment));

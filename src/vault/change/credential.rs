@@ -12,6 +12,7 @@ use crate::model::name::{EnvironmentName, SecretKey};
 use crate::vault::error::DatabaseError;
 use crate::vault::query::BINDING;
 use crate::vault::revision::Subject;
+use crate::vault::revoked::Revoked;
 use crate::vault::schema;
 use crate::vault::seal::{self, Place, Sealed};
 
@@ -75,6 +76,7 @@ impl Writing<'_> {
         .execute(&mut *self.connection)
         .await?;
         self.outcome.subjects.push(Subject::Credential(connection, environment.clone()));
+        self.outcome.revoked.push(Revoked::Credential(connection, environment.clone()));
         Ok(Event {
             organization,
             action: "credential.delete",

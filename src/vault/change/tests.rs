@@ -261,6 +261,7 @@ fn a_change_ends_although_nobody_waits_for_it() {
     control.block_on(database.close());
 }
 
+/// ST-08.
 #[tokio::test]
 async fn a_data_key_that_has_sealed_enough_is_replaced_and_still_opens_what_it_sealed() {
     let home = Home::new();

@@ -18,6 +18,7 @@ use crate::vault::error::DatabaseError;
 use crate::vault::password::PasswordHash;
 use crate::vault::query;
 use crate::vault::revision::Subject;
+use crate::vault::revoked::Revoked;
 use crate::vault::schema;
 
 /// What may be done with users.
@@ -276,7 +277,9 @@ impl Writing<'_> {
         .fetch_all(&mut *self.connection)
         .await?;
         for id in &stopped {
-            self.outcome.subjects.push(Subject::ApiKey(query::parse(id, "API key", id)?));
+            let id = query::parse(id, "API key", id)?;
+            self.outcome.subjects.push(Subject::ApiKey(id));
+            self.outcome.revoked.push(Revoked::Key(id));
         }
         Ok(stopped)
     }

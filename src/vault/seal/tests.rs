@@ -121,6 +121,7 @@ fn any_flipped_bit_is_noticed() {
     assert!(key.open(&place, &short).is_none());
 }
 
+/// ST-08.
 #[test]
 fn no_nonce_comes_twice() {
     let (bytes, counters) = (key(), Counters::default());
