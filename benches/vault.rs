@@ -8,10 +8,10 @@
 //! audit chain of its organization. That takes minutes for a million, so a vault is kept in `target/vaults` and used
 //! again as long as the tables are the same. The server is the real one, over loopback, with its default caches.
 
-#[path = "vault/fill.rs"]
-mod fill;
 #[path = "vault/figures.rs"]
 mod figures;
+#[path = "vault/fill.rs"]
+mod fill;
 #[path = "vault/http.rs"]
 mod http;
 #[path = "vault/server.rs"]

@@ -52,6 +52,7 @@
 //!   audit           who did what: events chained by HMAC for each organization; how often credentials were used
 //!   change, query   everything that may be written, each with its audit event; everything that may be read
 //!   answer          what was answered to a request that may be sent again, written together with what it did
+//!   derived         versions of what is written in many places
 //!   usage           when connections were used, by which workflows, and that an upstream refused a credential
 //!   revision        how a cache knows that what it holds is still true
 //!   declared        what stands in files: above the vault's, never written to it

@@ -13,6 +13,7 @@ pub mod change;
 mod create;
 pub mod database;
 pub mod declared;
+pub mod derived;
 mod durable;
 pub mod error;
 #[cfg(test)]

@@ -138,8 +138,9 @@ impl Filled {
 fn tables(root: &Path) -> Result<u64, Fault> {
     let mut hasher = DefaultHasher::new();
     LAYOUT.hash(&mut hasher);
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(root.join("src/vault/migrations"))?.map(|entry| Ok(entry?.path())).collect::<Result<_, Fault>>()?;
+    let mut files: Vec<PathBuf> = fs::read_dir(root.join("src/vault/migrations"))?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_, Fault>>()?;
     files.sort();
     for file in files {
         fs::read(file)?.hash(&mut hasher);

@@ -68,7 +68,8 @@ impl Database {
     pub async fn fingerprint(&self, request: &[u8]) -> Result<[u8; 32], DatabaseError> {
         let masters = self.inner.masters.all();
         let row = sqlx::query(
-            "SELECT id, organization_id, purpose, master_key_id, nonce, ciphertext FROM data_keys WHERE purpose = $1 \
+            "SELECT id, organization_id, purpose, master_key_id, nonce, ciphertext FROM data_keys \
+             WHERE organization_id IS NULL AND purpose = $1 \
              ORDER BY created_at, id LIMIT 1",
         )
         .bind(Purpose::Digest.as_str())

@@ -43,6 +43,8 @@ pub struct Entered {
 impl Writing<'_> {
     pub(super) async fn import(&mut self, import: &Import) -> Result<Event, DatabaseError> {
         let Import { organization, integrations, connections, credentials } = import;
+        // No version is that of all of these.
+        self.check_expected(*organization, &organization.to_string())?;
         let place = Place { organization: *organization, reach: Reach::Organization };
         for integration in integrations {
             let event = self.put_integration(place, integration, PutMode::Replace).await?;
