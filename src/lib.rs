@@ -56,6 +56,7 @@
 //!   usage           when connections were used, by which workflows, and that an upstream refused a credential
 //!   revision        how a cache knows that what it holds is still true
 //!   declared        what stands in files: above the vault's, never written to it
+//!   checkpoint      the log of what was committed is moved into the file aside
 //!   create, rekey   the first start and a new master key, each survivable at any step
 //! admin           CONTROL PLANE: the router of the admin port, every endpoint on one page
 //!   actor, people   who asks: by an API key or signed in; how people come in, and how often they may try

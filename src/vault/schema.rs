@@ -45,6 +45,8 @@ fn writing(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("secure_delete", "on")
+        // The log is moved by somebody else than who waits for a change (`checkpoint`).
+        .pragma("wal_autocheckpoint", "0")
 }
 
 /// A connection for one look that changes nothing: without a log the file is taken as it is and no lock, log or index
@@ -95,8 +97,18 @@ async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), D
     })
 }
 
-/// The one connection that writes, and those that read.
-pub(super) async fn open(path: &Path) -> Result<(SqlitePool, SqlitePool), DatabaseError> {
+/// The connections of an open vault.
+pub(super) struct Pools {
+    /// The one that writes.
+    pub writer: SqlitePool,
+    /// Those that read.
+    pub readers: SqlitePool,
+    /// The one that moves the log into the file.
+    pub checkpointer: SqlitePool,
+}
+
+/// Opens a vault, and brings its tables up to date.
+pub(super) async fn open(path: &Path) -> Result<Pools, DatabaseError> {
     let pool = || {
         SqlitePoolOptions::new()
             .acquire_timeout(PATIENCE)
@@ -109,7 +121,8 @@ pub(super) async fn open(path: &Path) -> Result<(SqlitePool, SqlitePool), Databa
     migrate(&mut *writer.acquire().await?, path).await?;
     let readers =
         pool().max_connections(READERS).connect_with(options(path).read_only(true)).await.map_err(&opening)?;
-    Ok((writer, readers))
+    let checkpointer = pool().max_connections(1).connect_with(writing(path)).await.map_err(&opening)?;
+    Ok(Pools { writer, readers, checkpointer })
 }
 
 /// Call this after a transaction that failed. On some errors, such as a full disk, the engine ends the transaction

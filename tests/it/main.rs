@@ -26,6 +26,7 @@ mod drain;
 mod egress;
 mod endings;
 mod entered;
+mod every_call;
 mod explain;
 mod export_import;
 mod first_request;
