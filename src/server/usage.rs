@@ -14,6 +14,9 @@ use crate::vault::usage::{self, Use as Noted};
 /// How many counters are kept while the vault cannot be written. Beyond that the oldest are lost, which is told.
 const MOST: usize = 65_536;
 
+/// How many counters are written together: changes wait for it.
+const TOGETHER: usize = 500;
+
 /// Writes what comes, until nobody is left who could send more. Call it on the control runtime.
 pub(super) fn record(vault: Vault, metrics: Arc<Metrics>, mut taken: UnboundedReceiver<Counted>) -> JoinHandle<()> {
     tokio::task::spawn_local(async move {
@@ -34,13 +37,15 @@ pub(super) fn record(vault: Vault, metrics: Arc<Metrics>, mut taken: UnboundedRe
             if let Err(error) = database.note_uses(noted, move |id| declared.declares(id)).await {
                 tracing::warn!(%error, "when connections were used last could not be noted");
             }
-            match database.add_usage(&waiting).await {
-                Ok(()) => waiting.clear(),
-                Err(error) => {
+            while !waiting.is_empty() {
+                let together = waiting.len().min(TOGETHER);
+                if let Err(error) = database.add_usage(&waiting[..together]).await {
                     let lost = waiting.len().saturating_sub(MOST);
                     waiting.drain(..lost);
                     tracing::warn!(%error, lost, "the use of credentials could not be recorded yet");
+                    break;
                 }
+                waiting.drain(..together);
             }
         }
     })

@@ -117,11 +117,12 @@ impl Database {
             .bind(answer.etag)
             .bind(answer.body)
             .execute(&mut *writer)
-            .await;
-            if kept.is_err() {
-                schema::settle(&mut writer).await;
+            .await
+            .map_err(DatabaseError::from);
+            if let Err(error) = &kept {
+                schema::settle(&mut writer, error).await;
             }
-            kept.map(drop).map_err(|error| inner.note(error.into()))
+            kept.map(drop).map_err(|error| inner.note(error))
         });
         task.await.unwrap_or(Err(DatabaseError::Unavailable(Cause::Closed)))
     }

@@ -171,8 +171,8 @@ impl<'a> Rekey<'a> {
         // the old one.
         let mut writer = self.inner.writer.acquire().await?;
         let wrapped = self.wrap_all(&mut writer, &new).await;
-        if wrapped.is_err() {
-            schema::settle(&mut writer).await;
+        if let Err(error) = &wrapped {
+            schema::settle(&mut writer, error).await;
         }
         // Asked and not assumed: after a failed commit either key may be the one.
         match schema::wanted_key(&mut writer, &self.inner.path).await {

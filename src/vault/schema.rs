@@ -12,7 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection};
 
 use super::durable;
-use super::error::DatabaseError;
+use super::error::{Cause, DatabaseError};
 use super::key::KeyId;
 
 static MIGRATOR: Migrator = sqlx::migrate!("src/vault/migrations");
@@ -127,10 +127,12 @@ pub(super) async fn open(path: &Path) -> Result<Pools, DatabaseError> {
 
 /// Call this after a transaction that failed. On some errors, such as a full disk, the engine ends the transaction
 /// itself (sqlite.org/lang_transaction.html §3); the driver would then count it as open for ever and refuse the next
-/// one. Such a connection is closed, and the next change gets a new one.
-pub(super) async fn settle(writer: &mut PoolConnection<Sqlite>) {
+/// one. And a connection that was opened while the file could not be written can never write. Such a connection is
+/// closed, and the next change gets a new one.
+pub(super) async fn settle(writer: &mut PoolConnection<Sqlite>, error: &DatabaseError) {
+    let is_read_only = matches!(error, DatabaseError::Unavailable(Cause::ReadOnly));
     // What was queued when the transaction was dropped is done before this is answered.
-    if writer.ping().await.is_err() || writer.is_in_transaction() {
+    if writer.ping().await.is_err() || writer.is_in_transaction() || is_read_only {
         writer.close_on_drop();
     }
 }

@@ -55,6 +55,7 @@ mod oidc;
 mod openapi;
 mod overload;
 mod packaging;
+mod read_only;
 mod refusals;
 mod reload;
 mod replaced;

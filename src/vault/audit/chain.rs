@@ -243,8 +243,8 @@ pub(in crate::vault) async fn record_alone(
         Ok(transaction.commit().await?)
     }
     .await;
-    if recorded.is_err() {
-        schema::settle(&mut writer).await;
+    if let Err(error) = &recorded {
+        schema::settle(&mut writer, error).await;
     }
     recorded
 }

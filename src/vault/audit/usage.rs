@@ -204,8 +204,8 @@ async fn add(inner: &Inner, usage: &[Usage]) -> Result<(), DatabaseError> {
         Ok(transaction.commit().await?)
     }
     .await;
-    if added.is_err() {
-        schema::settle(&mut writer).await;
+    if let Err(error) = &added {
+        schema::settle(&mut writer, error).await;
     }
     added
 }

@@ -97,7 +97,9 @@ impl World {
         let (api_key, _) = create(&admin, json!({ "name": "workflows" })).await;
         admin.must("POST", "organizations", json!({ "key": "acme" })).await;
         admin.must("POST", "environments", json!({ "name": "preview" })).await;
-        admin.must("POST", "integrations", integration("crm", bearer())).await;
+        let mut tested = integration("crm", bearer());
+        tested["test"] = json!({ "method": "GET", "path": "/" });
+        admin.must("POST", "integrations", tested).await;
         admin.must("PUT", "integrations/crm/values", json!({ "values": {} })).await;
         admin.must("POST", "secrets", json!({ "key": "K" })).await;
         admin.must("PUT", "secrets/K/values/production", json!({ "value": "v" })).await;
@@ -166,6 +168,7 @@ impl World {
             ("POST", "api-keys/{api_key}/rotate") => json!({ "grace": "60s" }),
             ("POST", "import") => json!({ "version": 1, "integrations": [], "connections": [] }),
             ("POST", "sign-in") => json!({ "email": "ada@example.test", "password": "seven wise cranes" }),
+            ("POST", "sign-in/oidc") => json!({ "token": "lnk_x" }),
             ("POST", "invite") => json!({ "token": "lnk_x" }),
             ("POST", "invite/accept") => json!({ "token": "lnk_x", "password": "seven wise cranes" }),
             _ => panic!("what is the body of {call}?"),
@@ -179,6 +182,10 @@ impl World {
             "organizations" | "connections" => "key",
             "environments" => "name",
             "integrations" => "slug",
+            "import" => {
+                body["integrations"] = json!([integration("imported", bearer())]);
+                return Some(body);
+            }
             "secrets" => {
                 body["key"] = json!("ANOTHER");
                 return Some(body);
