@@ -15,7 +15,7 @@ use crate::vault::usage::{self, Use as Noted};
 const MOST: usize = 65_536;
 
 /// How many counters are written together: changes wait for it.
-const TOGETHER: usize = 500;
+const TOGETHER: usize = 200;
 
 /// Writes what comes, until nobody is left who could send more. Call it on the control runtime.
 pub(super) fn record(vault: Vault, metrics: Arc<Metrics>, mut taken: UnboundedReceiver<Counted>) -> JoinHandle<()> {
@@ -29,6 +29,8 @@ pub(super) fn record(vault: Vault, metrics: Arc<Metrics>, mut taken: UnboundedRe
             count_callers(&metrics, &uses);
             let noted: Vec<Noted> = uses.iter().map(note).collect();
             waiting.extend(uses.into_iter().map(counter));
+            // What stands together is written together; the oldest stay first.
+            waiting.sort_by_key(|one| (one.hour, one.organization, one.connection));
             let Ok(database) = vault.database() else {
                 waiting.clear();
                 continue;

@@ -82,3 +82,32 @@ pub(super) async fn empty_log(connection: &mut SqliteConnection) -> Result<(), D
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::fixture::Home;
+
+    #[tokio::test]
+    async fn what_is_committed_gets_into_the_file_aside() {
+        let home = Home::new();
+        let database = home.open().await;
+        let organization = database.default_organization().await;
+        let length = || home.vault().metadata().map_or(0, |file| file.len());
+        let before = length();
+        for number in 0..20 {
+            database.put_connection(organization, &format!("connection-{number}")).await;
+        }
+        // Nobody does anything more, and nothing is closed.
+        let until = Instant::now() + 20 * INTERVAL;
+        while length() == before {
+            assert!(Instant::now() < until, "the file is as it was");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let mut writer = database.inner.writer.acquire().await.unwrap();
+        empty_log(&mut writer).await.unwrap();
+        assert_eq!(durable::beside(&home.vault(), "-wal").metadata().unwrap().len(), 0);
+        drop(writer);
+        database.close().await;
+    }
+}

@@ -19,7 +19,7 @@ pub const LATELY: i64 = 30 * 24 * 60 * 60 * 1_000;
 const MOST_WORKFLOWS: i64 = 1_000;
 
 /// How many uses one transaction writes: others wait for it.
-const BATCH: usize = 500;
+const BATCH: usize = 200;
 
 /// The use of a connection in one environment since it was noted last. Times are milliseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,9 +62,11 @@ impl Database {
     /// neither any more is not noted.
     pub async fn note_uses(
         &self,
-        uses: Vec<Use>,
+        mut uses: Vec<Use>,
         is_declared: impl Fn(ConnectionId) -> bool + Send + Sync + 'static,
     ) -> Result<(), DatabaseError> {
+        // What stands together is written together.
+        uses.sort_by_key(|one| one.connection);
         let inner = self.inner.clone();
         let task = self.inner.runtime.spawn(async move {
             for batch in uses.chunks(BATCH) {
