@@ -26,19 +26,21 @@ pub(super) fn record(vault: Vault, metrics: Arc<Metrics>, mut taken: UnboundedRe
             while let Ok(more) = taken.try_recv() {
                 uses.extend(more.into_uses());
             }
-            count_callers(&metrics, &uses);
-            let noted: Vec<Noted> = uses.iter().map(note).collect();
+            // What stands together is written together. A few at a time: what is not cached yet is read by this same
+            // runtime, for requests that wait for it.
+            uses.sort_by_key(|one| one.connection);
+            for some in uses.chunks(TOGETHER) {
+                count_callers(&metrics, some);
+                note_all(&vault, some).await;
+                tokio::task::yield_now().await;
+            }
             waiting.extend(uses.into_iter().map(counter));
-            // What stands together is written together; the oldest stay first.
+            // The oldest stay first.
             waiting.sort_by_key(|one| (one.hour, one.organization, one.connection));
             let Ok(database) = vault.database() else {
                 waiting.clear();
                 continue;
             };
-            let declared = vault.declared();
-            if let Err(error) = database.note_uses(noted, move |id| declared.declares(id)).await {
-                tracing::warn!(%error, "when connections were used last could not be noted");
-            }
             while !waiting.is_empty() {
                 let together = waiting.len().min(TOGETHER);
                 if let Err(error) = database.add_usage(&waiting[..together]).await {
@@ -51,6 +53,14 @@ pub(super) fn record(vault: Vault, metrics: Arc<Metrics>, mut taken: UnboundedRe
             }
         }
     })
+}
+
+async fn note_all(vault: &Vault, uses: &[Use]) {
+    let (Ok(database), declared) = (vault.database(), vault.declared()) else { return };
+    let noted: Vec<Noted> = uses.iter().map(note).collect();
+    if let Err(error) = database.note_uses(noted, move |id| declared.declares(id)).await {
+        tracing::warn!(%error, "when connections were used last could not be noted");
+    }
 }
 
 fn count_callers(metrics: &Metrics, uses: &[Use]) {

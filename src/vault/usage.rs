@@ -62,11 +62,9 @@ impl Database {
     /// neither any more is not noted.
     pub async fn note_uses(
         &self,
-        mut uses: Vec<Use>,
+        uses: Vec<Use>,
         is_declared: impl Fn(ConnectionId) -> bool + Send + Sync + 'static,
     ) -> Result<(), DatabaseError> {
-        // What stands together is written together.
-        uses.sort_by_key(|one| one.connection);
         let inner = self.inner.clone();
         let task = self.inner.runtime.spawn(async move {
             for batch in uses.chunks(BATCH) {
