@@ -22,10 +22,11 @@ use sidekey::directory::{Aim, Caller, Directory, Named, Wanted};
 use sidekey::model::api_key::KeyTerms;
 use sidekey::model::connection::ConnectionDraft;
 use sidekey::model::document::{Problems, Reader};
+use sidekey::model::header::Names;
 use sidekey::model::id::{ConnectionId, IntegrationId, OrganizationId};
 use sidekey::model::integration::Integration;
 use sidekey::model::name::EnvironmentName;
-use sidekey::proxy::head;
+use sidekey::proxy::head::{self, LastHost};
 use sidekey::proxy::tag::{Login, Tag};
 use sidekey::proxy::target::Requested;
 use sidekey::upstream::Injected;
@@ -125,7 +126,8 @@ struct Bench {
     credentials: Credentials,
     table: Local,
     scope: Scope,
-    connection_headers: Vec<HeaderName>,
+    connection_headers: Names,
+    last_host: LastHost,
     requests: Vec<Vec<u8>>,
     out: Vec<u8>,
 }
@@ -165,11 +167,11 @@ impl Bench {
                 connection: None,
                 owner: None,
             },
-            connection_headers: vec![
-                HeaderName::from_static("sidekey-connection"),
-                HeaderName::from_static("x-connection-id"),
-                HeaderName::from_static("connection-id"),
-            ],
+            connection_headers: ["sidekey-connection", "x-connection-id", "connection-id"]
+                .into_iter()
+                .map(HeaderName::from_static)
+                .collect(),
+            last_host: LastHost::default(),
             requests: (0..CONNECTIONS).map(|number| request(number, key.as_deref())).collect(),
             out: Vec::with_capacity(64 * 1024),
         })
@@ -182,7 +184,7 @@ impl Bench {
             .step(0, || {
                 let parsed = RequestHead::parse(bytes);
                 if let Ok(Some((head, _))) = &parsed {
-                    head::check(head).expect("a request that nothing is wrong with");
+                    head::check(head, &self.last_host).expect("a request that nothing is wrong with");
                 }
                 parsed
             })?

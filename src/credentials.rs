@@ -137,6 +137,11 @@ impl Credentials {
         self.known_of(kept, permit.admission())
     }
 
+    /// Holds beside a route what its requests will need, if that can be told without waiting.
+    pub fn prepare(&self, kept: &Kept<Injections>, admission: &Admission) {
+        let _told_when_it_is_needed = self.known_of(kept, admission);
+    }
+
     fn known_of(&self, kept: &Kept<Injections>, admission: &Admission) -> Option<Result<Arc<Injection>, ResolveError>> {
         let Admission { route, environment, .. } = admission;
         if !Arc::ptr_eq(kept.route(), route) || !kept.is_current(self.vault.revisions()) {
@@ -380,7 +385,7 @@ mod tests {
         }
 
         fn admit(&self) -> (Rc<Kept<Injections>>, Permit) {
-            let named = Named { organization: scope().organization, customer: None, reference: Reference::Key("api") };
+            let named = Named { organization: scope().organization, customer: None, reference: Reference::Key(b"api") };
             let kept = self.directory.known(&self.table, named, Instant::now()).unwrap().unwrap();
             let permit = admitted(&kept, "production");
             (kept, permit)
@@ -459,7 +464,7 @@ mod tests {
             }
         });
         let mut seen = 0;
-        let named = Named { organization: scope().organization, customer: None, reference: Reference::Key("api") };
+        let named = Named { organization: scope().organization, customer: None, reference: Reference::Key(b"api") };
         while !reloading.is_finished() || seen == 0 {
             let Some(Ok(kept)) = setting.directory.known(&setting.table, named, Instant::now()) else { continue };
             let permit = admitted(&kept, "production");

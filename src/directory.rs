@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::model::connection::Connection;
 use crate::model::id::{ApiKeyId, ConnectionRef, OrganizationId, Reference};
 use crate::model::name::{CustomerName, NameError};
 use crate::vault::revision::Stamp;
@@ -85,7 +86,7 @@ impl Found {
     /// The name under which it was found. A key that is the connection's own is so already, and shares its text.
     fn name(&self, named: &Named<'_>) -> Result<Name, NameError> {
         let reference = match (self, named.reference) {
-            (Found::Route(route), Reference::Key(key)) if route.connection.key.as_str() == key => {
+            (Found::Route(route), Reference::Key(key)) if route.connection.key.as_str().as_bytes() == key => {
                 ConnectionRef::Key(route.connection.key.clone())
             }
             (_, reference) => reference.try_into()?,
@@ -154,6 +155,13 @@ impl Directory {
             rates: Arc::default(),
             limits,
         }
+    }
+
+    /// Declared connections of an organization, not more than so many.
+    pub fn declared(&self, organization: OrganizationId, most: usize) -> Vec<Arc<Connection>> {
+        let declared = self.vault.declared();
+        let own = declared.connections().filter(|connection| connection.organization == organization);
+        own.take(most).cloned().collect()
     }
 
     /// A table for one worker.

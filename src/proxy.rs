@@ -12,6 +12,7 @@ pub mod gate;
 pub mod head;
 pub mod http1;
 pub mod http2;
+mod prepare;
 pub mod record;
 pub mod tag;
 pub mod target;
@@ -27,16 +28,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HeaderName;
 use http::{Method, StatusCode, Version};
 use zeroize::Zeroizing;
 
 use crate::credentials::body::Media;
 use crate::credentials::{Credentials, Injection, Local};
 use crate::directory::{Admission, Directory};
-use crate::model::header::Known;
+use crate::model::header::{Known, Meanings, Names};
 use crate::model::integration::Integration;
-use crate::model::origin::Origin;
 use crate::upstream::{self, BoxError, Deadlines, Exchange, Injected, Outgoing, Switched, Upstream, UpstreamError};
 use crate::wire::{Fields, RequestHead, Source};
 
@@ -45,7 +44,7 @@ use body::{AnswerBody, ClientBody, Held, RequestBody, TrailerSieve};
 pub use error::{Asked, ProxyError};
 use explain::Explanation;
 use gate::Gate;
-use head::Nominated;
+use head::{LastHost, Nominated};
 use record::{Record, Reporter};
 
 /// What every worker shares.
@@ -62,7 +61,7 @@ pub struct Shared {
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The headers that may name a connection.
-    pub connection_headers: Vec<HeaderName>,
+    pub connection_headers: Names,
     /// The largest body that is held in memory to put a credential into it.
     pub body_buffer: u64,
     /// How long a client's body may stand still.
@@ -78,6 +77,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     upstream: Upstream,
     known: Local,
+    last_host: LastHost,
     reporter: Rc<Reporter>,
 }
 
@@ -109,7 +109,7 @@ pub struct Answer {
     /// Whether nothing that follows on the client's connection can be trusted to be a request.
     pub closes: bool,
     /// The upstream's end of a tunnel that begins with this answer, and the record of the request that asked for it.
-    pub tunnel: Option<Box<(Switched, Record)>>,
+    pub tunnel: Option<Box<(Switched, Box<Record>)>>,
 }
 
 /// An upstream's answer.
@@ -122,7 +122,7 @@ impl Proxy {
     /// A worker's data plane; call it on the worker's local runtime.
     pub fn new(shared: Arc<Shared>, upstream: Upstream, reporter: Rc<Reporter>) -> Self {
         let known = shared.directory.table();
-        Proxy { shared, upstream, known, reporter }
+        Proxy { shared, upstream, known, last_host: LastHost::default(), reporter }
     }
 
     /// How requests are treated.
@@ -136,20 +136,18 @@ impl Proxy {
     }
 
     /// Answers a request that came in at a listener with this gate. Cannot fail, and a panic costs one request.
-    ///
-    /// The request stays where it is while it is answered: an argument of an `async fn` would lie in its future twice.
-    #[expect(clippy::manual_async_fn, reason = "its argument would lie in its future twice")]
-    pub fn handle(&self, gate: &Gate, mut request: Request) -> impl Future<Output = Answer> {
-        async move {
-            let mut record = Record::begin(Rc::clone(&self.reporter), request.head.method.clone());
-            let is_absolute = request.head.version != Version::HTTP_2 && !request.head.target().starts_with(b"/");
-            let asked = if is_absolute && request.fault.is_none() { Asked::AsProxy } else { Asked::Directly };
-            let relayed = caught(pin!(self.relay(gate, &mut request, &mut record))).await;
-            match relayed.unwrap_or(Err(ProxyError::Internal)) {
-                Ok(relayed) => answer(relayed, &request.head.method, record),
-                Err(ProxyError::Explained(explanation)) => explained(&explanation, record),
-                Err(error) => refuse(&error, asked, record),
-            }
+    pub async fn handle(&self, gate: &Gate, request: &mut Request) -> Answer {
+        let mut record = Record::begin(Rc::clone(&self.reporter), request.head.method.clone());
+        let is_absolute = request.head.version != Version::HTTP_2 && !request.head.target().starts_with(b"/");
+        let asked = if is_absolute && request.fault.is_none() { Asked::AsProxy } else { Asked::Directly };
+        let relayed = caught(pin!(self.relay(gate, request, &mut record))).await;
+        // What nobody has taken of its body nobody reads any more.
+        drop(request.body.take());
+        match relayed {
+            Some(Ok(relayed)) => answer(relayed, &request.head.method, record),
+            Some(Err(ProxyError::Explained(explanation))) => explained(&explanation, record),
+            Some(Err(error)) => refuse(&error, asked, record),
+            None => refuse(&ProxyError::Internal, asked, record),
         }
     }
 
@@ -178,9 +176,15 @@ impl Proxy {
         record.sent();
         let mut exchange = Exchange::default();
         let origin = record.admission().map(Admission::origin).ok_or(ProxyError::Internal)?;
-        let sent = self.send(origin, &mut outgoing, &deadlines, &mut exchange, switches).await;
+        // What is rare is boxed, and nothing stands in between: a request's future is moved about.
+        let sent = if switches {
+            tunnel::switch(&mut outgoing.fields);
+            Box::pin(self.upstream.send_upgrade(origin, &mut outgoing, &deadlines, &mut exchange)).await
+        } else {
+            self.upstream.send(origin, &mut outgoing, &deadlines, &mut exchange).await
+        };
         record.returned(&exchange);
-        Ok(Relayed { answer: sent?, injection })
+        Ok(Relayed { answer: sent.map_err(unsent)?, injection })
     }
 
     /// The server's deadlines, the integration's where it has its own, and what the request shortens.
@@ -241,38 +245,25 @@ impl Proxy {
         }
         let filled =
             injection.fill_body(media, &held).map_err(|error| ProxyError::BodyUnsupported(error.to_string()))?;
-        fields.drop_if(|line| line.known == Known::Trailer || line.known == Known::ContentType && !of_media);
+        fields.drop_known(Meanings::of(&[Known::Trailer]));
         if !of_media {
+            fields.drop_known(Meanings::of(&[Known::ContentType]));
             fields.push(b"content-type", media.as_str().as_bytes());
         }
         Ok(Box::new(Held(Some(Bytes::from_owner(Zeroizing::new(filled))))))
     }
+}
 
-    async fn send(
-        &self,
-        origin: &Origin,
-        outgoing: &mut Outgoing,
-        deadlines: &Deadlines,
-        exchange: &mut Exchange,
-        switches: bool,
-    ) -> Result<upstream::Answer, ProxyError> {
-        let sent = if switches {
-            tunnel::switch(&mut outgoing.fields);
-            Box::pin(self.upstream.send_upgrade(origin, outgoing, deadlines, exchange)).await
-        } else {
-            self.upstream.send(origin, outgoing, deadlines, exchange).await
-        };
-        sent.map_err(|error| match error {
-            UpstreamError::RequestBody(source) => {
-                source.downcast_ref().map_or(ProxyError::ClientGone, body::client_error)
-            }
-            other => ProxyError::Upstream(other),
-        })
+/// Why a request got no answer.
+fn unsent(error: UpstreamError) -> ProxyError {
+    match error {
+        UpstreamError::RequestBody(source) => source.downcast_ref().map_or(ProxyError::ClientGone, body::client_error),
+        other => ProxyError::Upstream(other),
     }
 }
 
 /// Passes an upstream's answer on.
-fn answer(relayed: Relayed, method: &Method, mut record: Record) -> Answer {
+fn answer(relayed: Relayed, method: &Method, mut record: Box<Record>) -> Answer {
     let Relayed { answer, injection } = relayed;
     let status = answer.head.status;
     let mut fields = answer.head.fields;
@@ -293,7 +284,7 @@ fn answer(relayed: Relayed, method: &Method, mut record: Record) -> Answer {
 }
 
 /// Answers with what would have become of the request.
-fn explained(explanation: &Explanation, mut record: Record) -> Answer {
+fn explained(explanation: &Explanation, mut record: Box<Record>) -> Answer {
     // Texts, numbers and tables of them: nothing of it can fail to be written.
     let document = serde_json::to_vec(explanation).unwrap_or_default();
     record.answered(StatusCode::OK, None);
@@ -312,7 +303,7 @@ fn explained(explanation: &Explanation, mut record: Record) -> Answer {
 }
 
 /// Answers with a problem document.
-fn refuse(error: &ProxyError, asked: Asked, mut record: Record) -> Answer {
+fn refuse(error: &ProxyError, asked: Asked, mut record: Box<Record>) -> Answer {
     if matches!(error, ProxyError::Upstream(_) | ProxyError::Internal) {
         let source = std::error::Error::source(error).map(ToString::to_string);
         tracing::warn!(request_id = record.request_id(), code = error.code(), %error, source, "a request failed");

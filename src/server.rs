@@ -224,7 +224,7 @@ impl Server {
             admin.map(|admin| admin.serve(control, config.proxy.head_timeout, tokens.drain.clone())).transpose()?;
         let (log, access) = open_access_log(config, lines, &metrics)?;
         let (uses, taken) = tokio::sync::mpsc::unbounded_channel();
-        let recording = usage::record(vault.clone(), Arc::clone(&metrics), taken);
+        let recording = usage::record(vault.clone(), Arc::clone(&metrics), taken, tokens.drain.clone());
         let told = Told { log, metrics: Arc::clone(&metrics), uses };
         let workers = start_workers(config, &vault, upstream, doors, trials, told, &tokens)?;
         let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);

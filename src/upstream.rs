@@ -189,7 +189,7 @@ impl Upstream {
             return Err(UpstreamError::Malformed("a protocol nobody offered".into()));
         }
         *record = Exchange { attempts: 1, reused: false, connected_in: Some(start.elapsed()) };
-        let connection = Http1::new(stream);
+        let connection = Http1::new(stream, self.settings.pool_max_age);
         let (purpose, came) = (Purpose::Upgrade, Came { reused: false, is_watched: false, at: Instant::now() });
         match http1::attempt(connection, &destination, request, None, deadlines, purpose, came).await {
             Ok(answer) => Ok(answer),

@@ -11,7 +11,7 @@ use super::Injection;
 use super::injection::Pair;
 use crate::directory::route::Route;
 use crate::directory::{Admission, Permit};
-use crate::model::header::{self, Known};
+use crate::model::header::{self, Known, Meanings};
 use crate::upstream::Injected;
 use crate::wire::Fields;
 
@@ -31,13 +31,13 @@ impl Injection {
     /// Spends a permit: takes out of the fields of its request what stands where something is injected. The injected
     /// headers themselves are written behind them: see [`Injected`].
     pub fn apply(&self, permit: Permit, fields: &mut Fields) -> Admission {
-        let injects =
-            |name: &[u8]| self.header_names().any(|injected| header::is_one(name, injected.as_str().as_bytes()));
-        fields.drop_if(|line| injects(line.name));
+        for injected in self.header_names() {
+            fields.drop_one(injected);
+        }
         for (name, value) in &*permit.route().headers {
-            let name = name.as_str().as_bytes();
-            if !injects(name) && !fields.lines().any(|line| header::is_one(line.name, name)) {
-                fields.push(name, value.as_bytes());
+            let is_injected = self.header_names().any(|injected| header::is_same(name, injected));
+            if !is_injected && !fields.has_named(name) {
+                fields.push(name.as_str().as_bytes(), value.as_bytes());
             }
         }
         let cookies = &self.elsewhere().cookies;
@@ -152,7 +152,7 @@ fn replace_cookies(fields: &mut Fields, injected: &[Pair]) {
         line.extend_from_slice(if index == 0 { b"" } else { b"; " });
         line.extend_from_slice(pair.value.as_bytes());
     }
-    fields.drop_if(|line| line.known == Known::Cookie);
+    fields.drop_known(Meanings::of(&[Known::Cookie]));
     fields.push_sensitive(b"cookie", &line);
 }
 

@@ -52,6 +52,97 @@ pub enum Known {
     Other,
 }
 
+/// Some of what names mean: one look tells whether a meaning is among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meanings(u32);
+
+impl Meanings {
+    /// Every meaning.
+    pub const ALL: Self = Meanings(u32::MAX);
+
+    /// What belongs to one hop (RFC 9110 §7.6.1).
+    pub const HOP_BY_HOP: Self = Self::of(&[
+        Known::Connection,
+        Known::Te,
+        Known::Trailer,
+        Known::TransferEncoding,
+        Known::Upgrade,
+        Known::ProxyAuthorization,
+        Known::HopByHop,
+    ]);
+
+    /// These.
+    pub const fn of(list: &[Known]) -> Self {
+        let (mut all, mut at) = (0, 0);
+        while at < list.len() {
+            all |= 1 << list[at] as u8;
+            at += 1;
+        }
+        Meanings(all)
+    }
+
+    /// These and others.
+    #[must_use]
+    pub const fn with(self, others: Self) -> Self {
+        Meanings(self.0 | others.0)
+    }
+
+    /// These without others.
+    #[must_use]
+    pub const fn without(self, others: Self) -> Self {
+        Meanings(self.0 & !others.0)
+    }
+
+    /// Whether a meaning is among them.
+    pub const fn has(self, known: Known) -> bool {
+        self.0 & 1 << known as u8 != 0
+    }
+
+    /// Whether one of them is among others too.
+    pub const fn meets(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+
+    /// Adds a meaning.
+    pub const fn add(&mut self, known: Known) {
+        self.0 |= 1 << known as u8;
+    }
+}
+
+/// Names of headers that fields are looked for by, each in lower case.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    list: Box<[HeaderName]>,
+    /// A bit for every length that one of them has: most fields are told apart by it.
+    lengths: u64,
+}
+
+impl Names {
+    /// Whether one of them may have so many bytes; `false` is certain.
+    #[inline]
+    pub fn may_have(&self, length: usize) -> bool {
+        self.lengths & Self::bit(length) != 0
+    }
+
+    /// Where among them a name is, compared without case, `_` as `-`.
+    pub fn position(&self, name: &[u8]) -> Option<usize> {
+        self.list.iter().position(|own| is_one(name, own.as_str().as_bytes()))
+    }
+
+    /// Of a length; whatever is very long has one bit.
+    const fn bit(length: usize) -> u64 {
+        1 << if length < 63 { length } else { 63 }
+    }
+}
+
+impl FromIterator<HeaderName> for Names {
+    fn from_iter<I: IntoIterator<Item = HeaderName>>(names: I) -> Self {
+        let list: Box<[HeaderName]> = names.into_iter().collect();
+        let lengths = list.iter().fold(0, |all, name| all | Self::bit(name.as_str().len()));
+        Names { list, lengths }
+    }
+}
+
 /// Whether a name is spelled as it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spelling {
@@ -125,16 +216,7 @@ fn is_lower(token: &[u8], other: &str) -> bool {
 impl Known {
     /// Whether it belongs to one hop (RFC 9110 §7.6.1).
     pub fn is_hop_by_hop(self) -> bool {
-        matches!(
-            self,
-            Known::Connection
-                | Known::Te
-                | Known::Trailer
-                | Known::TransferEncoding
-                | Known::Upgrade
-                | Known::ProxyAuthorization
-                | Known::HopByHop
-        )
+        Meanings::HOP_BY_HOP.has(self)
     }
 
     /// Whether it decides where a message ends or whom it is for.

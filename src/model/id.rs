@@ -12,8 +12,8 @@ use super::name::{Key, NameError};
 const PREFIXES: [&str; 7] = ["org_", "intg_", "conn_", "sec_", "usr_", "evt_", "apk_"];
 
 /// Whether a text begins as an id does.
-pub fn has_id_prefix(text: &str) -> bool {
-    PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+pub fn has_id_prefix(text: &[u8]) -> bool {
+    PREFIXES.iter().any(|prefix| text.starts_with(prefix.as_bytes()))
 }
 
 /// The alphabet of ULIDs (Crockford's base 32) in lower case.
@@ -74,6 +74,11 @@ macro_rules! id {
             /// Its 128 bits, the most significant first.
             pub const fn to_bytes(self) -> [u8; 16] {
                 self.0.to_be_bytes()
+            }
+
+            /// The same id again.
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                $name(u128::from_be_bytes(bytes))
             }
 
             /// Shows it as it is written to somebody who need not keep it: takes no memory.
@@ -178,8 +183,8 @@ pub enum ConnectionRef {
 pub enum Reference<'a> {
     /// `conn_01j…`
     Id(ConnectionId),
-    /// `stripe`, or anything else that is no id.
-    Key(&'a str),
+    /// `stripe`, or anything else that is no id: bytes, because that they are text needs no proof to be looked up.
+    Key(&'a [u8]),
 }
 
 impl<'a> Reference<'a> {
@@ -187,16 +192,16 @@ impl<'a> Reference<'a> {
     pub fn parse(text: &'a str) -> Option<Self> {
         match text.starts_with(ConnectionId::PREFIX) {
             true => text.parse().ok().map(Reference::Id),
-            false => Some(Reference::Key(text)),
+            false => Some(Reference::Key(text.as_bytes())),
         }
     }
 
-    /// The same of a text that is an id or could be a key, and nothing else.
-    pub fn checked(text: &'a str) -> Result<Self, NameError> {
-        if text.starts_with(ConnectionId::PREFIX) {
-            text.parse().map(Reference::Id)
+    /// The same of what is an id or could be a key, and nothing else.
+    pub fn checked(bytes: &'a [u8]) -> Result<Self, NameError> {
+        if bytes.starts_with(ConnectionId::PREFIX.as_bytes()) {
+            str::from_utf8(bytes).unwrap_or_default().parse().map(Reference::Id)
         } else {
-            Key::check(text).map(|()| Reference::Key(text))
+            Key::check(bytes).map(|()| Reference::Key(bytes))
         }
     }
 }
@@ -205,7 +210,7 @@ impl<'a> From<&'a ConnectionRef> for Reference<'a> {
     fn from(reference: &'a ConnectionRef) -> Self {
         match reference {
             ConnectionRef::Id(id) => Reference::Id(*id),
-            ConnectionRef::Key(key) => Reference::Key(key.as_str()),
+            ConnectionRef::Key(key) => Reference::Key(key.as_str().as_bytes()),
         }
     }
 }
@@ -216,7 +221,7 @@ impl TryFrom<Reference<'_>> for ConnectionRef {
     fn try_from(reference: Reference<'_>) -> Result<Self, NameError> {
         match reference {
             Reference::Id(id) => Ok(ConnectionRef::Id(id)),
-            Reference::Key(text) => text.parse().map(ConnectionRef::Key),
+            Reference::Key(bytes) => str::from_utf8(bytes).unwrap_or_default().parse().map(ConnectionRef::Key),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::id;
 pub struct NameError(pub(crate) &'static str);
 
 /// `[a-z0-9][a-z0-9_-]{0,62}`: a look into a table for each byte, because a request's key is checked each time.
-fn is_slug(text: &str) -> bool {
+fn is_slug(text: &[u8]) -> bool {
     const IN_SLUGS: [bool; 256] = {
         let mut table = [false; 256];
         let mut byte = 0;
@@ -25,10 +25,9 @@ fn is_slug(text: &str) -> bool {
         }
         table
     };
-    let first = text.bytes().next();
     text.len() <= 63
-        && first.is_some_and(|byte| byte != b'_' && byte != b'-')
-        && text.bytes().all(|byte| IN_SLUGS[usize::from(byte)])
+        && text.first().is_some_and(|byte| !matches!(byte, b'_' | b'-'))
+        && text.iter().all(|byte| IN_SLUGS[usize::from(*byte)])
 }
 
 /// Declares a checked name: the type, its rule as a predicate, and the sentence that explains the rule.
@@ -45,8 +44,8 @@ macro_rules! name {
             }
 
             /// Says what is wrong with a text that is no such name, without taking memory for one that is.
-            pub fn check(text: &str) -> Result<(), NameError> {
-                let rule: fn(&str) -> bool = $rule;
+            pub fn check(text: &[u8]) -> Result<(), NameError> {
+                let rule: fn(&[u8]) -> bool = $rule;
                 if rule(text) { Ok(()) } else { Err(NameError($explanation)) }
             }
         }
@@ -55,7 +54,7 @@ macro_rules! name {
             type Err = NameError;
 
             fn from_str(text: &str) -> Result<Self, NameError> {
-                $name::check(text).map(|()| $name(text.into()))
+                $name::check(text.as_bytes()).map(|()| $name(text.into()))
             }
         }
 
@@ -98,7 +97,7 @@ name!(
     CustomerName,
     |text| {
         (1..=128).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
+            && text.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
     },
     "a customer has 1 to 128 letters, digits and . _ : -"
 );
@@ -108,7 +107,7 @@ name!(
     SecretKey,
     |text| {
         (1..=64).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+            && text.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_')
     },
     "a secret's key has 1 to 64 of A-Z, 0-9 and _"
 );
@@ -117,10 +116,10 @@ name!(
     /// The name of a field of an integration or auth method: `[a-z][a-z0-9_]{0,62}`.
     FieldName,
     |text| {
-        let mut bytes = text.bytes();
+        let mut bytes = text.iter();
         text.len() <= 63
             && bytes.next().is_some_and(|b| b.is_ascii_lowercase())
-            && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_')
     },
     "a field has 1 to 63 of a-z, 0-9 and _, and begins with a letter"
 );

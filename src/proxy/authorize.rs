@@ -110,7 +110,7 @@ impl Proxy {
         head: &'h RequestHead,
         login: &'h mut Login,
     ) -> Result<Said<'h>, ProxyError> {
-        let host = head::check(head)?;
+        let host = head::check(head, &self.last_host)?;
         let mut requested = Requested::parse(head)?;
         *login = Login::read(&head.fields, &requested.form)?;
         let tag = Tag::read(&head.fields, &mut requested, login, &self.shared.settings.connection_headers)?;

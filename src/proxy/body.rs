@@ -168,7 +168,7 @@ pub fn client_error(error: &ClientError) -> ProxyError {
 /// The body of an answer. It carries the request's record, which is finished when the body ends, however it ends.
 pub struct AnswerBody {
     content: Content,
-    record: Option<Record>,
+    record: Option<Box<Record>>,
 }
 
 enum Content {
@@ -179,7 +179,7 @@ enum Content {
 
 impl AnswerBody {
     /// An answer of Sidekey's own.
-    pub fn own(bytes: Bytes, record: Record) -> Self {
+    pub fn own(bytes: Bytes, record: Box<Record>) -> Self {
         AnswerBody { content: Content::Own(bytes), record: Some(record) }
     }
 
@@ -189,7 +189,7 @@ impl AnswerBody {
     }
 
     /// An upstream's.
-    pub fn upstream(body: UpstreamBody, mut record: Record) -> Self {
+    pub fn upstream(body: UpstreamBody, mut record: Box<Record>) -> Self {
         if body.size().is_none() && !body.is_early() {
             record.completed();
         }

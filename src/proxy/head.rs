@@ -1,18 +1,40 @@
 //! Heads: what is malformed, what belongs to one hop, what an upstream may say to a client.
 
+use std::cell::RefCell;
+use std::net::IpAddr;
+
 use http::header::HeaderName;
 use http::{Method, StatusCode, Version};
 
 use super::error::ProxyError;
-use super::tag::is_tag;
+use super::tag;
 use crate::credentials::Injection;
-use crate::model::header::{self, Known, Spelling};
+use crate::model::header::{self, Known, Meanings, Names, Spelling};
 use crate::model::origin::{HostText, OriginError};
-use crate::wire::fields::tokens;
+use crate::wire::fields::{Line, tokens};
 use crate::wire::{Fields, RequestHead};
 
 /// Whom a request says it is for, if it says so: a host, or something that is none.
 pub type Named<'h> = Option<Result<HostText<'h>, OriginError>>;
+
+/// The last `Host` that was an address: nearly all callers of a worker name the same one, which need not be read again.
+#[derive(Default)]
+pub struct LastHost(RefCell<Option<(Box<[u8]>, IpAddr)>>);
+
+impl LastHost {
+    fn read<'h>(&self, line: &'h [u8]) -> Result<HostText<'h>, OriginError> {
+        if let Some((last, address)) = &*self.0.borrow()
+            && **last == *line
+        {
+            return Ok(HostText::Address(*address));
+        }
+        let host = HostText::of_authority(line)?;
+        if let HostText::Address(address) = host {
+            *self.0.borrow_mut() = Some((line.into(), address));
+        }
+        Ok(host)
+    }
+}
 
 /// Headers by which some servers take a request for one of another method or path. A rule about methods and paths would
 /// be of no use with them.
@@ -31,13 +53,19 @@ pub fn is_disguised(fields: &Fields) -> bool {
 }
 
 /// Refuses what is ambiguous or malformed although it could be parsed. Gives the host that the request is for.
-pub fn check(head: &RequestHead) -> Result<Named<'_>, ProxyError> {
-    // Methods differ by case, but not for every server: one that echoes a `trace` shows the credential.
-    let is_refused = |refused: &&str| head.method.as_str().eq_ignore_ascii_case(refused);
-    if ["TRACE", "CONNECT", "TRACK", "PRI"].iter().any(is_refused) {
+pub fn check<'h>(head: &'h RequestHead, last: &LastHost) -> Result<Named<'h>, ProxyError> {
+    if is_refused(&head.method) {
         return Err(ProxyError::MethodRefused);
     }
-    if head.version == Version::HTTP_2 { check_same_host(head) } else { check_host(head) }
+    if head.version == Version::HTTP_2 { check_same_host(head) } else { check_host(head, last) }
+}
+
+/// Whether a method shows a request to whoever asks, or makes a tunnel. Methods differ by case, but not for every server:
+/// one that echoes a `trace` shows the credential.
+fn is_refused(method: &Method) -> bool {
+    let is_plain = matches!(*method, Method::GET | Method::POST | Method::PUT | Method::PATCH | Method::DELETE);
+    !is_plain
+        && ["TRACE", "CONNECT", "TRACK", "PRI"].iter().any(|refused| method.as_str().eq_ignore_ascii_case(refused))
 }
 
 /// RFC 9113 §8.3.1: beside `:authority`, a `Host` says the same or the request is malformed.
@@ -52,13 +80,13 @@ fn check_same_host(head: &RequestHead) -> Result<Named<'_>, ProxyError> {
 }
 
 /// RFC 9112 §3.2: exactly one valid `Host` in HTTP/1.1, at most one before.
-fn check_host(head: &RequestHead) -> Result<Named<'_>, ProxyError> {
+fn check_host<'h>(head: &'h RequestHead, last: &LastHost) -> Result<Named<'h>, ProxyError> {
     let mut lines = head.fields.values(Known::Host);
     let first = lines.next();
     if lines.next().is_some() {
         return Err(ProxyError::RequestMalformed("there are two Host headers"));
     }
-    match first.map(HostText::of_authority) {
+    match first.map(|line| last.read(line)) {
         Some(Err(_)) => Err(ProxyError::RequestMalformed("the Host header is not a host with an optional port")),
         None if head.version == Version::HTTP_11 => Err(ProxyError::RequestMalformed("there is no Host header")),
         named => Ok(named),
@@ -93,16 +121,23 @@ pub fn describes_body_ambiguously(fields: &Fields) -> bool {
         || fields.lines().any(|line| line.spelling == Spelling::Alias && describes(line.known))
 }
 
+/// What no request takes along: what belongs to one hop, tells the way, or is written anew.
+const NEVER_SENT: Meanings =
+    Meanings::HOP_BY_HOP.with(Meanings::of(&[Known::TellsTheWay, Known::Expect, Known::Host, Known::ContentLength]));
+const AUTHORIZATION: Meanings = Meanings::of(&[Known::Authorization]);
+const COOKIE: Meanings = Meanings::of(&[Known::Cookie]);
+/// What an answer may keep, in one way of writing it.
+const SOMETIMES_TOLD: Meanings = Meanings::of(&[Known::ContentLength, Known::Trailer]);
+/// What no answer brings along.
+const NEVER_TOLD: Meanings = Meanings::HOP_BY_HOP.with(Meanings::of(&[Known::Own])).without(SOMETIMES_TOLD);
+const POINTS: Meanings = Meanings::of(&[Known::Points]);
+
 /// What `Connection` named, to keep it out of trailers too.
 pub type Nominated = Vec<HeaderName>;
 
 /// Takes everything out of a request that belongs to this hop, is a tag, tells the way, or that Sidekey writes itself. Of
 /// the trailer fields it keeps the announcement where there is a body that can have trailers.
-pub fn clean_request(
-    head: &mut RequestHead,
-    connection_headers: &[HeaderName],
-    forward_authorization: bool,
-) -> Nominated {
+pub fn clean_request(head: &mut RequestHead, connection_headers: &Names, forward_authorization: bool) -> Nominated {
     let fields = &mut head.fields;
     let wants_trailers = fields.lists(Known::Te, "trailers");
     let can_have_trailers = head.version == Version::HTTP_2 || fields.has(Known::TransferEncoding);
@@ -112,12 +147,11 @@ pub fn clean_request(
         .filter(|value| can_have_trailers && announces_only_harmless(value, &nominated))
         .map(<[u8]>::to_vec)
         .collect();
-    fields.drop_if(|line| {
-        line.known.is_hop_by_hop()
-            || matches!(line.known, Known::TellsTheWay | Known::Expect | Known::Host | Known::ContentLength)
-            || line.is(Known::Authorization) && !forward_authorization
-            || is_tag(&line, connection_headers)
-    });
+    fields.drop_known(NEVER_SENT);
+    tag::clear(fields, connection_headers);
+    if !forward_authorization {
+        fields.drop_if(AUTHORIZATION, |line| line.spelling == Spelling::Plain);
+    }
     if wants_trailers {
         fields.push(b"te", b"trailers");
     }
@@ -135,7 +169,7 @@ fn join_cookies(fields: &mut Fields) {
     let crumbs: Vec<&[u8]> = fields.values(Known::Cookie).collect();
     if crumbs.len() > 1 {
         let line = crumbs.join(&b"; "[..]);
-        fields.drop_if(|line| line.is(Known::Cookie));
+        fields.drop_if(COOKIE, |line| line.spelling == Spelling::Plain);
         fields.push(b"cookie", &line);
     }
 }
@@ -159,7 +193,8 @@ fn remove_nominated(fields: &mut Fields) -> Nominated {
     let tokens = fields.values(Known::Connection).flat_map(tokens).filter(is_named);
     let named: Vec<HeaderName> = tokens.filter_map(|token| HeaderName::try_from(token).ok()).collect();
     if !named.is_empty() {
-        fields.drop_if(|line| named.iter().any(|name| line.name.eq_ignore_ascii_case(name.as_str().as_bytes())));
+        let is_one = |line: Line<'_>| named.iter().any(|name| line.name.eq_ignore_ascii_case(name.as_str().as_bytes()));
+        fields.drop_if(Meanings::ALL, is_one);
     }
     named
 }
@@ -168,18 +203,17 @@ fn remove_nominated(fields: &mut Fields) -> Nominated {
 /// value out of the headers that point somewhere. A length that tells nothing of the body to come stays, as one line.
 pub fn clean_answer(fields: &mut Fields, status: StatusCode, method: &Method, injection: &Injection) {
     remove_nominated(fields);
-    let bodyless = has_no_body(status, method);
+    fields.drop_known(NEVER_TOLD);
+    let may_tell_length = has_no_body(status, method) && status != StatusCode::NO_CONTENT;
     let mut told_length = false;
-    fields.drop_if(|line| match line.known {
-        Known::ContentLength if line.spelling == Spelling::Plain => {
+    fields.drop_if(SOMETIMES_TOLD, |line| match (line.known, line.spelling) {
+        (Known::ContentLength, Spelling::Plain) => {
             let is_number = line.value.iter().all(u8::is_ascii_digit);
-            !bodyless || status == StatusCode::NO_CONTENT || !is_number || std::mem::replace(&mut told_length, true)
+            !may_tell_length || !is_number || std::mem::replace(&mut told_length, true)
         }
-        Known::Own => true,
-        Known::Trailer => line.spelling == Spelling::Alias,
-        other => other.is_hop_by_hop(),
+        (known, spelling) => known == Known::Trailer && spelling == Spelling::Alias,
     });
-    if fields.may_have_any(&[Known::Points]) {
+    if fields.may_have(POINTS) {
         fields.change(|line| (line.known == Known::Points).then(|| injection.redact(line.value)).flatten());
     }
 }
@@ -206,7 +240,23 @@ mod tests {
         for (method, refused) in [("TRACE", true), ("trace", true), ("Connect", true), ("TRACER", false)] {
             let method = Method::from_bytes(method.as_bytes()).unwrap();
             let head = RequestHead::new(method, Version::HTTP_11, b"/", None, fields(&[("host", "h")]));
-            assert_eq!(matches!(check(&head), Err(ProxyError::MethodRefused)), refused, "{}", head.method);
+            assert_eq!(
+                matches!(check(&head, &LastHost::default()), Err(ProxyError::MethodRefused)),
+                refused,
+                "{}",
+                head.method
+            );
+        }
+    }
+
+    #[test]
+    fn the_last_host_is_told_from_every_other() {
+        let last = LastHost::default();
+        let ours = HostText::Address([127, 0, 0, 1].into());
+        for _ in 0..2 {
+            assert_eq!(last.read(b"127.0.0.1:8000"), Ok(ours));
+            assert_eq!(last.read(b"evil.test"), Ok(HostText::Name("evil.test")));
+            assert!(last.read(b"127.0.0.1:8000x").is_err() && last.read(b"127.0.0.1:").is_err());
         }
     }
 

@@ -81,7 +81,7 @@ async fn close(client: &Client) -> Next {
 
 /// Answers what is no request.
 async fn refuse(proxy: &Proxy, gate: &Gate, terms: &Terms, client: &Rc<Client>, fault: ProxyError) -> Next {
-    let mut answer = proxy.handle(gate, Request::unreadable(fault)).await;
+    let mut answer = proxy.handle(gate, &mut Request::unreadable(fault)).await;
     let asked = Asked { method: Method::GET, version: Version::HTTP_11, keeps_alive: false };
     let _told = answer::write(client, terms, &asked, &mut answer).await;
     drop(answer);
@@ -107,11 +107,11 @@ fn exchange<'a>(
     client.begin_body(framing, head::expects_continue(&head));
     let body = (framing != Framing::Length(0)).then(|| Box::new(Body::new(Rc::clone(client))) as ClientBody);
     let is_broken = fault.is_some();
-    let request = Request { head, body, fault };
+    let mut request = Request { head, body, fault };
     // What is above lies in the future once, as an argument of an `async fn` would not.
     async move {
         let answered = {
-            let handled = pin!(proxy.handle(gate, request));
+            let handled = pin!(proxy.handle(gate, &mut request));
             await_answer(client, &asked, handled).await
         };
         let Some(mut answer) = answered else { return Next::Close };

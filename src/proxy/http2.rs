@@ -28,7 +28,7 @@ pub async fn answer(proxy: Rc<Proxy>, gate: &Gate, request: HttpRequest<Incoming
         true => None,
         false => Some(Box::new(Streamed(FromBody::new(body)))),
     };
-    let answered = Box::pin(proxy.handle(gate, Request { head, body, fault: None })).await;
+    let answered = Box::pin(proxy.handle(gate, &mut Request { head, body, fault: None })).await;
     let mut response = Response::new(());
     *response.status_mut() = answered.status;
     *response.headers_mut() = answered.fields.to_map();

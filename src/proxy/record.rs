@@ -12,6 +12,7 @@ use super::usage::{Used, Uses, Verdict};
 use crate::directory::{Admission, Shown};
 use crate::model::id::{ConnectionRef, Reference};
 use crate::telemetry::access_log::{AccessBuffer, Entry, Named};
+use crate::telemetry::clock::{Clock, Moment};
 use crate::telemetry::metrics::{Metrics, RequestCounters};
 use crate::telemetry::request_id::{RequestId, RequestIds};
 use crate::upstream::{Exchange, UpstreamError};
@@ -33,6 +34,7 @@ pub struct Reporter {
     /// What requests used.
     pub uses: Uses,
     ids: RequestIds,
+    clock: Cell<Clock>,
     places: Places,
 }
 
@@ -47,7 +49,15 @@ impl Reporter {
     pub fn new(access: AccessBuffer, metrics: Arc<Metrics>, uses: Uses, most: usize) -> Self {
         let counters = metrics.request_counters();
         let places = Places { taken: Cell::new(0), most };
-        Reporter { access, metrics, counters, uses, ids: RequestIds::default(), places }
+        let (ids, clock) = (RequestIds::default(), Cell::new(Clock::new()));
+        Reporter { access, metrics, counters, uses, ids, clock, places }
+    }
+
+    fn time_of_day(&self, instant: Instant) -> Moment {
+        let mut clock = self.clock.get();
+        let moment = clock.at(instant);
+        self.clock.set(clock);
+        moment
     }
 }
 
@@ -97,10 +107,12 @@ enum Upstream {
 
 impl Record {
     /// Begins the record of a request whose head has just been read.
-    pub fn begin(reporter: Rc<Reporter>, method: Method) -> Self {
+    ///
+    /// It goes with its request from hand to hand, so it lies in a place of its own.
+    pub fn begin(reporter: Rc<Reporter>, method: Method) -> Box<Self> {
         let started = Instant::now();
-        Record {
-            request_id: reporter.ids.next(started),
+        Box::new(Record {
+            request_id: reporter.ids.next(reporter.time_of_day(started)),
             reporter,
             method,
             started,
@@ -115,7 +127,7 @@ impl Record {
             response_bytes: 0,
             complete: false,
             has_place: false,
-        }
+        })
     }
 
     /// Takes a place among the requests that are under way, until the record is dropped; false where all are taken.
@@ -230,6 +242,7 @@ impl Drop for Record {
         let taken = &self.reporter.places.taken;
         taken.set(taken.get() - usize::from(self.has_place));
         let now = Instant::now();
+        let ended = self.reporter.time_of_day(now);
         if !self.complete && self.reason.is_none() {
             self.reason = Some(CLIENT_GONE);
         }
@@ -262,7 +275,7 @@ impl Drop for Record {
                 verdict: status.and_then(Verdict::of),
                 workflow: self.workflow.as_deref(),
             };
-            self.reporter.uses.count(used, now);
+            self.reporter.uses.count(used, ended.second);
         }
         let asked;
         let connection = match &self.connection {
@@ -279,7 +292,7 @@ impl Drop for Record {
         };
         self.reporter.access.write(&Entry {
             request_id: self.request_id,
-            ended: now,
+            ended,
             caller: self.shown.as_ref().map_or(LOCAL, |shown| &shown.name),
             connection,
             workflow: self.workflow.as_deref(),

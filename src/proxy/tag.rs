@@ -1,20 +1,18 @@
 //! Tags: which connection, environment and customer a request names, and whose key it shows.
 //!
-//! [`Tag::read`] reads them where they stand, and [`is_tag`] says which fields they are, so that whoever clears the head
-//! leaves none of them: nothing that was a tag or a caller's key can reach an upstream. Nothing is decided here about
-//! what was named.
+//! [`Tag::read`] reads them where they stand, and [`clear`] drops all of them: nothing that was a tag or a caller's key
+//! can reach an upstream. Nothing is decided here about what was named.
 
 use std::fmt;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header::HeaderName;
 
 use super::error::ProxyError;
 use super::target::{Form, Requested};
 use crate::model::document::parse_duration;
-use crate::model::header::{self, Known, Spelling};
+use crate::model::header::{Known, Meanings, Names, Spelling};
 use crate::model::id::Reference;
 use crate::model::name::{CustomerName, EnvironmentName};
 use crate::model::origin::Origin;
@@ -61,6 +59,11 @@ impl fmt::Debug for Presented<'_> {
 
 const KEY_PREFIX: &[u8] = b"apk_";
 
+/// Sidekey's own.
+const OWN: Meanings = Meanings::of(&[Known::Own]);
+/// What may hold an API key, or something of the upstream's.
+const MAY_SHOW_KEY: Meanings = Meanings::of(&[Known::ApiKey, Known::Authorization]);
+
 impl<'h> Tag<'h> {
     /// Reads the tags of a request's head. `connection_headers` are the names that may name a connection; `login` is
     /// what a forward-proxy client logged in with. A path tag is taken out of `requested` where no header names a
@@ -69,15 +72,15 @@ impl<'h> Tag<'h> {
         fields: &'h Fields,
         requested: &mut Requested<'h>,
         login: &'h Login,
-        connection_headers: &[HeaderName],
+        connection_headers: &Names,
     ) -> Result<Self, ProxyError> {
         let login_key = login.password.as_deref().and_then(bare_key);
-        let has_more = fields.may_have_any(&[Known::Own, Known::ApiKey, Known::Authorization]);
+        let has_more = fields.may_have(OWN.with(MAY_SHOW_KEY));
         let own = if has_more { Own::read(fields, login_key)? } else { Own { key: login_key, ..Own::default() } };
         let connection = match named(fields, connection_headers, login.user.as_deref())? {
             Some(reference) => Some(reference),
             None if matches!(requested.form, Form::Absolute(_)) => None,
-            None => requested.take_path_tag().map(reference).transpose()?,
+            None => requested.take_path_tag().map(|tag| reference(tag.as_bytes())).transpose()?,
         };
         let malformed = ProxyError::TagMalformed;
         Ok(Tag {
@@ -160,27 +163,23 @@ fn names_key(name: &[u8]) -> bool {
     name.len() == OWN_PREFIX + 3 && name[OWN_PREFIX..].eq_ignore_ascii_case(b"key")
 }
 
-/// Whether a field is a tag or shows an API key, however its name is spelled: none such goes on.
-pub fn is_tag(line: &Line<'_>, connection_headers: &[HeaderName]) -> bool {
-    line.known == Known::Own || api_key(line).is_some() || which(line, connection_headers).is_some()
-}
-
-/// Which of the headers that name a connection a field is.
-fn which(line: &Line<'_>, connection_headers: &[HeaderName]) -> Option<usize> {
-    connection_headers.iter().position(|own| header::is_one(line.name, own.as_str().as_bytes()))
+/// Drops the tags and what shows an API key, however the names are spelled: none such goes on.
+pub fn clear(fields: &mut Fields, connection_headers: &Names) {
+    fields.drop_known(OWN);
+    fields.drop_if(MAY_SHOW_KEY, |line| api_key(&line).is_some());
+    fields.drop_named(connection_headers);
 }
 
 /// What names the connection: one of its headers, or the user of a forward proxy's login. All that do must agree.
 fn named<'h>(
     fields: &'h Fields,
-    connection_headers: &[HeaderName],
+    connection_headers: &Names,
     user: Option<&'h str>,
 ) -> Result<Option<Reference<'h>>, ProxyError> {
     let different = || ProxyError::TagConflict("the request names two connections");
     let (mut found, mut seen, mut differ) = (None, 0_u64, false);
     // A name with `_` for `-` names nothing; it only does not go on.
-    for line in fields.lines().filter(|line| line.spelling == Spelling::Plain) {
-        let Some(header) = which(&line, connection_headers) else { continue };
+    for (header, line) in fields.named(connection_headers).filter(|(_, line)| line.spelling == Spelling::Plain) {
         let bit = 1 << (header % 64);
         if seen & bit != 0 {
             return Err(ProxyError::TagConflict("a header that names the connection is there twice"));
@@ -191,15 +190,16 @@ fn named<'h>(
     if differ {
         return Err(different());
     }
-    match (found.map(text).transpose()?, user) {
+    match (found.map(<[u8]>::trim_ascii), user.map(str::as_bytes)) {
         (Some(named), Some(user)) if named != user => Err(different()),
         (Some(named), _) | (None, Some(named)) => reference(named).map(Some),
         (None, None) => Ok(None),
     }
 }
 
-fn reference(text: &str) -> Result<Reference<'_>, ProxyError> {
-    Reference::checked(text).map_err(|_| ProxyError::TagMalformed("the connection is neither an id (conn_…) nor a key"))
+fn reference(bytes: &[u8]) -> Result<Reference<'_>, ProxyError> {
+    Reference::checked(bytes)
+        .map_err(|_| ProxyError::TagMalformed("the connection is neither an id (conn_…) nor a key"))
 }
 
 fn explain(text: &str) -> Result<bool, ProxyError> {
@@ -282,14 +282,16 @@ fn bare_key(value: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use http::header::HeaderName;
     use http::{Method, Version};
 
     use super::*;
     use crate::model::id::ConnectionRef;
     use crate::wire::RequestHead;
 
-    const NAMES: [HeaderName; 2] =
-        [HeaderName::from_static("sidekey-connection"), HeaderName::from_static("x-connection-id")];
+    fn tag_names() -> Names {
+        ["sidekey-connection", "x-connection-id"].into_iter().map(HeaderName::from_static).collect()
+    }
 
     /// A head with these lines.
     fn head(target: &str, lines: &[(&str, &str)]) -> RequestHead {
@@ -307,9 +309,11 @@ mod tests {
         let mut head = head(target, lines);
         let mut requested = Requested::parse(&head).unwrap();
         let login = Login::read(&head.fields, &requested.form).unwrap();
-        let tag = Tag::read(&head.fields, &mut requested, &login, &NAMES).map_err(|error| error.code());
+        let names = tag_names();
+        let tag = Tag::read(&head.fields, &mut requested, &login, &names).map_err(|error| error.code());
         let told = told(tag, requested.rest);
-        head.fields.drop_if(|line| is_tag(&line, &NAMES) || line.known.is_hop_by_hop());
+        clear(&mut head.fields, &names);
+        head.fields.drop_known(Meanings::HOP_BY_HOP);
         (told, head.fields)
     }
 

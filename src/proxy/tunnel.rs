@@ -20,7 +20,7 @@ pub(super) fn switch(fields: &mut Fields) {
 
 /// Joins the two ends until both have closed their side, one has broken, nothing has moved in either direction for
 /// `idle`, or one of them takes nothing more for as long.
-pub(super) async fn join(client: Rewound, upstream: Rewound, idle: Duration, mut record: Record) {
+pub(super) async fn join(client: Rewound, upstream: Rewound, idle: Duration, mut record: Box<Record>) {
     let (from_client, to_client) = tokio::io::split(client);
     let (from_upstream, to_upstream) = tokio::io::split(upstream);
     let sent = record.request_bytes().clone();

@@ -5,17 +5,16 @@
 //! writes them to the vault, far from any request. What a process that is killed had not handed over is lost, which is
 //! at most what the last few seconds have counted.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::cell::RefCell;
+use std::time::Duration;
 
+use hashbrown::HashMap;
 use http::StatusCode;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::model::id::{ApiKeyId, ConnectionId, OrganizationId};
 use crate::model::name::EnvironmentName;
-use crate::telemetry::clock::Clock;
 
 /// How many cells a worker fills before it hands them over without waiting.
 const MOST: usize = 16_384;
@@ -123,7 +122,6 @@ impl Counted {
 /// The cells of one worker.
 pub struct Uses {
     cells: RefCell<Counted>,
-    clock: Cell<Clock>,
     /// There is something to hand over.
     filled: Notify,
     /// There is so much that it is handed over at once.
@@ -134,20 +132,11 @@ pub struct Uses {
 impl Uses {
     /// Cells whose contents go to `taker`.
     pub fn new(taker: UnboundedSender<Counted>) -> Self {
-        Uses {
-            cells: RefCell::default(),
-            clock: Cell::new(Clock::new()),
-            filled: Notify::new(),
-            full: Notify::new(),
-            taker,
-        }
+        Uses { cells: RefCell::default(), filled: Notify::new(), full: Notify::new(), taker }
     }
 
-    /// Counts a request that a credential was sent with.
-    pub fn count(&self, used: Used<'_>, ended: Instant) {
-        let mut clock = self.clock.get();
-        let second = clock.at(ended).second;
-        self.clock.set(clock);
+    /// Counts a request that a credential was sent with, which was over in this second since 1970.
+    pub fn count(&self, used: Used<'_>, second: u64) {
         let hour = second / 3_600;
         let mut cells = self.cells.borrow_mut();
         let found = cells.0.entry(Place { connection: used.connection, caller: used.caller, hour }).or_default();
@@ -171,7 +160,10 @@ impl Uses {
 
     /// Hands over what was counted so far.
     pub fn hand_over(&self) {
-        let cells = std::mem::take(&mut *self.cells.borrow_mut());
+        let mut cells = self.cells.borrow_mut();
+        // As many are likely to be used again, and the table need not grow from nothing.
+        let room = HashMap::with_capacity(cells.0.len().min(MOST));
+        let cells = std::mem::replace(&mut *cells, Counted(room));
         if !cells.0.is_empty() {
             // Nobody takes them where there is no vault to write them to.
             let _nobody = self.taker.send(cells);
@@ -198,6 +190,8 @@ mod tests {
 
     use super::*;
 
+    const NOW: u64 = 1_795_000_000;
+
     #[test]
     fn requests_are_counted_by_caller_connection_environment_and_hour() {
         let (taker, mut taken) = unbounded_channel();
@@ -212,7 +206,7 @@ mod tests {
                     for caller in callers.into_iter().take(1 + round % 2) {
                         let (verdict, workflow) = (None, None);
                         let used = Used { organization, connection, environment, caller, verdict, workflow };
-                        uses.count(used, Instant::now());
+                        uses.count(used, NOW);
                     }
                 }
             }
@@ -241,7 +235,7 @@ mod tests {
                 verdict: Verdict::of(StatusCode::from_u16(status).unwrap()),
                 workflow: Some(workflow),
             };
-            uses.count(used, Instant::now());
+            uses.count(used, NOW);
         }
         uses.hand_over();
         let uses: Vec<Use> = taken.try_recv().unwrap().into_uses().collect();
@@ -264,7 +258,7 @@ mod tests {
                 verdict: None,
                 workflow: None,
             };
-            uses.count(used, Instant::now());
+            uses.count(used, NOW);
         };
         let watch = async {
             let begun = tokio::time::Instant::now();

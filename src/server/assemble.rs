@@ -50,11 +50,10 @@ pub fn limits(cache: &CacheSettings) -> Limits {
 
 /// How requests are treated.
 pub fn proxy_settings(config: &Config, upstream: &upstream::Settings) -> proxy::Settings {
-    let mut connection_headers = vec![http::HeaderName::from_static("sidekey-connection")];
-    connection_headers
-        .extend(config.proxy.connection_headers.iter().filter(|name| **name != "sidekey-connection").cloned());
+    let own = http::HeaderName::from_static("sidekey-connection");
+    let others = config.proxy.connection_headers.iter().filter(|name| **name != own).cloned();
     proxy::Settings {
-        connection_headers,
+        connection_headers: std::iter::once(own.clone()).chain(others).collect(),
         body_buffer: config.proxy.body_buffer,
         body_idle_timeout: config.proxy.body_idle_timeout,
         tunnel_idle_timeout: config.proxy.tunnel_idle_timeout,

@@ -1,49 +1,62 @@
 //! Writes to the vault what workers have counted.
 
+mod put_down;
+
 use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::proxy::usage::{Counted, Use, Verdict};
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
 use crate::vault::audit::usage::{LOCAL, Usage};
+use crate::vault::database::Database;
+use crate::vault::error::DatabaseError;
 use crate::vault::usage::{self, Use as Noted};
 
 /// How many counters are kept while the vault cannot be written. Beyond that the oldest are lost, which is told.
 const MOST: usize = 65_536;
 
-/// How many counters are written together: changes wait for it.
+/// How many uses are written together: changes wait for it, and so do requests whose connection is not cached yet, which
+/// is read by this same runtime.
 const TOGETHER: usize = 200;
 
-/// Writes what comes, until nobody is left who could send more. Call it on the control runtime.
-pub(super) fn record(vault: Vault, metrics: Arc<Metrics>, mut taken: UnboundedReceiver<Counted>) -> JoinHandle<()> {
+/// Writes what comes, until nobody is left who could send more; before that, what an earlier process has put down. Once
+/// the server `stops`, what comes is put down for the next one. Call it on the control runtime.
+pub(super) fn record(
+    vault: Vault,
+    metrics: Arc<Metrics>,
+    mut taken: UnboundedReceiver<Counted>,
+    stops: CancellationToken,
+) -> JoinHandle<()> {
     tokio::task::spawn_local(async move {
+        let Ok(database) = vault.database() else {
+            while taken.recv().await.is_some() {}
+            return;
+        };
+        if let Err(error) = sort_out(&vault, database, &stops).await {
+            tracing::warn!(%error, "what was put down of the use of credentials could not be recorded yet");
+        }
         let mut waiting = Vec::new();
         while let Some(uses) = taken.recv().await {
             let mut uses: Vec<Use> = uses.into_uses().collect();
             while let Ok(more) = taken.try_recv() {
                 uses.extend(more.into_uses());
             }
-            // What stands together is written together. A few at a time: what is not cached yet is read by this same
-            // runtime, for requests that wait for it.
-            uses.sort_by_key(|one| one.connection);
-            for some in uses.chunks(TOGETHER) {
-                count_callers(&metrics, some);
-                note_all(&vault, some).await;
-                tokio::task::yield_now().await;
-            }
-            waiting.extend(uses.into_iter().map(counter));
-            // The oldest stay first.
-            waiting.sort_by_key(|one| (one.hour, one.organization, one.connection));
-            let Ok(database) = vault.database() else {
-                waiting.clear();
-                continue;
-            };
+            count_callers(&metrics, &uses);
+            waiting.append(&mut uses);
+            // What stands together is written together; the oldest stay first.
+            waiting.sort_by_key(|one| (one.hour, one.connection));
             while !waiting.is_empty() {
-                let together = waiting.len().min(TOGETHER);
-                if let Err(error) = database.add_usage(&waiting[..together]).await {
+                let is_last = stops.is_cancelled();
+                let together = if is_last { waiting.len() } else { waiting.len().min(TOGETHER) };
+                let recorded = match is_last {
+                    true => keep_for_later(database, &waiting).await,
+                    false => record_all(&vault, database, &waiting[..together], None).await,
+                };
+                if let Err(error) = recorded {
                     let lost = waiting.len().saturating_sub(MOST);
                     waiting.drain(..lost);
                     tracing::warn!(%error, lost, "the use of credentials could not be recorded yet");
@@ -55,12 +68,32 @@ pub(super) fn record(vault: Vault, metrics: Arc<Metrics>, mut taken: UnboundedRe
     })
 }
 
-async fn note_all(vault: &Vault, uses: &[Use]) {
-    let (Ok(database), declared) = (vault.database(), vault.declared()) else { return };
-    let noted: Vec<Noted> = uses.iter().map(note).collect();
-    if let Err(error) = database.note_uses(noted, move |id| declared.declares(id)).await {
-        tracing::warn!(%error, "when connections were used last could not be noted");
+async fn keep_for_later(database: &Database, uses: &[Use]) -> Result<(), DatabaseError> {
+    database.put_down(put_down::write(uses)).await
+}
+
+/// Records what was put down.
+async fn sort_out(vault: &Vault, database: &Database, stops: &CancellationToken) -> Result<(), DatabaseError> {
+    while let Some(batch) = database.oldest_put_down().await?.filter(|_| !stops.is_cancelled()) {
+        let uses = put_down::read(&batch.uses).unwrap_or_else(|| {
+            tracing::error!(batch.id, "what was put down of the use of credentials cannot be read, and is lost");
+            Vec::new()
+        });
+        record_all(vault, database, &uses, Some(batch.id)).await?;
     }
+    Ok(())
+}
+
+async fn record_all(
+    vault: &Vault,
+    database: &Database,
+    uses: &[Use],
+    put_down: Option<i64>,
+) -> Result<(), DatabaseError> {
+    let declared = vault.declared();
+    database.note_uses(uses.iter().map(note).collect(), move |id| declared.declares(id)).await?;
+    let counters: Vec<Usage> = uses.iter().map(counter).collect();
+    database.add_usage(&counters, put_down).await
 }
 
 fn count_callers(metrics: &Metrics, uses: &[Use]) {
@@ -72,11 +105,11 @@ fn count_callers(metrics: &Metrics, uses: &[Use]) {
     }
 }
 
-fn counter(one: Use) -> Usage {
+fn counter(one: &Use) -> Usage {
     Usage {
         organization: one.organization,
         connection: one.connection,
-        environment: one.environment,
+        environment: one.environment.clone(),
         caller: one.caller,
         hour: i64::try_from(one.hour).unwrap_or(i64::MAX),
         count: i64::try_from(one.count).unwrap_or(i64::MAX),

@@ -10,10 +10,10 @@ use std::io::Write as _;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Format;
-use super::clock::{Clock, UNTIL_SECOND, write_second};
+use super::clock::{Moment, UNTIL_SECOND, write_second};
 use super::metrics::Metrics;
 use super::request_id::RequestId;
 
@@ -96,9 +96,9 @@ pub enum Named<'a> {
     Used {
         /// What is said of it.
         names: &'a Names,
-        /// The environment.
+        /// The environment: a name, nothing of it needs to be escaped.
         environment: &'a str,
-        /// Host and port of its upstream.
+        /// Host and port of its upstream, which do not either.
         upstream: &'a str,
     },
 }
@@ -119,7 +119,7 @@ pub struct Entry<'a> {
     /// The request's id.
     pub request_id: RequestId,
     /// When it was over.
-    pub ended: Instant,
+    pub ended: Moment,
     /// Who asked.
     pub caller: &'a str,
     /// The connection, its environment and upstream.
@@ -296,19 +296,17 @@ const ID: usize = HEAD.len() - 31;
 
 /// The beginning of the line before: the second is written once for all lines of that second.
 struct Head {
-    clock: Clock,
     second: u64,
     json: [u8; HEAD.len()],
 }
 
 impl Head {
     fn new() -> Self {
-        Head { clock: Clock::new(), second: 0, json: *HEAD }
+        Head { second: 0, json: *HEAD }
     }
 
     /// The time as in RFC 3339, UTC, with microseconds.
-    fn set_time(&mut self, instant: Instant) {
-        let moment = self.clock.at(instant);
+    fn set_time(&mut self, moment: Moment) {
         if moment.second != self.second {
             let mut text = [0; UNTIL_SECOND];
             write_second(&mut text, moment.second);
@@ -336,7 +334,7 @@ fn write_json(line: &mut Vec<u8>, head: &mut Head, entry: &Entry<'_>) {
         Named::Asked(reference) => push_member(line, b",\"connection\":\"", reference),
         Named::Used { names, environment, .. } => {
             line.extend_from_slice(names.connection());
-            push_member(line, b",\"environment\":\"", environment);
+            push_plain(line, b",\"environment\":\"", environment);
             line.extend_from_slice(names.of_customer());
         }
     }
@@ -345,7 +343,7 @@ fn write_json(line: &mut Vec<u8>, head: &mut Head, entry: &Entry<'_>) {
     }
     push_member(line, b",\"method\":\"", entry.method);
     if let Some(upstream) = entry.connection.upstream() {
-        push_member(line, b",\"upstream\":\"", upstream);
+        push_plain(line, b",\"upstream\":\"", upstream);
     }
     if let Some(reason) = entry.reason {
         push_member(line, b",\"reason\":\"", reason);
@@ -405,6 +403,15 @@ const PAIRS: [[u8; 2]; 100] = {
 fn push_member<const N: usize>(line: &mut Vec<u8>, name: &[u8; N], value: &str) {
     line.extend_from_slice(name);
     push_text(line, value);
+    line.push(b'"');
+}
+
+/// The same where the value is a name or an authority: no byte of it needs to be escaped.
+#[inline]
+fn push_plain<const N: usize>(line: &mut Vec<u8>, name: &[u8; N], value: &str) {
+    debug_assert!(value.bytes().all(|byte| PLAIN[usize::from(byte)]), "{value}");
+    line.extend_from_slice(name);
+    line.extend_from_slice(value.as_bytes());
     line.push(b'"');
 }
 

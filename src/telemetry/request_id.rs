@@ -2,11 +2,10 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::time::Instant;
 
 use ulid::Ulid;
 
-use super::clock::Clock;
+use super::clock::Moment;
 
 const LENGTH: usize = 30;
 /// Where the ten characters of the time begin, and where the sixteen after them.
@@ -45,7 +44,6 @@ pub struct RequestIds(RefCell<Last>);
 /// The last id.
 #[derive(Debug)]
 struct Last {
-    clock: Clock,
     millisecond: u64,
     /// The sixteen digits after the time.
     digits: [u8; LENGTH - REST],
@@ -60,12 +58,7 @@ impl Default for RequestIds {
 
 impl RequestIds {
     fn from(random: u128) -> Self {
-        let mut last = Last {
-            clock: Clock::new(),
-            millisecond: 0,
-            digits: [0; LENGTH - REST],
-            text: *b"req_00000000000000000000000000",
-        };
+        let mut last = Last { millisecond: 0, digits: [0; LENGTH - REST], text: *b"req_00000000000000000000000000" };
         for (at, digit) in last.digits.iter_mut().rev().enumerate() {
             *digit = (random >> (5 * at)) as u8 % 32;
         }
@@ -78,10 +71,9 @@ impl RequestIds {
     }
 
     /// The id of a request that began at this moment.
-    pub fn next(&self, began: Instant) -> RequestId {
+    pub fn next(&self, began: Moment) -> RequestId {
         let mut last = self.0.borrow_mut();
-        let moment = last.clock.at(began);
-        last.set_time(moment.second * 1_000 + u64::from(moment.nanosecond / 1_000_000));
+        last.set_time(began.second * 1_000 + u64::from(began.nanosecond / 1_000_000));
         last.count();
         RequestId(last.text)
     }
@@ -114,8 +106,9 @@ impl Last {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
-    use std::time::{SystemTime, UNIX_EPOCH};
+    use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+    use super::super::clock::Clock;
     use super::*;
 
     /// The ULID in an id, read by who invented none of this.
@@ -129,9 +122,9 @@ mod tests {
     fn ids_are_ulids_of_now_in_the_order_of_their_time() {
         let now = |add: u64| (SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64) + add;
         let (ids, from) = (RequestIds::default(), now(0));
-        let mut last = None;
+        let (mut last, mut clock) = (None, Clock::new());
         for _ in 0..100_000 {
-            let id = ids.next(Instant::now());
+            let id = ids.next(clock.at(Instant::now()));
             assert!(last < Some(id), "{last:?} {id:?}");
             last = Some(id);
         }
@@ -141,7 +134,7 @@ mod tests {
 
     #[test]
     fn counting_carries_through_every_digit() {
-        let (ids, now) = (RequestIds::from((1 << 79) - 2), Instant::now());
+        let (ids, now) = (RequestIds::from((1 << 79) - 2), Clock::new().at(Instant::now()));
         let first = ulid(&ids.next(now)).0;
         let second = ulid(&ids.next(now)).0;
         assert_eq!(first & ((1 << 80) - 1), (1 << 79) - 1);
@@ -153,7 +146,7 @@ mod tests {
 
     #[test]
     fn no_two_workers_give_the_same_id() {
-        let now = Instant::now();
+        let now = Clock::new().at(Instant::now());
         let workers: Vec<_> = (0..100).map(|_| RequestIds::default()).collect();
         let ids = workers.iter().flat_map(|worker| (0..100).map(|_| *worker.next(now).as_bytes()));
         assert_eq!(ids.collect::<HashSet<_>>().len(), 10_000);

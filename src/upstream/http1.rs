@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tokio::time::Instant;
@@ -29,13 +30,15 @@ pub(super) struct Http1 {
     inbox: Inbox,
     outbox: Outbox,
     deadline: Deadline,
-    pub(super) born: Instant,
+    /// When it is too old for a new request.
+    pub(super) retires: Instant,
 }
 
 impl Http1 {
-    pub(super) fn new(stream: Stream) -> Box<Self> {
+    /// A new connection, which gets requests for so long.
+    pub(super) fn new(stream: Stream, age: Duration) -> Box<Self> {
         let (inbox, outbox, deadline) = Default::default();
-        Box::new(Http1 { stream, inbox, outbox, deadline, born: Instant::now() })
+        Box::new(Http1 { stream, inbox, outbox, deadline, retires: Instant::now() + age })
     }
 
     /// Whether it can take a request: it is open, and nothing came on it unasked. Where nothing has happened since it
@@ -49,7 +52,7 @@ impl Http1 {
 pub(super) enum Failed {
     /// The request cannot have had an effect, or may have it twice: it may be sent once more, what was staged of it
     /// first.
-    Again(Option<Staged>),
+    Again(Option<Box<Staged>>),
     /// It stays failed.
     Finally(UpstreamError),
 }
@@ -133,7 +136,7 @@ pub(super) async fn attempt(
     connection: Box<Http1>,
     home: &Rc<Destination>,
     request: &mut Outgoing,
-    staged: Option<Staged>,
+    staged: Option<Box<Staged>>,
     deadlines: &Deadlines,
     purpose: Purpose,
     came: Came,
@@ -155,7 +158,8 @@ pub(super) async fn attempt(
         UpstreamError::Closed(_) if connection.outbox.taken() == before => {
             request.body = transfer.body.take();
             let outbox = std::mem::take(&mut connection.outbox).rewound();
-            Err(Failed::Again(Some(Staged { outbox, encoder: transfer.encoder, holds_body: transfer.holds_body })))
+            let staged = Staged { outbox, encoder: transfer.encoder, holds_body: transfer.holds_body };
+            Err(Failed::Again(Some(Box::new(staged))))
         }
         UpstreamError::Closed(_) if silent && !had_body && is_idempotent(&request.method) => Err(Failed::Again(None)),
         error => Err(Failed::Finally(error)),
@@ -176,7 +180,7 @@ impl Transfer {
         mut connection: Box<Http1>,
         home: &Rc<Destination>,
         request: &mut Outgoing,
-        staged: Option<Staged>,
+        staged: Option<Box<Staged>>,
         deadlines: Deadlines,
         came: Came,
     ) -> Self {

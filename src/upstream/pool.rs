@@ -80,7 +80,8 @@ pub(super) struct Leased {
 
 struct Idle {
     connection: Box<Http1>,
-    since: Instant,
+    /// When it is idle for too long.
+    until: Instant,
 }
 
 /// One origin: its connections and what every request to it needs.
@@ -167,12 +168,12 @@ impl Destination {
 
     fn take_idle(&self, cx: &mut Context<'_>, now: Instant) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { mut connection, since }) = idle.pop_back() {
-            if now - since >= self.settings.pool_idle_timeout {
+        while let Some(Idle { mut connection, until }) = idle.pop_back() {
+            if now >= until {
                 idle.clear(); // the others are idle for longer
                 return None;
             }
-            if now - connection.born < self.settings.pool_max_age && connection.is_quiet(cx) {
+            if now < connection.retires && connection.is_quiet(cx) {
                 return Some(connection);
             }
         }
@@ -188,7 +189,7 @@ impl Destination {
         let (stream, protocol) = dial(&self.settings, &self.origin, Offer::Http2OrHttp1, deadlines).await?;
         self.protocol.set(Some(protocol));
         let lease = match protocol {
-            Negotiated::Http1 => Lease::Http1(Http1::new(stream)),
+            Negotiated::Http1 => Lease::Http1(Http1::new(stream, self.settings.pool_max_age)),
             Negotiated::Http2 => {
                 let connection = Http2::start(stream).await?;
                 let slot = connection.first_slot();
@@ -212,22 +213,20 @@ impl Destination {
     /// Keeps an HTTP/1.1 connection that is ready for another request.
     pub(super) fn keep(&self, connection: Box<Http1>) {
         let now = Instant::now();
-        if self.settings.pool_max_idle_per_host == 0 || now - connection.born >= self.settings.pool_max_age {
+        if self.settings.pool_max_idle_per_host == 0 || now >= connection.retires {
             return;
         }
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= self.settings.pool_max_idle_per_host {
             idle.pop_front();
         }
-        idle.push_back(Idle { connection, since: now });
+        idle.push_back(Idle { connection, until: now + self.settings.pool_idle_timeout });
     }
 
     fn sweep(&self, now: Instant) {
         let mut cx = Context::from_waker(Waker::noop());
-        self.idle.borrow_mut().retain_mut(|Idle { connection, since }| {
-            now - *since < self.settings.pool_idle_timeout
-                && now - connection.born < self.settings.pool_max_age
-                && connection.is_quiet(&mut cx)
+        self.idle.borrow_mut().retain_mut(|Idle { connection, until }| {
+            now < *until && now < connection.retires && connection.is_quiet(&mut cx)
         });
         self.shared.borrow_mut().retain(|connection| {
             connection.is_open()

@@ -7,6 +7,7 @@
 //! that a verification returned, and shows them to a later one.
 
 pub(super) mod chain;
+pub mod put_down;
 mod read;
 pub mod usage;
 

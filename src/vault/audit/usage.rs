@@ -55,10 +55,10 @@ const HOUR: i64 = 3_600_000;
 pub const DAYS_KEPT: i64 = 400;
 
 impl Database {
-    /// Adds to the counters, in one transaction. What comes twice for an hour is added up.
-    /// Counters that are older than [`DAYS_KEPT`] go, a few at a time.
-    pub async fn add_usage(&self, usage: &[Usage]) -> Result<(), DatabaseError> {
-        add(&self.inner, usage).await.map_err(|error| self.inner.note(error))
+    /// Adds to the counters, in one transaction. What comes twice for an hour is added up. Counters that are older than
+    /// [`DAYS_KEPT`] go, a few at a time. `put_down` is the batch that they come from, which goes with it.
+    pub async fn add_usage(&self, usage: &[Usage], put_down: Option<i64>) -> Result<(), DatabaseError> {
+        add(&self.inner, usage, put_down).await.map_err(|error| self.inner.note(error))
     }
 
     /// Notes that an API key was used on the admin port; nobody waits for it.
@@ -177,7 +177,7 @@ async fn add_rows(connection: &mut SqliteConnection, rows: &[Usage]) -> Result<(
     Ok(())
 }
 
-async fn add(inner: &Inner, usage: &[Usage]) -> Result<(), DatabaseError> {
+async fn add(inner: &Inner, usage: &[Usage], put_down: Option<i64>) -> Result<(), DatabaseError> {
     inner.check_writable()?;
     let mut writer = inner.writer.acquire().await?;
     let added = async {
@@ -192,6 +192,9 @@ async fn add(inner: &Inner, usage: &[Usage]) -> Result<(), DatabaseError> {
         }
         for (key, last) in keys {
             note_key(&mut transaction, key, last).await?;
+        }
+        if let Some(batch) = put_down {
+            sqlx::query("DELETE FROM put_down WHERE id = $1").bind(batch).execute(&mut *transaction).await?;
         }
         sqlx::query(
             "DELETE FROM audit_usage WHERE (organization_id, hour, connection_id, caller, environment) IN \
