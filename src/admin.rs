@@ -93,6 +93,7 @@ impl Control {
     /// Makes a change in somebody's name. When this returns it is durable, audited, and holds for the very next
     /// request.
     async fn commit(&self, actor: &Actor, change: Change) -> Result<Outcome, AdminError> {
+        let change = actor.condition.guard(change);
         let change = match actor.once.clone() {
             Some(once) => Change::Once { once: *once, change: Box::new(change) },
             None => change,

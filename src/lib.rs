@@ -53,10 +53,12 @@
 //!   audit           who did what: events chained by HMAC for each organization; how often credentials were used
 //!   change, query   everything that may be written, each with its audit event; everything that may be read
 //!   answer          what was answered to a request that may be sent again, written together with what it did
+//!   derived         versions of what is written in many places
 //!   usage           when connections were used, by which workflows, and that an upstream refused a credential
 //!   revision        how a cache knows that what it holds is still true
 //!   revoked         what may not be used any more, told to whoever has it open
 //!   declared        what stands in files: above the vault's, never written to it
+//!   checkpoint      the log of what was committed is moved into the file aside
 //!   create, rekey   the first start and a new master key, each survivable at any step
 //! admin           CONTROL PLANE: the router of the admin port, every endpoint on one page
 //!   actor, people   who asks: by an API key or signed in; how people come in, and how often they may try

@@ -10,9 +10,11 @@ pub mod audit;
 mod calendar;
 mod ceiling;
 pub mod change;
+mod checkpoint;
 mod create;
 pub mod database;
 pub mod declared;
+pub mod derived;
 mod durable;
 pub mod error;
 #[cfg(test)]
@@ -126,7 +128,7 @@ impl Vault {
         let (database, opened) = Database::open(options).await?;
         let ceilings = database.ceilings().await?;
         let vault = Self::over(Some(database));
-        ceilings.into_iter().for_each(|ceiling| vault.0.ceilings.set(ceiling));
+        vault.0.ceilings.fill(ceilings);
         Ok((vault, opened))
     }
 

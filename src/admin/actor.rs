@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
 use utoipa::openapi::OpenApi;
 
+use super::condition::Condition;
 use super::error::AdminError;
 use super::openapi;
 use super::people;
@@ -87,6 +88,8 @@ pub struct Actor {
     pub grant: Grant,
     /// The request, where its sender may send it again.
     pub(super) once: Option<Box<Once>>,
+    /// How the thing must be that is changed.
+    pub(super) condition: Condition,
 }
 
 impl Actor {
@@ -164,6 +167,7 @@ async fn judge(control: &Control, parts: &Parts) -> Result<Judged, AdminError> {
         request_id: EventId::generate(),
         grant,
         once: None,
+        condition: if parts.method.is_safe() { Condition::none() } else { Condition::read(&parts.headers)? },
     }))
 }
 

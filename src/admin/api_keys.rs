@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
+use super::condition::{Shown as Tagged, tagged};
 use super::document::Document;
 use super::error::AdminError;
 use super::openapi::Paging;
@@ -29,6 +30,7 @@ use crate::model::role::{Role, Roles};
 use crate::model::user::UserRef;
 use crate::vault::api_key::PlainKey;
 use crate::vault::change::{ApiKeyChange, Change};
+use crate::vault::derived;
 
 /// An API key as it is shown. Its secret is in none of these.
 #[derive(Serialize, ToSchema)]
@@ -184,7 +186,7 @@ pub(super) async fn list(
 
 /// Creates an API key, and shows its text this once.
 #[utoipa::path(post, path = "/api-keys", request_body = Body, responses(
-    (status = 201, description = "It is there.", body = Shown, headers(("Location" = String)))
+    (status = 201, description = "It is there.", body = Shown, headers(("Location" = String), ("ETag" = String)))
 ))]
 pub(super) async fn create(
     State(control): State<Arc<Control>>,
@@ -199,7 +201,8 @@ pub(super) async fn create(
     let change = ApiKeyChange::Create { organization, plain, terms: Box::new(terms) };
     control.commit(&actor, Change::ApiKey(change)).await?;
     let key = find(&control, &actor, id).await?;
-    let mut response = (StatusCode::CREATED, Json(shown(key, &text))).into_response();
+    let version = derived::of_api_key(&key);
+    let mut response = tagged((StatusCode::CREATED, Json(shown(key, &text))).into_response(), Some(version));
     if let Ok(place) = HeaderValue::try_from(format!("/api/v1/api-keys/{id}")) {
         response.headers_mut().insert(header::LOCATION, place);
     }
@@ -208,26 +211,26 @@ pub(super) async fn create(
 
 /// Shows an API key, without its text.
 #[utoipa::path(get, path = "/api-keys/{api_key}", responses(
-    (status = 200, description = "The key.", body = View)
+    (status = 200, description = "The key.", body = View, headers(("ETag" = String)))
 ))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
-) -> Result<Json<View>, AdminError> {
-    Ok(Json(find(&control, &actor, parse(&named)?).await?.into()))
+) -> Result<Tagged<View>, AdminError> {
+    Ok(viewed(find(&control, &actor, parse(&named)?).await?))
 }
 
 /// Replaces what an API key may do. Its text stays.
 #[utoipa::path(put, path = "/api-keys/{api_key}", request_body = Body, responses(
-    (status = 200, description = "It is so.", body = View)
+    (status = 200, description = "It is so.", body = View, headers(("ETag" = String)))
 ))]
 pub(super) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
     document: Document,
-) -> Result<Json<View>, AdminError> {
+) -> Result<Tagged<View>, AdminError> {
     let before = find(&control, &actor, parse(&named)?).await?;
     let terms = document.without(&SHOWN_ONLY).read(KeyTerms::read)?;
     edit(&control, &actor, before, terms).await
@@ -235,14 +238,14 @@ pub(super) async fn replace(
 
 /// Replaces the limits of an API key.
 #[utoipa::path(put, path = "/api-keys/{api_key}/limits", request_body = Limits, responses(
-    (status = 200, description = "It is so.", body = View)
+    (status = 200, description = "It is so.", body = View, headers(("ETag" = String)))
 ))]
 pub(super) async fn limit(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
     document: Document,
-) -> Result<Json<View>, AdminError> {
+) -> Result<Tagged<View>, AdminError> {
     let before = find(&control, &actor, parse(&named)?).await?;
     let limits = document.read(|reader| Some(RequestLimits::read(reader)))?;
     let terms = KeyTerms { limits, ..before.terms.clone() };
@@ -251,14 +254,14 @@ pub(super) async fn limit(
 
 /// Replaces what an API key may be used for on the proxy port.
 #[utoipa::path(put, path = "/api-keys/{api_key}/scope", request_body = Scope, responses(
-    (status = 200, description = "It is so.", body = View)
+    (status = 200, description = "It is so.", body = View, headers(("ETag" = String)))
 ))]
 pub(super) async fn narrow(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
     document: Document,
-) -> Result<Json<View>, AdminError> {
+) -> Result<Tagged<View>, AdminError> {
     let before = find(&control, &actor, parse(&named)?).await?;
     let scope = document.read(|reader| Some(KeyScope::read(reader)))?;
     let terms = KeyTerms { scope, ..before.terms.clone() };
@@ -267,50 +270,50 @@ pub(super) async fn narrow(
 
 /// Suspends an API key: it is of no use until it is resumed.
 #[utoipa::path(post, path = "/api-keys/{api_key}/suspend", responses(
-    (status = 200, description = "It is so.", body = View)
+    (status = 200, description = "It is so.", body = View, headers(("ETag" = String)))
 ))]
 pub(super) async fn suspend(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
-) -> Result<Json<View>, AdminError> {
+) -> Result<Tagged<View>, AdminError> {
     set_status(&control, &actor, &named, KeyStatus::Suspended).await
 }
 
 /// Resumes a suspended API key.
 #[utoipa::path(post, path = "/api-keys/{api_key}/resume", responses(
-    (status = 200, description = "It is so.", body = View)
+    (status = 200, description = "It is so.", body = View, headers(("ETag" = String)))
 ))]
 pub(super) async fn resume(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
-) -> Result<Json<View>, AdminError> {
+) -> Result<Tagged<View>, AdminError> {
     set_status(&control, &actor, &named, KeyStatus::Active).await
 }
 
 /// Revokes an API key, for ever.
 #[utoipa::path(post, path = "/api-keys/{api_key}/revoke", responses(
-    (status = 200, description = "It is so.", body = View)
+    (status = 200, description = "It is so.", body = View, headers(("ETag" = String)))
 ))]
 pub(super) async fn revoke(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
-) -> Result<Json<View>, AdminError> {
+) -> Result<Tagged<View>, AdminError> {
     set_status(&control, &actor, &named, KeyStatus::Revoked).await
 }
 
 /// Gives an API key another secret, and shows its text this once.
 #[utoipa::path(post, path = "/api-keys/{api_key}/rotate", request_body = Rotation, responses(
-    (status = 200, description = "It is so.", body = Shown)
+    (status = 200, description = "It is so.", body = Shown, headers(("ETag" = String)))
 ))]
 pub(super) async fn rotate(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
     document: Document,
-) -> Result<Json<Shown>, AdminError> {
+) -> Result<Tagged<Shown>, AdminError> {
     let before = find(&control, &actor, parse(&named)?).await?;
     if !covers(&actor, &before.terms) {
         return Err(AdminError::AboveOwn);
@@ -323,10 +326,17 @@ pub(super) async fn rotate(
     let text = plain.text().clone();
     let change = ApiKeyChange::Rotate { organization: actor.organization, plain, grace };
     control.commit(&actor, Change::ApiKey(change)).await?;
-    Ok(Json(shown(find(&control, &actor, before.id).await?, &text)))
+    let key = find(&control, &actor, before.id).await?;
+    let version = derived::of_api_key(&key);
+    Ok(Tagged(shown(key, &text), Some(version)))
 }
 
-async fn edit(control: &Control, actor: &Actor, before: ApiKey, terms: KeyTerms) -> Result<Json<View>, AdminError> {
+fn viewed(key: ApiKey) -> Tagged<View> {
+    let version = derived::of_api_key(&key);
+    Tagged(key.into(), Some(version))
+}
+
+async fn edit(control: &Control, actor: &Actor, before: ApiKey, terms: KeyTerms) -> Result<Tagged<View>, AdminError> {
     if !covers(actor, &before.terms) {
         return Err(AdminError::AboveOwn);
     }
@@ -334,7 +344,7 @@ async fn edit(control: &Control, actor: &Actor, before: ApiKey, terms: KeyTerms)
     let id = before.id;
     let change = ApiKeyChange::Edit { organization: actor.organization, id, terms: Box::new(terms) };
     control.commit(actor, Change::ApiKey(change)).await?;
-    Ok(Json(find(control, actor, id).await?.into()))
+    Ok(viewed(find(control, actor, id).await?))
 }
 
 async fn set_status(
@@ -342,7 +352,7 @@ async fn set_status(
     actor: &Actor,
     named: &str,
     status: KeyStatus,
-) -> Result<Json<View>, AdminError> {
+) -> Result<Tagged<View>, AdminError> {
     let before = find(control, actor, parse(named)?).await?;
     let may = match status {
         KeyStatus::Active => covers(actor, &before.terms),
@@ -354,7 +364,7 @@ async fn set_status(
     }
     let change = ApiKeyChange::SetStatus { organization: actor.organization, id: before.id, status };
     control.commit(actor, Change::ApiKey(change)).await?;
-    Ok(Json(find(control, actor, before.id).await?.into()))
+    Ok(viewed(find(control, actor, before.id).await?))
 }
 
 /// Whether an actor has everything that these terms give.

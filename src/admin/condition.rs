@@ -1,11 +1,9 @@
 //! Versions over HTTP: `ETag` on what is read, `If-Match` and `If-None-Match` on what is changed (RFC 9110 §13).
 //!
 //! What a request expects goes into the change, whose own transaction judges it: two changes that expect the same version
-//! cannot both be made. A change whose handler does not take the expectation is not made at all.
+//! cannot both be made. A change that looks at no version is not made at all.
 
 use axum::Json;
-use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -28,19 +26,27 @@ pub struct Conditional {
     pub if_none_match: Option<String>,
 }
 
-/// What a request expects of the thing it changes, if anything.
+/// What a request expects of the thing it changes, if anything. It is the [`Actor`](super::actor::Actor)'s, so that no
+/// handler can forget it.
+#[derive(Clone, Debug)]
 pub(super) struct Condition(Option<Expected>);
 
 impl Condition {
+    /// Nothing is expected.
+    pub(super) fn none() -> Self {
+        Condition(None)
+    }
+
     /// The change, if the thing is as expected.
-    pub(super) fn guard(self, change: Change) -> Change {
-        match self.0 {
-            Some(expected) => Change::Guarded { expected, change: Box::new(change) },
+    pub(super) fn guard(&self, change: Change) -> Change {
+        match &self.0 {
+            Some(expected) => Change::Guarded { expected: expected.clone(), change: Box::new(change) },
             None => change,
         }
     }
 
-    fn read(headers: &HeaderMap) -> Result<Self, AdminError> {
+    /// Reads what the headers of a request say.
+    pub(super) fn read(headers: &HeaderMap) -> Result<Self, AdminError> {
         let (with, without) = (listed(headers, header::IF_MATCH)?, listed(headers, header::IF_NONE_MATCH)?);
         Ok(Condition(match (with, without) {
             (None, None) => None,
@@ -51,14 +57,6 @@ impl Condition {
             (None, Some(Listed::Tags(_))) => return Err(wrong("If-None-Match can be * only".to_owned())),
             (Some(_), Some(_)) => return Err(wrong("If-Match and If-None-Match cannot both hold".to_owned())),
         }))
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for Condition {
-    type Rejection = AdminError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, AdminError> {
-        Condition::read(&parts.headers)
     }
 }
 

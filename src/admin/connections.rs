@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Control;
 use super::actor::Actor;
-use super::condition::{Condition, Conditional, Shown, tagged};
+use super::condition::{Shown, tagged};
 use super::document::Document;
 use super::error::AdminError;
 use super::integrations::Source;
@@ -233,7 +233,7 @@ pub(super) async fn create(
     }
     let connection = draft.fit(&control, &actor, None).await?;
     check_reach(&actor, &connection)?;
-    store(&control, &actor, connection, PutMode::Create, |change| change).await
+    store(&control, &actor, connection, PutMode::Create).await
 }
 
 /// Shows a connection.
@@ -253,16 +253,14 @@ pub(super) async fn show(
 /// Creates or replaces a connection by its key, or replaces it by its id.
 ///
 /// A replaced connection keeps its id and its credentials; another key in the document renames it.
-#[utoipa::path(put, path = "/connections/{connection}", params(OfCustomer, Conditional), request_body = Body, responses(
+#[utoipa::path(put, path = "/connections/{connection}", params(OfCustomer), request_body = Body, responses(
     (status = 200, description = "It is replaced.", body = View, headers(("ETag" = String))),
     (status = 201, description = "It is there.", body = View, headers(("Location" = String), ("ETag" = String))),
-    (status = 412),
 ))]
 pub(super) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
     query: Query,
-    condition: Condition,
     At(named): At<String>,
     document: Document,
 ) -> Result<Response, AdminError> {
@@ -293,28 +291,26 @@ pub(super) async fn replace(
     let mode = if before.is_some() { PutMode::Update } else { PutMode::Create };
     let connection = draft.fit(&control, &actor, before.as_deref()).await?;
     check_reach(&actor, &connection)?;
-    store(&control, &actor, connection, mode, |change| condition.guard(change)).await
+    store(&control, &actor, connection, mode).await
 }
 
 /// Deletes a connection with its credentials.
 ///
 /// One that workflows have used in the last 30 days is a conflict that says how many they are, unless it is forced.
-#[utoipa::path(delete, path = "/connections/{connection}", params(OfCustomer, Forced, Conditional), responses(
+#[utoipa::path(delete, path = "/connections/{connection}", params(OfCustomer, Forced), responses(
     (status = 204, description = "It is gone."),
-    (status = 412),
 ))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,
     query: Query,
-    condition: Condition,
     At(named): At<String>,
 ) -> Result<StatusCode, AdminError> {
     let connection = find(&control, &actor, &query, &named).await?;
     check_reach(&actor, &connection)?;
     let (organization, force) = (actor.organization, query.force);
     let change = resource::Change::DeleteConnection { organization, connection: connection.id, force };
-    control.commit(&actor, condition.guard(Change::Resource(change))).await?;
+    control.commit(&actor, Change::Resource(change)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -323,10 +319,9 @@ async fn store(
     actor: &Actor,
     connection: Connection,
     mode: PutMode,
-    guard: impl FnOnce(Change) -> Change,
 ) -> Result<Response, AdminError> {
     let change = Change::PutConnection { connection: Box::new(connection), mode };
-    let outcome = control.commit(actor, guard(change)).await?;
+    let outcome = control.commit(actor, change).await?;
     let id = outcome.connection.ok_or(AdminError::NotFound("connection"))?;
     let connection = control.vault.connection(actor.organization, None, &ConnectionRef::Id(id)).await?;
     let connection = connection.ok_or(AdminError::NotFound("connection"))?;

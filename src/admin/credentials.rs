@@ -15,7 +15,7 @@ use utoipa::IntoParams;
 
 use super::Control;
 use super::actor::Actor;
-use super::condition::{Condition, Conditional, Shown, tagged};
+use super::condition::{Shown, tagged};
 use super::connections::{check_reach, find, route};
 use super::document::{Given, SecretFields};
 use super::environments;
@@ -77,14 +77,13 @@ pub(super) async fn show(
 /// All fields are replaced. What is entered is tried before it is stored: every value must be able to stand where it
 /// goes on the wire. It never comes back.
 #[utoipa::path(put, path = "/connections/{connection}/credentials/{environment}",
-    params(OfCustomer, Expiry, Conditional), request_body = BTreeMap<FieldName, String>,
-    responses((status = 204, description = "It is entered.", headers(("ETag" = String))), (status = 412)))]
+    params(OfCustomer, Expiry), request_body = BTreeMap<FieldName, String>,
+    responses((status = 204, description = "It is entered.", headers(("ETag" = String)))))]
 pub(super) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
     query: Query,
     Own(expiry): Own<Expiry>,
-    condition: Condition,
     At((named, environment)): At<(String, String)>,
     fields: SecretFields,
 ) -> Result<Response, AdminError> {
@@ -106,18 +105,17 @@ pub(super) async fn replace(
         origins: origins(&route),
         expires_at: expires_at.map(Moment::milliseconds),
     };
-    let outcome = control.commit(&actor, condition.guard(change)).await?;
+    let outcome = control.commit(&actor, change).await?;
     Ok(tagged(StatusCode::NO_CONTENT.into_response(), outcome.version))
 }
 
 /// Deletes a credential.
-#[utoipa::path(delete, path = "/connections/{connection}/credentials/{environment}", params(OfCustomer, Conditional),
-    responses((status = 204, description = "It is gone."), (status = 412)))]
+#[utoipa::path(delete, path = "/connections/{connection}/credentials/{environment}", params(OfCustomer),
+    responses((status = 204, description = "It is gone.")))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,
     query: Query,
-    condition: Condition,
     At((named, environment)): At<(String, String)>,
 ) -> Result<StatusCode, AdminError> {
     let connection = find(&control, &actor, &query, &named).await?;
@@ -125,7 +123,7 @@ pub(super) async fn delete(
     let connection = connection.id;
     let environment = environment.parse().map_err(|_| AdminError::NotFound("environment"))?;
     let change = Change::DeleteCredential { organization: actor.organization, connection, environment };
-    control.commit(&actor, condition.guard(change)).await?;
+    control.commit(&actor, change).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
-use super::condition::{Condition, Conditional, Shown, tagged};
+use super::condition::{Shown, tagged};
 use super::document::Document;
 use super::error::AdminError;
 use super::openapi::Paging;
@@ -104,14 +104,12 @@ pub(super) async fn show(
 ///
 /// Credentials and values of secrets go with a new name. What names the environment elsewhere, such as a listener in the
 /// configuration or the scope of an API key, must name it by the new one.
-#[utoipa::path(put, path = "/environments/{environment}", params(Conditional), request_body = Body, responses(
+#[utoipa::path(put, path = "/environments/{environment}", request_body = Body, responses(
     (status = 200, description = "It is changed.", body = View, headers(("ETag" = String))),
-    (status = 412),
 ))]
 pub(super) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
-    condition: Condition,
     At(named): At<String>,
     document: Document,
 ) -> Result<Shown<View>, AdminError> {
@@ -120,25 +118,23 @@ pub(super) async fn replace(
     let environment = read(&document, Some(&name))?;
     let renamed = environment.name.clone();
     let change = Change::Resource(resource::Change::PutEnvironment { organization, name, environment });
-    let outcome = control.commit(&actor, condition.guard(change)).await?;
+    let outcome = control.commit(&actor, change).await?;
     let (view, _) = shown(&control, organization, renamed.as_str()).await?;
     Ok(Shown(view, outcome.version))
 }
 
 /// Deletes an environment for which no credential and no secret has a value.
-#[utoipa::path(delete, path = "/environments/{environment}", params(Conditional), responses(
+#[utoipa::path(delete, path = "/environments/{environment}", responses(
     (status = 204, description = "It is gone."),
-    (status = 412),
 ))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,
-    condition: Condition,
     At(named): At<String>,
 ) -> Result<StatusCode, AdminError> {
     let name = find(&control, actor.organization, &named).await?;
     let change = Change::DeleteEnvironment { organization: actor.organization, name };
-    control.commit(&actor, condition.guard(change)).await?;
+    control.commit(&actor, change).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Control;
 use super::actor::Actor;
-use super::condition::{Condition, Conditional, Shown, tagged};
+use super::condition::{Shown, tagged};
 use super::document::Document;
 use super::error::AdminError;
 use super::openapi::Paging;
@@ -139,7 +139,7 @@ pub(super) async fn create(
     document: Document,
 ) -> Result<Response, AdminError> {
     let (place, integration) = (scope.place(&actor)?, parse(&document.without(&SHOWN_ONLY))?);
-    store(&control, &actor, place, integration, PutMode::Create, |change| change).await
+    store(&control, &actor, place, integration, PutMode::Create).await
 }
 
 /// Shows an integration.
@@ -160,16 +160,14 @@ pub(super) async fn show(
 ///
 /// The version before is kept, and connections follow the newest. Credentials that were entered for other hosts are of
 /// no use until they are entered again: they are bound to those.
-#[utoipa::path(put, path = "/integrations/{slug}", params(Scope, Conditional), request_body = written::Body, responses(
+#[utoipa::path(put, path = "/integrations/{slug}", params(Scope), request_body = written::Body, responses(
     (status = 200, description = "It is replaced.", body = View, headers(("ETag" = String))),
     (status = 201, description = "It is there.", body = View, headers(("Location" = String), ("ETag" = String))),
-    (status = 412),
 ))]
 pub(super) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
     Own(scope): Own<Scope>,
-    condition: Condition,
     At(slug): At<String>,
     document: Document,
 ) -> Result<Response, AdminError> {
@@ -181,26 +179,24 @@ pub(super) async fn replace(
         let detail = format!("the slug cannot be changed; in the path it is {slug}");
         return Err(AdminError::Invalid(vec![Problem { pointer: "/slug".to_owned(), detail }]));
     }
-    store(&control, &actor, place, integration, PutMode::Replace, |change| condition.guard(change)).await
+    store(&control, &actor, place, integration, PutMode::Replace).await
 }
 
 /// Deletes an integration that no connection uses.
-#[utoipa::path(delete, path = "/integrations/{slug}", params(Scope, Conditional), responses(
+#[utoipa::path(delete, path = "/integrations/{slug}", params(Scope), responses(
     (status = 204, description = "It is gone."),
-    (status = 412),
 ))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,
     Own(scope): Own<Scope>,
-    condition: Condition,
     At(slug): At<String>,
 ) -> Result<StatusCode, AdminError> {
     let place = scope.place(&actor)?;
     let slug = parse_slug(&slug)?;
     check_own(&control.vault, &slug)?;
     let change = Change::Resource(resource::Change::DeleteIntegration { place, slug });
-    control.commit(&actor, condition.guard(change)).await?;
+    control.commit(&actor, change).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -210,12 +206,11 @@ async fn store(
     place: Place,
     integration: Integration,
     mode: PutMode,
-    guard: impl FnOnce(Change) -> Change,
 ) -> Result<Response, AdminError> {
     let (organization, slug) = (actor.organization, integration.slug.clone());
     check_own(&control.vault, &slug)?;
     let change = resource::Change::PutIntegration { place, integration: Box::new(integration), mode };
-    let outcome = control.commit(actor, guard(Change::Resource(change))).await?;
+    let outcome = control.commit(actor, Change::Resource(change)).await?;
     let integration = find(control, organization, &slug).await?;
     let facts = facts(control, organization, &slug).await?;
     let view = view(&control.vault, &integration, facts.as_ref());

@@ -25,6 +25,7 @@ use utoipa::openapi::{
 };
 use utoipa::{IntoParams, ToSchema};
 
+use super::condition::Conditional;
 use super::error::{AdminError, PROBLEMS, Refusal, When};
 use super::permission::{self, CALLS};
 use super::request::wrong;
@@ -153,6 +154,10 @@ pub(super) fn complete(mut api: OpenApi) -> OpenApi {
             if operation.security.is_none() && method == Method::POST {
                 added.push(idempotency_key());
             }
+            if operation.security.is_none() && changes_one(path, &method) {
+                added.extend(Conditional::into_params(|| None));
+                operation.responses.responses.insert("412".to_owned(), RefOr::T(Described::default()));
+            }
             parameters.extend(added.into_iter().map(RefOr::T));
             add_refusals(operation, &mut refusals);
         }
@@ -213,6 +218,16 @@ fn name(path: &str, operation: &mut Operation) {
     words.retain(|word| *word != handler);
     words.push(&handler);
     operation.operation_id = Some(words.join("."));
+}
+
+/// Whether a call changes one thing that has versions, or would make it.
+fn changes_one(path: &str, method: &Method) -> bool {
+    let tries = ["/test", "/explain"].iter().any(|end| path.ends_with(end));
+    match *method {
+        Method::PUT | Method::DELETE | Method::PATCH => true,
+        Method::POST => path.contains('{') && !tries,
+        _ => false,
+    }
 }
 
 /// What makes a request that is sent again the same request.

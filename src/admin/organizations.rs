@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
-use super::condition::{Condition, Conditional, Shown, tagged};
+use super::condition::{Shown, tagged};
 use super::document::Document;
 use super::error::AdminError;
 use super::openapi::Paging;
@@ -113,14 +113,12 @@ pub(super) async fn show(
 /// Gives an organization another key or name. It keeps its id.
 ///
 /// What names it by its key, such as a listener in the configuration, must name it by the new one.
-#[utoipa::path(put, path = "/organizations/{organization}", params(Conditional), request_body = Body, responses(
+#[utoipa::path(put, path = "/organizations/{organization}", request_body = Body, responses(
     (status = 200, description = "It is renamed.", body = View, headers(("ETag" = String))),
-    (status = 412),
 ))]
 pub(super) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
-    condition: Condition,
     At(named): At<String>,
     document: Document,
 ) -> Result<Shown<View>, AdminError> {
@@ -130,23 +128,21 @@ pub(super) async fn replace(
     let (renamed, shown) = ((key.clone(), name.clone()), View { id, key, name });
     let (key, name) = renamed;
     let change = Change::Resource(resource::Change::RenameOrganization { organization: id, key, name });
-    let outcome = control.commit(&actor, condition.guard(change)).await?;
+    let outcome = control.commit(&actor, change).await?;
     Ok(Shown(shown, outcome.version))
 }
 
 /// Deletes an organization in which there is nothing.
-#[utoipa::path(delete, path = "/organizations/{organization}", params(Conditional), responses(
+#[utoipa::path(delete, path = "/organizations/{organization}", responses(
     (status = 204, description = "It is gone."),
-    (status = 412),
 ))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,
-    condition: Condition,
     At(named): At<String>,
 ) -> Result<StatusCode, AdminError> {
     let organization = find(&control, &actor, &named).await?.id;
-    control.commit(&actor, condition.guard(Change::DeleteOrganization { organization })).await?;
+    control.commit(&actor, Change::DeleteOrganization { organization }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

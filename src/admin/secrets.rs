@@ -6,14 +6,14 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
-use super::condition::{Condition, Conditional, Shown, tagged};
+use super::condition::{Shown, tagged};
 use super::connections::viewer;
 use super::document::{Document, Given, SecretFields};
 use super::environments;
@@ -152,7 +152,7 @@ pub(super) async fn create(
     actor: Actor,
     document: Document,
 ) -> Result<Response, AdminError> {
-    store(&control, &actor, None, document, PutMode::Create, |change| change).await
+    store(&control, &actor, None, document, PutMode::Create).await
 }
 
 /// Shows a secret, without its values.
@@ -168,35 +168,31 @@ pub(super) async fn show(
 }
 
 /// Creates a secret, or replaces its description and keeps its values. Its key is for ever: it stands in references.
-#[utoipa::path(put, path = "/secrets/{key}", params(Conditional), request_body = Body, responses(
+#[utoipa::path(put, path = "/secrets/{key}", request_body = Body, responses(
     (status = 200, description = "It is replaced.", body = View, headers(("ETag" = String))),
     (status = 201, description = "It is there.", body = View, headers(("Location" = String), ("ETag" = String))),
-    (status = 412),
 ))]
 pub(super) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
-    condition: Condition,
     At(key): At<String>,
     document: Document,
 ) -> Result<Response, AdminError> {
     let key = parse_key(&key)?;
-    store(&control, &actor, Some(key), document, PutMode::Replace, |change| condition.guard(change)).await
+    store(&control, &actor, Some(key), document, PutMode::Replace).await
 }
 
 /// Deletes a secret with its values.
 ///
 /// A secret that credentials refer to is not deleted unless that is forced: their next request is refused then, and
 /// names what is missing.
-#[utoipa::path(delete, path = "/secrets/{key}", params(Forced, Conditional), responses(
+#[utoipa::path(delete, path = "/secrets/{key}", params(Forced), responses(
     (status = 204, description = "It is gone."),
-    (status = 412),
 ))]
 pub(super) async fn delete(
     State(control): State<Arc<Control>>,
     actor: Actor,
     query: Query,
-    condition: Condition,
     At(key): At<String>,
 ) -> Result<StatusCode, AdminError> {
     let key = parse_key(&key)?;
@@ -204,7 +200,7 @@ pub(super) async fn delete(
         check_undeclared(&control, actor.organization, &key)?;
     }
     let change = resource::Change::DeleteSecret { organization: actor.organization, key, force: query.force };
-    control.commit(&actor, condition.guard(Change::Resource(change))).await?;
+    control.commit(&actor, Change::Resource(change)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -222,20 +218,22 @@ fn check_undeclared(control: &Control, organization: OrganizationId, key: &Secre
 }
 
 /// Sets the value of a secret in an environment.
+///
+/// The version that `If-Match` names is the secret's, which every value of it moves.
 #[utoipa::path(put, path = "/secrets/{key}/values/{environment}", request_body = ValueBody, responses(
-    (status = 204, description = "It is set.")
+    (status = 204, description = "It is set.", headers(("ETag" = String)))
 ))]
 pub(super) async fn put_value(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At((key, environment)): At<(String, String)>,
     fields: SecretFields,
-) -> Result<StatusCode, AdminError> {
+) -> Result<Response, AdminError> {
     let organization = actor.organization;
     let (key, value) = (parse_key(&key)?, parse_value(fields)?);
     let environment = environments::find(&control, organization, &environment).await?;
-    control.commit(&actor, Change::PutSecretValue { organization, key, environment, value }).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let outcome = control.commit(&actor, Change::PutSecretValue { organization, key, environment, value }).await?;
+    Ok(tagged(StatusCode::NO_CONTENT.into_response(), outcome.version))
 }
 
 /// Deletes the value of a secret in an environment.
@@ -258,7 +256,6 @@ async fn store(
     named: Option<SecretKey>,
     document: Document,
     mode: PutMode,
-    guard: impl FnOnce(Change) -> Change,
 ) -> Result<Response, AdminError> {
     let organization = actor.organization;
     let document = document.without(&SHOWN_ONLY).or("key", named.as_ref().map(SecretKey::as_str));
@@ -271,7 +268,7 @@ async fn store(
         return Err(AdminError::Invalid(vec![Problem { pointer: "/key".to_owned(), detail }]));
     }
     let change = Change::PutSecret { organization, key: key.clone(), description, mode };
-    let outcome = control.commit(actor, guard(change)).await?;
+    let outcome = control.commit(actor, change).await?;
     let Shown(view, _) = find(control, actor, &key).await?;
     Ok(tagged(stored(outcome.created, &format!("secrets/{key}"), view), outcome.version))
 }

@@ -194,7 +194,8 @@ pub(super) async fn import(
         let mut wanted = is_changed.into_iter();
         let integrations = integrations.into_iter().filter(|_| wanted.next() == Some(true)).collect();
         let connections = connections.into_iter().filter(|_| wanted.next() == Some(true)).collect();
-        control.commit(&actor, Change::Import(Import { organization, integrations, connections })).await?;
+        let import = Import { organization, integrations, connections, credentials: Vec::new() };
+        control.commit(&actor, Change::Import(import)).await?;
     }
     Ok(Json(Imported { applied, created, replaced, unchanged, changes }))
 }

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
+use super::condition::{Shown, tagged};
 use super::document::Document;
 use super::error::AdminError;
 use super::openapi::Paging;
@@ -21,8 +22,10 @@ use crate::model::id::{OrganizationId, UserId};
 use crate::model::moment::Moment;
 use crate::model::role::{Role, Roles};
 use crate::model::user::{Email, SignInMethod, User, UserRef, UserStatus};
+use crate::model::version::Version;
 use crate::vault::change::Change;
 use crate::vault::change::user::{UserChange, UserKey};
+use crate::vault::derived;
 use crate::vault::query::user::UserRecord;
 
 /// A user as it is shown.
@@ -130,6 +133,10 @@ pub struct Invited {
     link: String,
     link_expires_at: Moment,
     mail: Mailed,
+    /// Told in `ETag`.
+    #[serde(skip)]
+    #[schema(ignore)]
+    version: Version,
 }
 
 /// What became of the mail with the link.
@@ -162,7 +169,7 @@ pub(super) async fn list(
 /// The link is sent to them where a mail server is configured, and shown here, once. Nobody gives a role that they do
 /// not have themselves.
 #[utoipa::path(post, path = "/users", request_body = Body, responses(
-    (status = 201, description = "They are invited.", body = Invited, headers(("Location" = String)))
+    (status = 201, description = "They are invited.", body = Invited, headers(("Location" = String), ("ETag" = String)))
 ))]
 pub(super) async fn invite(
     State(control): State<Arc<Control>>,
@@ -191,8 +198,8 @@ pub(super) async fn invite(
     let (email, change) =
         (user.email.clone(), |link| UserChange::Invite { user: Box::new(user), link, by: actor.roles });
     let invited = give_link(&control, &actor, &email, change).await?;
-    let place = format!("users/{}", invited.user.id);
-    Ok(stored(true, &place, invited))
+    let (place, version) = (format!("users/{}", invited.user.id), invited.version);
+    Ok(tagged(stored(true, &place, invited), Some(version)))
 }
 
 /// Makes a new link for a user, and sends it; earlier ones are of no use any more.
@@ -233,17 +240,20 @@ async fn give_link(
             }
         },
     };
-    Ok(Invited { user: record.into(), link: url, link_expires_at: expires_at, mail })
+    let version = derived::of_user(&record.user);
+    Ok(Invited { user: record.into(), link: url, link_expires_at: expires_at, mail, version })
 }
 
 /// Shows a user.
-#[utoipa::path(get, path = "/users/{user}", responses((status = 200, description = "The user.", body = View)))]
+#[utoipa::path(get, path = "/users/{user}", responses(
+    (status = 200, description = "The user.", body = View, headers(("ETag" = String)))
+))]
 pub(super) async fn show(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
-) -> Result<Json<View>, AdminError> {
-    Ok(Json(find(&control, &actor, &named).await?.into()))
+) -> Result<Shown<View>, AdminError> {
+    Ok(shown(find(&control, &actor, &named).await?))
 }
 
 /// Changes the names and roles of a user; what is not there stays as it is.
@@ -251,14 +261,14 @@ pub(super) async fn show(
 /// Other roles end the user's sessions. Nobody gives or changes roles above their own, and one active super admin
 /// always stays.
 #[utoipa::path(put, path = "/users/{user}", request_body = Edit, responses(
-    (status = 200, description = "As they are now.", body = View)
+    (status = 200, description = "As they are now.", body = View, headers(("ETag" = String)))
 ))]
 pub(super) async fn edit(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
     document: Document,
-) -> Result<Json<View>, AdminError> {
+) -> Result<Shown<View>, AdminError> {
     let (names, roles) = document.without(&SHOWN_ONLY).read(|reader| {
         let names = names(reader);
         let roles = if reader.has("roles") { Some(roles(reader)?) } else { None };
@@ -273,14 +283,14 @@ pub(super) async fn edit(
 
 /// Gives a user other roles: these are all of them from now on. It ends the user's sessions.
 #[utoipa::path(put, path = "/users/{user}/roles", request_body = RolesBody, responses(
-    (status = 200, description = "As they are now.", body = View)
+    (status = 200, description = "As they are now.", body = View, headers(("ETag" = String)))
 ))]
 pub(super) async fn set_roles(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
     document: Document,
-) -> Result<Json<View>, AdminError> {
+) -> Result<Shown<View>, AdminError> {
     let roles = document.read(roles)?;
     let record = find(&control, &actor, &named).await?;
     let user = key(&actor, &record);
@@ -290,13 +300,13 @@ pub(super) async fn set_roles(
 
 /// Disables a user: their sessions end, and they sign in no more.
 #[utoipa::path(post, path = "/users/{user}/disable", responses(
-    (status = 200, description = "As they are now.", body = View)
+    (status = 200, description = "As they are now.", body = View, headers(("ETag" = String)))
 ))]
 pub(super) async fn disable(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
-) -> Result<Json<View>, AdminError> {
+) -> Result<Shown<View>, AdminError> {
     let record = find(&control, &actor, &named).await?;
     let change = UserChange::Disable { user: key(&actor, &record), by: actor.roles };
     change_and_show(&control, &actor, record, change).await
@@ -304,13 +314,13 @@ pub(super) async fn disable(
 
 /// Lets a disabled user sign in again.
 #[utoipa::path(post, path = "/users/{user}/enable", responses(
-    (status = 200, description = "As they are now.", body = View)
+    (status = 200, description = "As they are now.", body = View, headers(("ETag" = String)))
 ))]
 pub(super) async fn enable(
     State(control): State<Arc<Control>>,
     actor: Actor,
     At(named): At<String>,
-) -> Result<Json<View>, AdminError> {
+) -> Result<Shown<View>, AdminError> {
     let record = find(&control, &actor, &named).await?;
     let change = UserChange::Enable { user: key(&actor, &record), by: actor.roles };
     change_and_show(&control, &actor, record, change).await
@@ -334,9 +344,14 @@ async fn change_and_show(
     actor: &Actor,
     record: UserRecord,
     change: UserChange,
-) -> Result<Json<View>, AdminError> {
+) -> Result<Shown<View>, AdminError> {
     control.commit(actor, Change::User(change)).await?;
-    Ok(Json(find(control, actor, &record.user.id.to_string()).await?.into()))
+    Ok(shown(find(control, actor, &record.user.id.to_string()).await?))
+}
+
+fn shown(record: UserRecord) -> Shown<View> {
+    let version = derived::of_user(&record.user);
+    Shown(record.into(), Some(version))
 }
 
 /// A user of the organization that is asked about, by id or address.

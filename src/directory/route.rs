@@ -212,6 +212,7 @@ pub(super) async fn load(
 
 async fn find(vault: &Vault, name: &Name, stamp: &mut Stamp) -> Result<Option<Arc<Connection>>, VaultError> {
     let organization = name.organization;
+    let changes = vault.revisions().changes();
     let connection = match &name.reference {
         ConnectionRef::Id(id) => {
             stamp.take(vault.revisions(), Subject::Connection(*id));
@@ -231,8 +232,11 @@ async fn find(vault: &Vault, name: &Name, stamp: &mut Stamp) -> Result<Option<Ar
         }
     };
     if let Some(connection) = &connection {
-        // The row may have changed between the look-up of its name and now: read it again under its own stamp.
         stamp.take(vault.revisions(), Subject::Connection(connection.id));
+        if vault.revisions().changes() == changes {
+            return Ok(Some(Arc::clone(connection)));
+        }
+        // The row may have changed between the look-up of its name and now: read it again under its own stamp.
         return vault.connection(organization, None, &ConnectionRef::Id(connection.id)).await;
     }
     Ok(None)

@@ -19,6 +19,13 @@ use crate::vault::usage::{self, Use as Noted};
 /// How many counters are kept while the vault cannot be written. Beyond that the oldest are lost, which is told.
 const MOST: usize = 65_536;
 
+/// How many uses are written together: changes wait for it, and so do requests whose connection is not cached yet, which
+/// is read by this same runtime.
+const TOGETHER: usize = 200;
+
+/// How many uses are put down together: they are recorded together too, with the next start.
+const PUT_DOWN: usize = 4_096;
+
 /// Writes what comes, until nobody is left who could send more; before that, what an earlier process has put down. Once
 /// the server `stops`, what comes is put down for the next one. Call it on the control runtime.
 pub(super) fn record(
@@ -43,17 +50,22 @@ pub(super) fn record(
             }
             count_callers(&metrics, &uses);
             waiting.append(&mut uses);
-            let recorded = match stops.is_cancelled() {
-                true => keep_for_later(database, &waiting).await,
-                false => record_all(&vault, database, &waiting, None).await,
-            };
-            match recorded {
-                Ok(()) => waiting.clear(),
-                Err(error) => {
+            // What stands together is written together; the oldest stay first.
+            waiting.sort_by_key(|one| (one.hour, one.connection));
+            while !waiting.is_empty() {
+                let is_last = stops.is_cancelled();
+                let together = waiting.len().min(if is_last { PUT_DOWN } else { TOGETHER });
+                let recorded = match is_last {
+                    true => keep_for_later(database, &waiting[..together]).await,
+                    false => record_all(&vault, database, &waiting[..together], None).await,
+                };
+                if let Err(error) = recorded {
                     let lost = waiting.len().saturating_sub(MOST);
                     waiting.drain(..lost);
                     tracing::warn!(%error, lost, "the use of credentials could not be recorded yet");
+                    break;
                 }
+                waiting.drain(..together);
             }
         }
     })

@@ -68,7 +68,8 @@ impl Database {
     pub async fn fingerprint(&self, request: &[u8]) -> Result<[u8; 32], DatabaseError> {
         let masters = self.inner.masters.all();
         let row = sqlx::query(
-            "SELECT id, organization_id, purpose, master_key_id, nonce, ciphertext FROM data_keys WHERE purpose = $1 \
+            "SELECT id, organization_id, purpose, master_key_id, nonce, ciphertext FROM data_keys \
+             WHERE organization_id IS NULL AND purpose = $1 \
              ORDER BY created_at, id LIMIT 1",
         )
         .bind(Purpose::Digest.as_str())
@@ -116,11 +117,12 @@ impl Database {
             .bind(answer.etag)
             .bind(answer.body)
             .execute(&mut *writer)
-            .await;
-            if kept.is_err() {
-                schema::settle(&mut writer).await;
+            .await
+            .map_err(DatabaseError::from);
+            if let Err(error) = &kept {
+                schema::settle(&mut writer, error).await;
             }
-            kept.map(drop).map_err(|error| inner.note(error.into()))
+            kept.map(drop).map_err(|error| inner.note(error))
         });
         task.await.unwrap_or(Err(DatabaseError::Unavailable(Cause::Closed)))
     }

@@ -20,6 +20,12 @@ impl Ceilings {
         self.0.load().get(&organization).map_or_else(RequestLimits::default, |(limits, _)| *limits)
     }
 
+    /// Takes all that are stored, at the start.
+    pub(super) fn fill(&self, ceilings: Vec<Ceiling>) {
+        let known = ceilings.into_iter().map(|ceiling| (ceiling.organization, (ceiling.limits, ceiling.number)));
+        self.0.store(Arc::new(known.collect()));
+    }
+
     /// Takes a value that was stored, unless a newer one is known: two changes may come here in either order.
     pub(super) fn set(&self, ceiling: Ceiling) {
         let Ceiling { organization, limits, number } = ceiling;

@@ -254,8 +254,8 @@ async fn apply(inner: &Inner, author: &Author, change: Change) -> Result<Outcome
     inner.check_writable()?;
     let mut writer = inner.writer.acquire().await?;
     let applied = transact(inner, &mut writer, author, change).await;
-    if applied.is_err() {
-        schema::settle(&mut writer).await;
+    if let Err(error) = &applied {
+        schema::settle(&mut writer, error).await;
     }
     applied
 }

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use sqlx::Connection;
 use sqlx::sqlite::SqlitePool;
-use sqlx::{Connection, SqliteConnection};
 use tokio::runtime::Handle;
 
 use super::audit::{MOST_WAITING, chain};
+use super::checkpoint::Checkpoints;
 use super::create::{Creation, Files, Step};
 use super::durable;
 use super::error::{Cause, DatabaseError};
@@ -62,6 +63,7 @@ pub(super) struct Inner {
     pub notices: Arc<tokio::sync::Semaphore>,
     /// Held by whoever changes the master key.
     pub rekeying: tokio::sync::Mutex<()>,
+    checkpoints: Mutex<Option<Checkpoints>>,
     lock: Mutex<Option<Lock>>,
 }
 
@@ -109,7 +111,7 @@ impl Database {
             let file = durable::beside(&path, suffix);
             durable::make_private(&file).map_err(DatabaseError::file("make private", &file))?;
         }
-        let (writer, readers) = schema::open(&path).await?;
+        let schema::Pools { writer, readers, checkpointer } = schema::open(&path).await?;
         let database = Database {
             inner: Arc::new(Inner {
                 path,
@@ -122,9 +124,12 @@ impl Database {
                 unconfirmed: AtomicBool::new(false),
                 notices: Arc::new(tokio::sync::Semaphore::new(MOST_WAITING)),
                 rekeying: tokio::sync::Mutex::default(),
+                checkpoints: Mutex::default(),
                 lock: Mutex::new(Some(lock)),
             }),
         };
+        let checkpoints = Checkpoints::begin(&database.inner, checkpointer);
+        *database.inner.checkpoints.lock().unwrap_or_else(PoisonError::into_inner) = Some(checkpoints);
         chain::begin_chains(&database.inner).await?;
         database.finish_creation(&files, &mut opened).await?;
         Ok((database, opened))
@@ -165,6 +170,10 @@ impl Database {
     /// Waits for what is under way, writes the log into the file and lets go of both. Clones are of no use after it.
     pub async fn close(self) {
         // The writer goes last: the last connection clears the log, and a reader may not.
+        let checkpoints = self.inner.checkpoints.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(checkpoints) = checkpoints {
+            checkpoints.end().await;
+        }
         self.inner.readers.close().await;
         self.inner.writer.close().await;
         self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -269,12 +278,6 @@ impl Inner {
         }
         error
     }
-}
-
-/// Moves the log into the file, so that nothing that was replaced stays in it.
-pub(super) async fn checkpoint(connection: &mut SqliteConnection) -> Result<(), DatabaseError> {
-    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(connection).await?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::database::Database;
 use super::error::DatabaseError;
@@ -193,38 +193,7 @@ impl Database {
         page: Page<'_>,
     ) -> Result<List<Connection>, DatabaseError> {
         self.inner.counters.read();
-        let (any, customer) = match wanted.owner {
-            Owner::Anyone => (true, ""),
-            Owner::Organization => (false, ""),
-            Owner::Customer(customer) => (false, customer.as_str()),
-        };
-        let (sees_all, viewer) = match wanted.viewer {
-            Viewer::Administrator => (true, None),
-            Viewer::User(user) => (false, user.map(|user| user.to_string())),
-        };
-        // Neither a customer nor a key has a slash.
-        let (after_customer, after_key) = page.cursor().split_once('/').unwrap_or_default();
-        let rows = sqlx::query(concat!(
-            "SELECT ",
-            connection_columns!(),
-            " FROM connections WHERE organization_id = $1 AND (customer, key) > ($2, $3) AND ($4 OR customer = $5) \
-             AND ($6 OR visibility = 'organization' OR owner_id = $7) AND ($8 IS NULL OR integration = $8) \
-             AND ($9 IS NULL OR EXISTS (SELECT 1 FROM json_each(labels_json) AS label WHERE label.value = $9)) \
-             AND ($10 IS NULL OR exposed = $10) ORDER BY customer, key LIMIT $11"
-        ))
-        .bind(organization.to_string())
-        .bind(after_customer)
-        .bind(after_key)
-        .bind(any)
-        .bind(customer)
-        .bind(sees_all)
-        .bind(viewer)
-        .bind(wanted.integration.map(Key::as_str))
-        .bind(wanted.label.map(Label::as_str))
-        .bind(wanted.exposed)
-        .bind(page.fetch())
-        .fetch_all(&self.inner.readers)
-        .await?;
+        let rows = connections_like(organization, wanted, &page).build().fetch_all(&self.inner.readers).await?;
         page.list(&rows, query::connection, |connection| {
             format!("{}/{}", query::customer_column(connection.customer.as_ref()), connection.key)
         })
@@ -281,7 +250,7 @@ impl Database {
         let rows = sqlx::query(concat!(
             "SELECT ",
             connection_columns!(),
-            " FROM connections WHERE id IN (SELECT connection_id FROM credential_secrets \
+            " FROM connections c WHERE id IN (SELECT connection_id FROM credential_secrets \
              WHERE organization_id = $1 AND secret_key = $2) ORDER BY customer, key LIMIT 100"
         ))
         .bind(organization.to_string())
@@ -332,6 +301,48 @@ impl Database {
         }
         Ok(fields)
     }
+}
+
+/// Selects a page of connections. Each condition stands there only where it says something, so that one of them has an
+/// index in the order of the list.
+fn connections_like(organization: OrganizationId, wanted: &Wanted<'_>, page: &Page<'_>) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new(concat!("SELECT ", connection_columns!(), " FROM "));
+    // The list is walked in the narrowest of its orders; what else is wanted of a connection is looked at there.
+    let (from, order) = match wanted {
+        Wanted { label: Some(_), .. } => {
+            ("connection_labels AS l CROSS JOIN connections AS c ON c.id = l.connection_id", "l.")
+        }
+        Wanted { integration: Some(_), .. } => ("connections AS c INDEXED BY connections_by_integration", "c."),
+        Wanted { exposed: Some(_), .. } => ("connections AS c INDEXED BY connections_by_exposure", "c."),
+        _ => ("connections AS c", "c."),
+    };
+    query.push(from).push(" WHERE ").push(order).push("organization_id = ").push_bind(organization.to_string());
+    // Neither a customer nor a key has a slash.
+    let (after_customer, after_key) = page.cursor().split_once('/').unwrap_or_default();
+    query.push(format!(" AND ({order}customer, {order}key) > (")).push_bind(after_customer.to_owned());
+    query.push(", ").push_bind(after_key.to_owned()).push(")");
+    if let Some(label) = wanted.label {
+        query.push(" AND l.label = ").push_bind(label.as_str().to_owned());
+    }
+    if let Some(integration) = wanted.integration {
+        query.push(" AND c.integration = ").push_bind(integration.as_str().to_owned());
+    }
+    if let Some(exposed) = wanted.exposed {
+        query.push(" AND c.exposed = ").push_bind(exposed);
+    }
+    match wanted.owner {
+        Owner::Anyone => {}
+        Owner::Organization => drop(query.push(format!(" AND {order}customer = ''"))),
+        Owner::Customer(customer) => {
+            query.push(format!(" AND {order}customer = ")).push_bind(customer.as_str().to_owned());
+        }
+    }
+    if let Viewer::User(user) = wanted.viewer {
+        query.push(" AND (c.visibility = 'organization' OR c.owner_id = ");
+        query.push_bind(user.map(|user| user.to_string())).push(")");
+    }
+    query.push(format!(" ORDER BY {order}customer, {order}key LIMIT ")).push_bind(page.fetch());
+    query
 }
 
 fn secret(row: &SqliteRow) -> Result<SecretSummary, DatabaseError> {

@@ -37,11 +37,11 @@ pub use credential::{StoredCredential, StoredCredentials};
 pub use facts::{ConnectionFacts, Entry, Refusal, Used};
 pub use integration::{IntegrationFacts, IntegrationVersion};
 
-/// The columns that a [`Connection`] is read from.
+/// The columns that a [`Connection`] is read from; the table is called `c`.
 macro_rules! connection_columns {
     () => {
-        "id, organization_id, customer, key, name, integration, auth, values_json, limit_json, visibility, owner_id, \
-         labels_json, exposed"
+        "c.id, c.organization_id, c.customer, c.key, c.name, c.integration, c.auth, c.values_json, c.limit_json, \
+         c.visibility, c.owner_id, c.labels_json, c.exposed"
     };
 }
 pub(super) use connection_columns;
@@ -119,14 +119,14 @@ impl Database {
             ConnectionRef::Id(id) => sqlx::query(concat!(
                 "SELECT ",
                 connection_columns!(),
-                " FROM connections WHERE organization_id = $1 AND id = $2"
+                " FROM connections c WHERE organization_id = $1 AND id = $2"
             ))
             .bind(organization.to_string())
             .bind(id.to_string()),
             ConnectionRef::Key(key) => sqlx::query(concat!(
                 "SELECT ",
                 connection_columns!(),
-                " FROM connections WHERE organization_id = $1 AND customer = $2 AND key = $3"
+                " FROM connections c WHERE organization_id = $1 AND customer = $2 AND key = $3"
             ))
             .bind(organization.to_string())
             .bind(customer_column(customer))

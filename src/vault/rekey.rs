@@ -13,7 +13,8 @@ use sqlx::{Connection, SqliteConnection};
 
 use super::audit::chain::{Keys, Told, record};
 use super::audit::{Author, Chain};
-use super::database::{self, Database, Inner, Options};
+use super::checkpoint;
+use super::database::{Database, Inner, Options};
 use super::durable;
 use super::error::{Cause, DatabaseError};
 use super::key::{KeyId, MasterKey, MasterKeySource};
@@ -133,7 +134,7 @@ impl<'a> Rekey<'a> {
         match step {
             Step::WriteKey => self.write_key(),
             Step::Wrap => self.wrap().await,
-            Step::Checkpoint => database::checkpoint(&mut *self.inner.writer.acquire().await?).await,
+            Step::Checkpoint => checkpoint::empty_log(&mut *self.inner.writer.acquire().await?).await,
             Step::Replace if self.written == self.path => Ok(()),
             Step::Replace => durable::rename(&self.written, &self.path),
         }
@@ -170,8 +171,8 @@ impl<'a> Rekey<'a> {
         // the old one.
         let mut writer = self.inner.writer.acquire().await?;
         let wrapped = self.wrap_all(&mut writer, &new).await;
-        if wrapped.is_err() {
-            schema::settle(&mut writer).await;
+        if let Err(error) = &wrapped {
+            schema::settle(&mut writer, error).await;
         }
         // Asked and not assumed: after a failed commit either key may be the one.
         match schema::wanted_key(&mut writer, &self.inner.path).await {

@@ -58,6 +58,8 @@ struct Clock {
     /// Moves with every change, after the cell of what changed: while it stands still, so do all cells, and whoever has
     /// looked at its stamps need not look again.
     epoch: AtomicU64,
+    /// Moves with every change, whether or not anybody has cached what was changed.
+    changes: AtomicU64,
     /// The revision of all that is declared; odd while it is being replaced.
     declared: AtomicU64,
 }
@@ -88,8 +90,16 @@ impl Revisions {
         self.clock.epoch.load(Ordering::Acquire)
     }
 
+    /// How many changes there were. What was read while this stood still, and stamped before it is looked at again, is
+    /// as it was when it was stamped, also where nobody knew what to stamp before it was read.
+    pub fn changes(&self) -> u64 {
+        self.clock.changes.load(Ordering::Acquire)
+    }
+
     /// Says that an object has changed. Call it after the change is durable and before it is acknowledged.
     pub fn advance(&self, subject: &Subject) {
+        // Before the cell: who finds no change counted takes the stamp of a cell that is still to move.
+        self.clock.changes.fetch_add(1, Ordering::AcqRel);
         let cells = self.shard(subject).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cell) = cells.get(subject).and_then(Weak::upgrade) {
             cell.fetch_add(2, Ordering::Release);
@@ -103,6 +113,7 @@ impl Revisions {
     pub fn redeclare(&self, subjects: impl IntoIterator<Item = Subject>, replace: impl FnOnce()) {
         let cells: Vec<_> = subjects.into_iter().map(|subject| self.cell(subject)).collect();
         let step = || {
+            self.clock.changes.fetch_add(1, Ordering::AcqRel);
             for cell in cells.iter().map(|cell| &**cell).chain([&self.clock.declared]) {
                 cell.fetch_add(1, Ordering::AcqRel);
             }

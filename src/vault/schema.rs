@@ -12,7 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection};
 
 use super::durable;
-use super::error::DatabaseError;
+use super::error::{Cause, DatabaseError};
 use super::key::KeyId;
 
 static MIGRATOR: Migrator = sqlx::migrate!("src/vault/migrations");
@@ -45,6 +45,8 @@ fn writing(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("secure_delete", "on")
+        // The log is moved by somebody else than who waits for a change (`checkpoint`).
+        .pragma("wal_autocheckpoint", "0")
 }
 
 /// A connection for one look that changes nothing: without a log the file is taken as it is and no lock, log or index
@@ -95,8 +97,18 @@ async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), D
     })
 }
 
-/// The one connection that writes, and those that read.
-pub(super) async fn open(path: &Path) -> Result<(SqlitePool, SqlitePool), DatabaseError> {
+/// The connections of an open vault.
+pub(super) struct Pools {
+    /// The one that writes.
+    pub writer: SqlitePool,
+    /// Those that read.
+    pub readers: SqlitePool,
+    /// The one that moves the log into the file.
+    pub checkpointer: SqlitePool,
+}
+
+/// Opens a vault, and brings its tables up to date.
+pub(super) async fn open(path: &Path) -> Result<Pools, DatabaseError> {
     let pool = || {
         SqlitePoolOptions::new()
             .acquire_timeout(PATIENCE)
@@ -109,15 +121,18 @@ pub(super) async fn open(path: &Path) -> Result<(SqlitePool, SqlitePool), Databa
     migrate(&mut *writer.acquire().await?, path).await?;
     let readers =
         pool().max_connections(READERS).connect_with(options(path).read_only(true)).await.map_err(&opening)?;
-    Ok((writer, readers))
+    let checkpointer = pool().max_connections(1).connect_with(writing(path)).await.map_err(&opening)?;
+    Ok(Pools { writer, readers, checkpointer })
 }
 
 /// Call this after a transaction that failed. On some errors, such as a full disk, the engine ends the transaction
 /// itself (sqlite.org/lang_transaction.html §3); the driver would then count it as open for ever and refuse the next
-/// one. Such a connection is closed, and the next change gets a new one.
-pub(super) async fn settle(writer: &mut PoolConnection<Sqlite>) {
+/// one. And a connection that was opened while the file could not be written can never write. Such a connection is
+/// closed, and the next change gets a new one.
+pub(super) async fn settle(writer: &mut PoolConnection<Sqlite>, error: &DatabaseError) {
+    let is_read_only = matches!(error, DatabaseError::Unavailable(Cause::ReadOnly));
     // What was queued when the transaction was dropped is done before this is answered.
-    if writer.ping().await.is_err() || writer.is_in_transaction() {
+    if writer.ping().await.is_err() || writer.is_in_transaction() || is_read_only {
         writer.close_on_drop();
     }
 }

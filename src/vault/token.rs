@@ -70,7 +70,7 @@ pub(super) async fn digest_key(inner: &Inner, connection: &mut SqliteConnection)
     let masters = inner.masters.all();
     let row = sqlx::query(
         "SELECT id, organization_id, purpose, master_key_id, nonce, ciphertext FROM data_keys \
-         WHERE purpose = $1 ORDER BY created_at, id LIMIT 1",
+         WHERE organization_id IS NULL AND purpose = $1 ORDER BY created_at, id LIMIT 1",
     )
     .bind(Purpose::Digest.as_str())
     .fetch_optional(connection)

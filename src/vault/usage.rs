@@ -3,6 +3,7 @@
 //! The data plane counts in memory of its own; what it counted is written here in batches, with no event in the audit
 //! log: it is nobody's change.
 
+use serde_json::{Value, json};
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::database::{Database, Inner};
@@ -18,7 +19,7 @@ pub const LATELY: i64 = 30 * 24 * 60 * 60 * 1_000;
 const MOST_WORKFLOWS: i64 = 1_000;
 
 /// How many uses one transaction writes: others wait for it.
-const BATCH: usize = 500;
+const BATCH: usize = 200;
 
 /// The use of a connection in one environment since it was noted last. Times are milliseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,8 +71,8 @@ impl Database {
                 inner.check_writable()?;
                 let mut writer = inner.writer.acquire().await?;
                 let noted = note(&mut writer, batch, &is_declared).await;
-                if noted.is_err() {
-                    schema::settle(&mut writer).await;
+                if let Err(error) = &noted {
+                    schema::settle(&mut writer, error).await;
                 }
                 noted.map_err(|error| Inner::note(&inner, error))?;
             }
@@ -87,10 +88,11 @@ async fn note(
     is_declared: &(impl Fn(ConnectionId) -> bool + Sync),
 ) -> Result<(), DatabaseError> {
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
-    for one in uses {
+    let rows: Vec<Value> = uses.iter().map(|one| row(one, is_declared(one.connection))).collect();
+    sqlx::query(NOTE).bind(Value::from(rows).to_string()).execute(&mut *transaction).await?;
+    for one in uses.iter().filter(|one| !one.workflows.is_empty()) {
         let known = is_declared(one.connection) || is_stored(&mut transaction, one).await?;
         if known {
-            note_use(&mut transaction, one).await?;
             note_workflows(&mut transaction, one).await?;
         }
     }
@@ -111,37 +113,42 @@ async fn is_stored(connection: &mut SqliteConnection, one: &Use) -> Result<bool,
     Ok(found.is_some())
 }
 
-async fn note_use(connection: &mut SqliteConnection, one: &Use) -> Result<(), DatabaseError> {
+/// A use as [`NOTE`] reads it.
+fn row(one: &Use, is_declared: bool) -> Value {
     let (verdict_at, refused_at) = match one.verdict {
         Verdict::Unknown => (None, None),
         Verdict::Taken(at) => (Some(at), None),
         Verdict::Refused(at) | Verdict::Failed(at) => (Some(at), Some(at)),
     };
-    // A refusal of the credential that was there before says nothing of the one that is there now, and what one worker
-    // tells late says nothing against what another one saw since. Both are known to the second.
-    sqlx::query(
-        "INSERT INTO connection_uses (organization_id, connection_id, environment, used_at, refused_at, reason, \
-         verdict_at) SELECT $1, $2, $3, $4, refused, CASE WHEN refused IS NULL THEN NULL ELSE $6 END, $7 FROM \
-         (SELECT CASE WHEN EXISTS (SELECT 1 FROM credential_entries \
-         WHERE connection_id = $2 AND environment = $3 AND entered_at > $5 + 999) \
-         THEN NULL ELSE $5 END AS refused) WHERE true \
-         ON CONFLICT (connection_id, environment) DO UPDATE SET used_at = MAX(used_at, $4), \
-         refused_at = CASE WHEN $7 IS NULL OR $7 / 1000 < verdict_at / 1000 THEN refused_at \
-         WHEN excluded.refused_at IS NULL THEN NULL ELSE COALESCE(refused_at, excluded.refused_at) END, \
-         reason = CASE WHEN $7 IS NULL OR $7 / 1000 < verdict_at / 1000 THEN reason ELSE excluded.reason END, \
-         verdict_at = MAX(COALESCE(verdict_at, $7), COALESCE($7, verdict_at))",
-    )
-    .bind(one.organization.to_string())
-    .bind(one.connection.to_string())
-    .bind(one.environment.as_str())
-    .bind(one.used_at)
-    .bind(refused_at)
-    .bind(if matches!(one.verdict, Verdict::Failed(_)) { FAILED } else { REFUSED })
-    .bind(verdict_at)
-    .execute(connection)
-    .await?;
-    Ok(())
+    let reason = if matches!(one.verdict, Verdict::Failed(_)) { FAILED } else { REFUSED };
+    json!({
+        "organization": one.organization, "connection": one.connection, "environment": one.environment,
+        "used_at": one.used_at, "refused_at": refused_at, "reason": reason, "verdict_at": verdict_at,
+        "declared": is_declared,
+    })
 }
+
+/// Notes many uses in one statement: each statement is a way to the thread of the database and back, and changes wait.
+///
+/// A refusal of the credential that was there before says nothing of the one that is there now, and what one worker tells
+/// late says nothing against what another one saw since. Both are known to the second.
+const NOTE: &str = "INSERT INTO connection_uses (organization_id, connection_id, environment, used_at, refused_at, \
+     reason, verdict_at) SELECT organization, connection, environment, used_at, refused, \
+     CASE WHEN refused IS NULL THEN NULL ELSE reason END, verdict_at FROM \
+     (SELECT value ->> 'organization' AS organization, value ->> 'connection' AS connection, \
+     value ->> 'environment' AS environment, value ->> 'used_at' AS used_at, value ->> 'reason' AS reason, \
+     value ->> 'verdict_at' AS verdict_at, value ->> 'declared' AS declared, \
+     CASE WHEN EXISTS (SELECT 1 FROM credential_entries e WHERE e.connection_id = value ->> 'connection' \
+     AND e.environment = value ->> 'environment' AND e.entered_at > (value ->> 'refused_at') + 999) \
+     THEN NULL ELSE value ->> 'refused_at' END AS refused FROM json_each($1)) AS given \
+     WHERE declared OR EXISTS (SELECT 1 FROM connections c WHERE c.id = given.connection \
+     AND c.organization_id = given.organization) \
+     ON CONFLICT (connection_id, environment) DO UPDATE SET used_at = MAX(used_at, excluded.used_at), \
+     refused_at = CASE WHEN excluded.verdict_at IS NULL OR excluded.verdict_at / 1000 < verdict_at / 1000 \
+     THEN refused_at WHEN excluded.refused_at IS NULL THEN NULL ELSE COALESCE(refused_at, excluded.refused_at) END, \
+     reason = CASE WHEN excluded.verdict_at IS NULL OR excluded.verdict_at / 1000 < verdict_at / 1000 THEN reason \
+     ELSE excluded.reason END, \
+     verdict_at = MAX(COALESCE(verdict_at, excluded.verdict_at), COALESCE(excluded.verdict_at, verdict_at))";
 
 async fn note_workflows(connection: &mut SqliteConnection, one: &Use) -> Result<(), DatabaseError> {
     if one.workflows.is_empty() {

@@ -253,7 +253,6 @@ async fn a_provider_that_is_not_as_it_should_be_signs_nobody_in() {
     refused().await;
     provider.describe(&issuer());
     bound(&provider, &server).await;
-    // New keys are asked for, and only so often.
     let mut ada = Browser::new(&server);
     provider.sink.on("/token", Script::respond(302, &elsewhere, ""));
     let address = begin(&mut ada, json!({})).await;
@@ -263,6 +262,32 @@ async fn a_provider_that_is_not_as_it_should_be_signs_nobody_in() {
     let address = begin(&mut ada, json!({})).await;
     assert_eq!(back(&mut ada, &address).await.status, 401);
     assert!(!server.process().stderr().contains("the-clients-secret"));
+    server.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_new_key_of_the_provider_is_known_at_once_and_unknown_ones_do_not_make_us_ask() {
+    let (provider, server) = start().await;
+    bound(&provider, &server).await;
+    let sign_in = async |provider: &Provider, kid: &str| {
+        let mut browser = Browser::new(&server);
+        let address = begin(&mut browser, json!({})).await;
+        provider.grant(&provider.sign(kid, &claims(&address)));
+        back(&mut browser, &address).await.status
+    };
+    let asked = |provider: &Provider| provider.sink.requests().iter().filter(|seen| seen.target == "/keys").count();
+    assert_eq!((sign_in(&provider, "first").await, asked(&provider)), (200, 1));
+    // It signs with another key, and has published it just now.
+    let (old, provider) = (provider.public_key("first"), provider.rotated());
+    provider.publish(json!({ "keys": [old, provider.public_key("second")] }));
+    assert_eq!((sign_in(&provider, "second").await, asked(&provider)), (200, 2));
+    assert_eq!((sign_in(&provider, "second").await, asked(&provider)), (200, 2), "it is known now");
+    assert_eq!(sign_in(&provider, "first").await, 401, "the new key under the name of the old one");
+    for number in 0..20 {
+        assert_eq!(sign_in(&provider, &format!("made-up-{number}")).await, 401);
+    }
+    assert_eq!(asked(&provider), 2, "whoever makes up keys is not asked for them");
+    assert_eq!(sign_in(&provider, "second").await, 200, "nor does that harm anybody");
     server.finish(&[]).await;
 }
 

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::super::Control;
 use super::super::actor::Actor;
-use super::super::condition::{Condition, Conditional, Shown};
+use super::super::condition::Shown;
 use super::super::document::Document;
 use super::super::error::AdminError;
 use super::super::request::At;
@@ -50,14 +50,12 @@ pub(in crate::admin) async fn show(
 ///
 /// A connection's own value is used instead where it has one. Where another value leads requests to another host, the
 /// credentials of these connections are of no use until they are entered again.
-#[utoipa::path(put, path = "/integrations/{slug}/values", params(Conditional), request_body = View, responses(
+#[utoipa::path(put, path = "/integrations/{slug}/values", request_body = View, responses(
     (status = 200, description = "They are filled in.", body = View, headers(("ETag" = String))),
-    (status = 412),
 ))]
 pub(in crate::admin) async fn replace(
     State(control): State<Arc<Control>>,
     actor: Actor,
-    condition: Condition,
     At(slug): At<String>,
     document: Document,
 ) -> Result<Shown<View>, AdminError> {
@@ -66,7 +64,7 @@ pub(in crate::admin) async fn replace(
     check(&integration, &values)?;
     let (organization, slug) = (actor.organization, integration.slug.clone());
     let change = resource::Change::PutIntegrationValues { organization, slug, values: values.clone() };
-    let outcome = control.commit(&actor, condition.guard(Change::Resource(change))).await?;
+    let outcome = control.commit(&actor, Change::Resource(change)).await?;
     Ok(Shown(View { values }, outcome.version))
 }
 

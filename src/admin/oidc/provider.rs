@@ -40,7 +40,7 @@ const ALGORITHMS: [Algorithm; 9] = [
 
 /// How long what the provider says of itself is believed.
 const KEPT: Duration = Duration::from_secs(3600);
-/// How soon its keys are asked for again because of a key nobody knows.
+/// How soon its keys are asked for once more because of a key nobody knows.
 const SOONEST: Duration = Duration::from_secs(30);
 /// How far its clock may be from ours, in seconds.
 const LEEWAY: u64 = 60;
@@ -184,12 +184,21 @@ pub(super) struct Provider {
     settings: Settings,
     outbound: Outbound,
     metadata: Kept<Metadata>,
-    keys: Kept<JwkSet>,
+    keys: Mutex<Keys>,
+}
+
+/// The keys it signs with.
+#[derive(Default)]
+struct Keys {
+    kept: Option<(Instant, JwkSet)>,
+    /// When they were asked for last because of a key nobody knew. Whoever brings such a key, however often, makes us
+    /// ask no more often than that; a key that is new is known at once.
+    sought: Option<Instant>,
 }
 
 impl Provider {
     pub(super) fn new(settings: Settings, outbound: Outbound) -> Self {
-        Provider { settings, outbound, metadata: Kept(Mutex::default()), keys: Kept(Mutex::default()) }
+        Provider { settings, outbound, metadata: Kept(Mutex::default()), keys: Mutex::default() }
     }
 
     pub(super) fn issuer(&self) -> &str {
@@ -274,18 +283,23 @@ impl Provider {
 
     /// The key that a token names. The provider is asked again for a key nobody knows: it may be new.
     async fn key(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Jwk, ProviderError> {
-        let mut kept = self.keys.0.lock().await;
-        if let Some((since, keys)) = &*kept {
-            let found = find(keys, kid, algorithm);
-            let is_fresh = since.elapsed() < if found.is_some() { KEPT } else { SOONEST };
-            if is_fresh {
-                return found.ok_or(ProviderError::Token("nobody knows its key"));
+        let unknown = ProviderError::Token("nobody knows its key");
+        let mut keys = self.keys.lock().await;
+        if let Some((since, kept)) = &keys.kept
+            && since.elapsed() < KEPT
+        {
+            if let Some(found) = find(kept, kid, algorithm) {
+                return Ok(found);
             }
+            if keys.sought.is_some_and(|sought| sought.elapsed() < SOONEST) {
+                return Err(unknown);
+            }
+            keys.sought = Some(Instant::now());
         }
-        let keys: JwkSet = self.fetch(&self.metadata().await?.jwks_uri, "set of keys").await?;
-        let found = find(&keys, kid, algorithm);
-        *kept = Some((Instant::now(), Arc::new(keys)));
-        found.ok_or(ProviderError::Token("nobody knows its key"))
+        let fetched: JwkSet = self.fetch(&self.metadata().await?.jwks_uri, "set of keys").await?;
+        let found = find(&fetched, kid, algorithm);
+        keys.kept = Some((Instant::now(), fetched));
+        found.ok_or(unknown)
     }
 
     async fn fetch<T: serde::de::DeserializeOwned>(&self, uri: &str, what: &'static str) -> Result<T, ProviderError> {

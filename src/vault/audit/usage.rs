@@ -207,8 +207,8 @@ async fn add(inner: &Inner, usage: &[Usage], put_down: Option<i64>) -> Result<()
         Ok(transaction.commit().await?)
     }
     .await;
-    if added.is_err() {
-        schema::settle(&mut writer).await;
+    if let Err(error) = &added {
+        schema::settle(&mut writer, error).await;
     }
     added
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sqlx::Row;
 
 use super::{Event, Writing};
 use crate::model::api_key::{ApiKey, KeyStatus, KeyTerms, RequestLimits};
@@ -12,6 +11,7 @@ use crate::model::moment::Moment;
 use crate::model::name::EnvironmentName;
 use crate::vault::api_key::PlainKey;
 use crate::vault::audit;
+use crate::vault::derived;
 use crate::vault::error::DatabaseError;
 use crate::vault::key::DataKey;
 use crate::vault::query;
@@ -103,6 +103,7 @@ impl Writing<'_> {
         terms: &KeyTerms,
     ) -> Result<Event, DatabaseError> {
         self.require_organization(organization).await?;
+        self.expect(None, organization, plain.id)?;
         self.require_owner(organization, terms).await?;
         let digest = self.digest_key().await?.digest(plain.text());
         sqlx::query(
@@ -227,17 +228,13 @@ impl Writing<'_> {
         limits: RequestLimits,
     ) -> Result<Event, DatabaseError> {
         self.require_organization(organization).await?;
-        let before = sqlx::query("SELECT per_minute, per_hour FROM request_ceilings WHERE organization_id = $1")
+        let row = sqlx::query(query::api_key::CEILING)
             .bind(organization.to_string())
             .fetch_optional(&mut *self.connection)
             .await?;
-        let before = match before {
-            Some(row) => {
-                let (minute, hour): (Option<i64>, Option<i64>) = (row.try_get("per_minute")?, row.try_get("per_hour")?);
-                json!({ "per_minute": minute, "per_hour": hour })
-            }
-            None => json!({ "per_minute": null, "per_hour": null }),
-        };
+        let before = row.as_ref().map(query::api_key::ceiling).transpose()?;
+        let before = before.map_or_else(RequestLimits::default, |before| before.limits);
+        self.expect(Some(derived::of_ceiling(organization, &before).number()), organization, organization)?;
         let number: i64 = sqlx::query_scalar(
             "INSERT INTO request_ceilings (organization_id, per_minute, per_hour, number) VALUES ($1, $2, $3, 1) \
              ON CONFLICT (organization_id) DO UPDATE SET per_minute = $2, per_hour = $3, number = number + 1 \
@@ -249,7 +246,8 @@ impl Writing<'_> {
         .fetch_one(&mut *self.connection)
         .await?;
         self.outcome.ceiling = Some(Ceiling { organization, limits, number });
-        let detail = audit::difference(&before, &json!(limits));
+        let shown = |limits: &RequestLimits| json!({ "per_minute": limits.per_minute, "per_hour": limits.per_hour });
+        let detail = audit::difference(&shown(&before), &shown(&limits));
         Ok(Event { organization, action: "organization.limit", object: organization.to_string(), detail })
     }
 
@@ -300,7 +298,7 @@ impl Writing<'_> {
         let masters = self.inner.masters.all();
         let row = sqlx::query(
             "SELECT id, organization_id, purpose, master_key_id, nonce, ciphertext FROM data_keys \
-             WHERE purpose = $1 ORDER BY created_at DESC, id DESC LIMIT 1",
+             WHERE organization_id IS NULL AND purpose = $1 ORDER BY created_at DESC, id DESC LIMIT 1",
         )
         .bind(Purpose::Digest.as_str())
         .fetch_optional(&mut *self.connection)
@@ -315,7 +313,9 @@ impl Writing<'_> {
             .bind(id.to_string())
             .fetch_optional(&mut *self.connection)
             .await?;
-        query::api_key::api_key(&row.ok_or(DatabaseError::NotFound("API key"))?)
+        let key = query::api_key::api_key(&row.ok_or(DatabaseError::NotFound("API key"))?)?;
+        self.expect(Some(derived::of_api_key(&key).number()), organization, id)?;
+        Ok(key)
     }
 
     /// A key that is not revoked.

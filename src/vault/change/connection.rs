@@ -125,6 +125,19 @@ impl Writing<'_> {
         .bind(schema::now())
         .execute(&mut *self.connection)
         .await?;
+        self.write_labels(id).await
+    }
+
+    /// Lists a connection under the labels it is stored with.
+    async fn write_labels(&mut self, id: ConnectionId) -> Result<(), DatabaseError> {
+        for statement in [
+            "DELETE FROM connection_labels WHERE connection_id = $1",
+            "INSERT INTO connection_labels (connection_id, organization_id, label, customer, key) \
+             SELECT DISTINCT c.id, c.organization_id, label.value, c.customer, c.key \
+             FROM connections c, json_each(c.labels_json) AS label WHERE c.id = $1",
+        ] {
+            sqlx::query(statement).bind(id.to_string()).execute(&mut *self.connection).await?;
+        }
         Ok(())
     }
 
@@ -153,8 +166,9 @@ impl Writing<'_> {
         }
         for statement in [
             "DELETE FROM connections WHERE id = $1 AND organization_id = $2",
-            "DELETE FROM connection_uses WHERE connection_id = $1 AND organization_id = $2",
-            "DELETE FROM connection_workflows WHERE connection_id = $1 AND organization_id = $2",
+            // The `+` keeps the planner from looking through all of an organization (`query::credential`).
+            "DELETE FROM connection_uses WHERE connection_id = $1 AND +organization_id = $2",
+            "DELETE FROM connection_workflows WHERE connection_id = $1 AND +organization_id = $2",
         ] {
             let delete = sqlx::query(statement).bind(id.to_string()).bind(organization.to_string());
             delete.execute(&mut *self.connection).await?;

@@ -1,13 +1,17 @@
 //! Integrations and connections that come from elsewhere, all of them or none.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 use super::resource::{Place, Reach};
 use super::state::Watched;
 use super::{Event, PutMode, Writing};
 use crate::model::connection::Connection;
-use crate::model::id::OrganizationId;
+use crate::model::credential::Credential;
+use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::integration::Integration;
+use crate::model::name::EnvironmentName;
 use crate::vault::audit::chain::Told;
 use crate::vault::error::DatabaseError;
 
@@ -20,11 +24,28 @@ pub struct Import {
     pub integrations: Vec<Integration>,
     /// Of this organization.
     pub connections: Vec<Connection>,
+    /// Of these connections; an export has none of them, for it holds no secret.
+    pub credentials: Vec<Entered>,
+}
+
+/// A credential that comes with its connection.
+#[derive(Debug)]
+pub struct Entered {
+    /// The id of one of the connections of the import.
+    pub connection: ConnectionId,
+    /// In which environment.
+    pub environment: EnvironmentName,
+    /// The fields.
+    pub credential: Credential,
+    /// The origins it may go to, sealed with it.
+    pub origins: Vec<String>,
 }
 
 impl Writing<'_> {
     pub(super) async fn import(&mut self, import: &Import) -> Result<Event, DatabaseError> {
-        let Import { organization, integrations, connections } = import;
+        let Import { organization, integrations, connections, credentials } = import;
+        // No version is that of all of these.
+        self.check_expected(*organization, &organization.to_string())?;
         let place = Place { organization: *organization, reach: Reach::Organization };
         for integration in integrations {
             let watched = Watched::integration(place, &integration.slug);
@@ -32,10 +53,21 @@ impl Writing<'_> {
             let event = self.put_integration(place, integration, PutMode::Replace).await?;
             self.tell(event, &watched, &before).await?;
         }
+        // One that was there before has kept its id.
+        let mut stored = HashMap::with_capacity(connections.len());
         for connection in connections {
             let watched = Watched::connection(connection, PutMode::Replace);
             let before = self.before(Some(&watched)).await?;
             let event = self.put_connection(connection, PutMode::Replace).await?;
+            stored.insert(connection.id, self.outcome.connection.unwrap_or(connection.id));
+            self.tell(event, &watched, &before).await?;
+        }
+        for Entered { connection, environment, credential, origins } in credentials {
+            let connection = *stored.get(connection).ok_or(DatabaseError::NotFound("connection"))?;
+            let watched = Watched::credential(connection, environment);
+            let before = self.before(Some(&watched)).await?;
+            let event =
+                self.put_credential(*organization, (connection, environment), credential, origins, None).await?;
             self.tell(event, &watched, &before).await?;
         }
         let detail = json!({ "integrations": integrations.len(), "connections": connections.len() });

@@ -81,6 +81,7 @@ impl Writing<'_> {
     ) -> Result<Event, DatabaseError> {
         let secret = self.secret_id(organization, key).await?.ok_or(DatabaseError::NotFound("secret"))?;
         self.require_environment(organization, environment).await?;
+        self.expect_secret(organization, key).await?;
         let created = self.remove_value(&secret, environment).await? == 0;
         let (data_key, version) = self.sealing_key(organization, 1).await?;
         let place = Place::Secret { organization, key, environment, version };
@@ -89,7 +90,7 @@ impl Writing<'_> {
             "INSERT INTO secret_values (secret_id, organization_id, environment, version, key_id, nonce, ciphertext) \
              VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
-        .bind(secret)
+        .bind(&secret)
         .bind(organization.to_string())
         .bind(environment.as_str())
         .bind(version)
@@ -98,6 +99,7 @@ impl Writing<'_> {
         .bind(sealed.ciphertext)
         .execute(&mut *self.connection)
         .await?;
+        self.renew_secret(&secret).await?;
         self.outcome.created = created;
         Ok(self.value_event("secret.put_value", organization, key, environment))
     }
@@ -109,10 +111,23 @@ impl Writing<'_> {
         environment: &EnvironmentName,
     ) -> Result<Event, DatabaseError> {
         let secret = self.secret_id(organization, key).await?.ok_or(DatabaseError::NotFound("secret"))?;
+        self.expect_secret(organization, key).await?;
         if self.remove_value(&secret, environment).await? == 0 {
             return Err(DatabaseError::NotFound("value of this secret"));
         }
+        self.renew_secret(&secret).await?;
         Ok(self.value_event("secret.delete_value", organization, key, environment))
+    }
+
+    /// Another version for a secret whose values are not what they were.
+    async fn renew_secret(&mut self, id: &str) -> Result<(), DatabaseError> {
+        let version = self.next_version();
+        sqlx::query("UPDATE secrets SET version = $2 WHERE id = $1")
+            .bind(id)
+            .bind(version)
+            .execute(&mut *self.connection)
+            .await?;
+        Ok(())
     }
 
     fn value_event(

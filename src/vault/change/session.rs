@@ -160,6 +160,8 @@ impl Writing<'_> {
         .fetch_optional(&mut *self.connection)
         .await?;
         let user = ended.ok_or(DatabaseError::NotFound("session"))?;
+        // A session never changes, so there is only one state of it to expect.
+        self.expect(Some(0), organization, session)?;
         Ok(Event { organization, action: "session.end", object: session.to_string(), detail: json!({ "user": user }) })
     }
 }

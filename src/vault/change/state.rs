@@ -49,6 +49,10 @@ impl Watched {
         }
     }
 
+    pub(super) fn credential(connection: ConnectionId, environment: &EnvironmentName) -> Self {
+        Watched::one(Thing::Credential(connection, environment.clone()))
+    }
+
     pub(super) fn integration(place: Place, slug: &Key) -> Self {
         Watched::one(Thing::Integration(place, slug.clone()))
     }
@@ -70,9 +74,7 @@ impl Watched {
             Change::PutConnection { connection, mode } => Watched::connection(connection, *mode),
             Change::DeleteConnection { connection, .. } => Watched::one(Thing::Connection(*connection)),
             Change::PutCredential { connection, environment, .. }
-            | Change::DeleteCredential { connection, environment, .. } => {
-                Watched::one(Thing::Credential(*connection, environment.clone()))
-            }
+            | Change::DeleteCredential { connection, environment, .. } => Watched::credential(*connection, environment),
             Change::PutSecret { organization, key, .. } | Change::DeleteSecret { organization, key } => {
                 Watched::one(Thing::Secret(*organization, key.clone()))
             }

@@ -4,7 +4,7 @@ use super::*;
 use crate::model::id::ConnectionRef;
 use crate::model::integration::Limit;
 use crate::vault::fixture::{Home, author, connection, credential, environment, integration, plain};
-use crate::vault::list::{Owner, Page};
+use crate::vault::list::{Owner, Page, Viewer, Wanted};
 
 async fn refused(database: &Database, change: Change) -> DatabaseError {
     database.commit(&author(), change).await.unwrap_err()
@@ -211,6 +211,91 @@ async fn lists_come_a_page_at_a_time() {
     let hostile = Page { limit: 9, cursor: Some("' OR 1=1; --\0/x") };
     assert_eq!(database.connections(organization, Owner::Anyone, hostile).await.unwrap().items.len(), 2);
     assert_eq!(database.organizations(first(1)).await.unwrap().next, None);
+    database.close().await;
+}
+
+#[tokio::test]
+async fn a_filtered_list_follows_what_becomes_of_a_connection() {
+    let home = Home::new();
+    let database = home.open().await;
+    let organization = database.default_organization().await;
+    let put = async |key: &str, labels: &[&str], exposed, id: Option<ConnectionId>| {
+        let mut connection = Box::new(connection(organization, key));
+        connection.id = id.unwrap_or(connection.id);
+        connection.sharing.labels = labels.iter().map(|label| label.parse().unwrap()).collect();
+        connection.sharing.exposed = exposed;
+        let mode = if id.is_some() { PutMode::Update } else { PutMode::Create };
+        database.put(Change::PutConnection { connection, mode }).await.connection.unwrap()
+    };
+    let (slug, other): (Key, Key) = ("example".parse().unwrap(), "other".parse().unwrap());
+    let (red, blue) = ("red".parse().unwrap(), "blue".parse().unwrap());
+    let listed = async |wanted: Wanted<'_>| {
+        let (mut keys, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = Page { limit: 1, cursor: cursor.as_deref() };
+            let list = database.connections_like(organization, &wanted, page).await.unwrap();
+            keys.extend(list.items.iter().map(|connection| connection.key.to_string()));
+            cursor = list.next;
+            if cursor.is_none() {
+                return keys.join(" ");
+            }
+        }
+    };
+    let one = put("a", &["red", "blue"], true, None).await;
+    put("b", &["red"], false, None).await;
+    put("c", &[], true, None).await;
+    let red = || Wanted { label: Some(&red), ..Wanted::default() };
+    let exposed = |exposed| Wanted { exposed: Some(exposed), ..Wanted::default() };
+    assert_eq!(
+        (listed(red()).await, listed(exposed(true)).await, listed(exposed(false)).await),
+        ("a b".into(), "a c".into(), "b".into())
+    );
+    assert_eq!(listed(Wanted { integration: Some(&slug), ..red() }).await, "a b");
+    assert_eq!(listed(Wanted { integration: Some(&other), ..red() }).await, "");
+    assert_eq!(listed(Wanted { exposed: Some(true), owner: Owner::Organization, ..red() }).await, "a");
+    assert_eq!(listed(Wanted { viewer: Viewer::User(None), integration: Some(&slug), ..exposed(true) }).await, "a c");
+    put("z", &["red"], false, Some(one)).await;
+    assert_eq!(
+        (listed(red()).await, listed(Wanted { label: Some(&blue), ..red() }).await),
+        ("b z".into(), String::new())
+    );
+    assert_eq!((listed(exposed(true)).await, listed(exposed(false)).await), ("c".into(), "b z".into()));
+    database.put(Change::DeleteConnection { organization, connection: one }).await;
+    assert_eq!(listed(red()).await, "b");
+    database.close().await;
+}
+
+#[tokio::test]
+async fn an_import_may_bring_credentials_of_its_connections() {
+    let home = Home::new();
+    let database = home.open().await;
+    let organization = database.default_organization().await;
+    let before = database.put_connection(organization, "a").await;
+    let import = |entered: fn(&[Connection]) -> ConnectionId| {
+        let connections = vec![connection(organization, "a"), connection(organization, "b")];
+        let credentials = vec![import::Entered {
+            connection: entered(&connections),
+            environment: environment("production"),
+            credential: credential(&[("token", "t")]),
+            origins: vec!["https://api.example.test".to_owned()],
+        }];
+        Change::Import(import::Import {
+            organization,
+            integrations: vec![integration("new")],
+            connections,
+            credentials,
+        })
+    };
+    let stranger = refused(&database, import(|_| ConnectionId::generate())).await;
+    assert!(matches!(stranger, DatabaseError::NotFound("connection")), "{stranger}");
+    assert_eq!(
+        database.connections(organization, Owner::Anyone, first(9)).await.unwrap().items.len(),
+        1,
+        "all or none"
+    );
+    database.put(import(|connections| connections[0].id)).await;
+    // The connection that was there has kept its id, and the credential is its own.
+    assert_eq!(database.token(organization, before, "production").await.unwrap().unwrap(), "t");
     database.close().await;
 }
 

@@ -14,6 +14,7 @@ use crate::model::id::{OrganizationId, SessionId, UserId};
 use crate::model::role::{Role, Roles};
 use crate::model::user::{User, UserStatus};
 use crate::vault::audit;
+use crate::vault::derived;
 use crate::vault::error::DatabaseError;
 use crate::vault::password::PasswordHash;
 use crate::vault::query;
@@ -159,6 +160,7 @@ impl Writing<'_> {
 
     async fn invite(&mut self, user: &User, link: &NewLink, by: Roles) -> Result<Event, DatabaseError> {
         self.require_organization(user.organization).await?;
+        self.expect(None, user.organization, user.id)?;
         if !by.cover(user.roles) {
             return Err(OUTRANKED);
         }
@@ -286,8 +288,15 @@ impl Writing<'_> {
 
     /// A user that whoever asks may change: one who has no more roles than they.
     async fn user_below(&mut self, key: UserKey, by: Roles) -> Result<User, DatabaseError> {
-        let user = self.user(key).await?;
+        let user = self.expected_user(key).await?;
         if by.cover(user.roles) { Ok(user) } else { Err(OUTRANKED) }
+    }
+
+    /// A user who is as the change expects.
+    async fn expected_user(&mut self, key: UserKey) -> Result<User, DatabaseError> {
+        let user = self.user(key).await?;
+        self.expect(Some(derived::of_user(&user).number()), key.organization, key.id)?;
+        Ok(user)
     }
 
     pub(super) async fn user(&mut self, key: UserKey) -> Result<User, DatabaseError> {
@@ -334,7 +343,7 @@ impl Writing<'_> {
         new: &PasswordHash,
         keep: Option<SessionId>,
     ) -> Result<Event, DatabaseError> {
-        let user = self.user(key).await?;
+        let user = self.expected_user(key).await?;
         let changed = sqlx::query(
             "UPDATE users SET password_hash = $3, updated_at = $4 \
              WHERE id = $1 AND password_hash = $2 AND status = 'active'",

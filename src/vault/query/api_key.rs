@@ -35,7 +35,11 @@ const COMPARED: &str = "SELECT k.id, k.organization_id, k.purpose, k.master_key_
      a.previous_digest, a.previous_until, a.id AS api_key_id, a.organization_id AS api_key_organization_id, a.name, a.status, \
      a.roles_json, a.scope_json, a.limits_json, a.environment, a.owner_id, a.expires_at, a.created_at, a.rotated_at, \
      a.last_used_at \
-     FROM data_keys k LEFT JOIN api_keys a ON a.id = $1 WHERE k.purpose = $2";
+     FROM data_keys k LEFT JOIN api_keys a ON a.id = $1 WHERE k.organization_id IS NULL AND k.purpose = $2";
+
+/// The ceiling of an organization.
+pub(in crate::vault) const CEILING: &str =
+    "SELECT organization_id, per_minute, per_hour, number FROM request_ceilings WHERE organization_id = $1";
 
 impl Database {
     /// What a text with this public part is compared with.
@@ -95,7 +99,8 @@ impl Database {
     }
 }
 
-fn ceiling(row: &SqliteRow) -> Result<Ceiling, DatabaseError> {
+/// Reads the columns of [`CEILING`].
+pub(in crate::vault) fn ceiling(row: &SqliteRow) -> Result<Ceiling, DatabaseError> {
     let id: String = row.try_get("organization_id")?;
     let number = |column: &str| -> Result<_, DatabaseError> {
         let number: Option<i64> = row.try_get(column)?;

@@ -50,17 +50,23 @@ impl Admin {
 
     /// Any call, with headers of the test's choice besides the key.
     pub async fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<Value>) -> Reply {
+        let mut headers = headers.to_vec();
+        let body = body.map(|body| body.to_string());
+        if body.is_some() {
+            headers.push(("Content-Type", "application/json"));
+        }
+        self.send(method, path, &headers, body.unwrap_or_default()).await
+    }
+
+    /// Any call with any text, which need be no document; its type is among the headers.
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], text: String) -> Reply {
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/api/v1/{path}") };
         let mut headers = headers.to_vec();
         if !self.key.is_empty() {
             headers.push(("X-API-Key", &self.key));
         }
-        let body = body.map(|body| body.to_string());
-        if body.is_some() {
-            headers.push(("Content-Type", "application/json"));
-        }
         let mut raw = Raw::connect(&self.address).await;
-        raw.request(method, &path, &headers, body.unwrap_or_default()).await;
+        raw.offer(method, &path, &headers, text).await;
         let reply = raw.response().await;
         archive::keep(&self.address, &reply.body);
         reply

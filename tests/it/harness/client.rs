@@ -175,6 +175,12 @@ impl Raw {
         self.send([&head, body.as_ref()].concat()).await;
     }
 
+    /// The same to who may answer before all of it was taken, and take no more.
+    pub async fn offer(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) {
+        let head = request_head(&self.peer, method, path, headers, body.as_ref());
+        drop(self.try_send([&head, body.as_ref()].concat()).await);
+    }
+
     /// The next whole response; panics where it is malformed, truncated or late.
     pub async fn response(&mut self) -> Reply {
         match self.try_response().await {

@@ -35,6 +35,12 @@ impl Provider {
         provider
     }
 
+    /// The same provider with another key.
+    pub fn rotated(self) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+        Self { key, ..self }
+    }
+
     /// What it says of itself.
     pub fn describe(&self, issuer: &str) {
         let document = json!({
