@@ -142,11 +142,6 @@ impl Credentials {
         self.known_of(kept, permit.admission())
     }
 
-    /// Holds beside a route what its requests will need, if that can be told without waiting.
-    pub fn prepare(&self, kept: &Kept<Injections>, admission: &Admission) {
-        let _told_when_it_is_needed = self.known_of(kept, admission);
-    }
-
     fn known_of(&self, kept: &Kept<Injections>, admission: &Admission) -> Option<Result<Arc<Injection>, ResolveError>> {
         let Admission { route, environment, .. } = admission;
         if !Arc::ptr_eq(kept.route(), route) || !kept.is_current(self.vault.revisions()) {

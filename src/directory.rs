@@ -18,7 +18,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::model::connection::Connection;
 use crate::model::id::{ApiKeyId, ConnectionRef, OrganizationId, Reference};
 use crate::model::name::{CustomerName, NameError};
 use crate::vault::revision::Stamp;
@@ -155,13 +154,6 @@ impl Directory {
             rates: Arc::default(),
             limits,
         }
-    }
-
-    /// Declared connections of an organization, not more than so many.
-    pub fn declared(&self, organization: OrganizationId, most: usize) -> Vec<Arc<Connection>> {
-        let declared = self.vault.declared();
-        let own = declared.connections().filter(|connection| connection.organization == organization);
-        own.take(most).cloned().collect()
     }
 
     /// A table for one worker.

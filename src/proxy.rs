@@ -12,7 +12,6 @@ pub mod gate;
 pub mod head;
 pub mod http1;
 pub mod http2;
-mod prepare;
 pub mod record;
 pub mod revoked;
 pub mod tag;

@@ -11,6 +11,7 @@ pub mod deadline;
 pub mod fields;
 pub mod head;
 mod lines;
+mod names;
 pub mod scratch;
 pub mod source;
 pub mod stream;

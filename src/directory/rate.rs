@@ -9,11 +9,12 @@
 //! Where several limits hold for one request, none is spent if another refuses: [`count`] checks each, then spends each,
 //! and gives back what was spent if somebody else was faster at a later one.
 
-use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
 
 use crate::model::api_key::RequestLimits;
 use crate::model::id::{ApiKeyId, ConnectionId, OrganizationId};

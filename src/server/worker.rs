@@ -128,7 +128,6 @@ async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
         clients: RefCell::default(),
         drain: setup.drain.clone(),
     });
-    let gates: Vec<Arc<Gate>> = setup.doors.iter().map(|door| Arc::clone(&door.gate)).collect();
     for door in setup.doors {
         let accepting = accept_all(Rc::clone(&worker), door.socket.register()?, door.gate, door.tls);
         worker.connections.spawn_local(accepting);
@@ -137,21 +136,15 @@ async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
     tokio::select! {
         () = worker.connections.wait() => {}
         () = setup.stop.cancelled() => {}
-        () = keep_house(&worker, &gates, setup.sweep_interval, setup.usage_interval) => {}
+        () = keep_house(&worker, setup.sweep_interval, setup.usage_interval) => {}
         () = worker.reporter.revoking.keep_ending(setup.revoke_within) => {}
     }
     Ok(Rc::clone(&worker.reporter))
 }
 
-/// Makes ready what is declared, flushes the log, hands over what was used, sweeps caches and passes on that the server
-/// drains, for as long as it is polled.
-async fn keep_house(worker: &Worker, gates: &[Arc<Gate>], sweep_interval: Duration, usage_interval: Duration) {
-    let prepare = async {
-        for gate in gates {
-            worker.proxy.prepare(gate).await;
-        }
-        std::future::pending().await
-    };
+/// Flushes the log, hands over what was used, sweeps caches and passes on that the server drains, for as long as it is
+/// polled.
+async fn keep_house(worker: &Worker, sweep_interval: Duration, usage_interval: Duration) {
     let sweep = async {
         loop {
             tokio::time::sleep(sweep_interval).await;
@@ -169,7 +162,6 @@ async fn keep_house(worker: &Worker, gates: &[Arc<Gate>], sweep_interval: Durati
         () = worker.reporter.uses.keep_handing_over(usage_interval) => {}
         () = sweep => {}
         () = drain => {}
-        () = prepare => {}
     }
 }
 

@@ -5,7 +5,7 @@ use http::Version;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::scratch;
-use crate::model::header::{self, Known, Meanings, Names, Spelling, known, meaning};
+use crate::model::header::{self, Known, Meanings, Names, Spelling, known};
 
 /// Fields in the order they came. Cheap to hand on: what it holds lies in memory of its own, which the thread lends.
 #[derive(Debug, Default)]
@@ -61,10 +61,9 @@ impl Noting<'_> {
         self.list.len()
     }
 
-    /// Appends a field that stands as a [plain line](Field::is_line) and has no `_` in its name, which is this.
+    /// Appends a field that stands as a [plain line](Field::is_line) and has no `_` in its name, which means this.
     #[inline(always)]
-    pub(super) fn note_line(&mut self, text: &[u8], name: Span, value: Span) {
-        let known = meaning(text);
+    pub(super) fn note_line(&mut self, known: Known, name: Span, value: Span) {
         self.meanings.add(known);
         self.list.push(Field { name, value, known, spelling: Spelling::Plain, state: State::Kept, is_line: true });
     }

@@ -7,6 +7,9 @@ use http::Version;
 
 use super::fields::{Fields, Span};
 use super::head::{HeadError, MOST_FIELDS};
+use super::names::{self, Begun, Names};
+use super::scratch;
+use crate::model::header::{Known, meaning};
 
 /// What a request line is not.
 const NO_REQUEST: &str = "the method or the target holds a character that it cannot";
@@ -155,14 +158,16 @@ impl<'a> Lines<'a> {
         // Where a part of the bytes begins that goes on to their end, and where one ends behind which so many are.
         let at = |part: &[u8]| total.wrapping_sub(part.len());
         let mut list = fields.noting();
-        while list.len() <= MOST_FIELDS
-            && let Some(Plain { name, text, length, behind }) = plain_field(rest)
-        {
-            let (name_at, value_at) = (at(rest), at(text));
-            let value = Span::new(value_at, value_at.wrapping_add(length));
-            list.note_line(name, Span::new(name_at, name_at.wrapping_add(name.len())), value);
-            rest = behind;
-        }
+        scratch::with_names(|names| {
+            while list.len() <= MOST_FIELDS
+                && let Some(Plain { name, known, text, length, behind }) = plain_field(rest, names)
+            {
+                let (name_at, value_at) = (at(rest), at(text));
+                let value = Span::new(value_at, value_at.wrapping_add(length));
+                list.note_line(known, Span::new(name_at, name_at.wrapping_add(name)), value);
+                rest = behind;
+            }
+        });
         self.at = at(rest);
     }
 
@@ -212,7 +217,9 @@ impl<'a> Lines<'a> {
 
 /// A field as almost everybody writes it.
 struct Plain<'a> {
-    name: &'a [u8],
+    /// How long its name is.
+    name: usize,
+    known: Known,
     /// What begins with its value, which has this length.
     text: &'a [u8],
     length: usize,
@@ -221,13 +228,31 @@ struct Plain<'a> {
 
 /// What is such a field, all of it there: letters and `-`, a colon, one space, something visible and the end of the line.
 #[inline(always)]
-fn plain_field(line: &[u8]) -> Option<Plain<'_>> {
-    let (name, rest) = line.split_at_checked(leading(line, word::letters_and_dashes, is_letter_or_dash))?;
-    let [b':', b' ', text @ ..] = rest else { return None };
+fn plain_field<'a>(line: &'a [u8], names: &mut Names) -> Option<Plain<'a>> {
+    let begun = names::begun(line);
+    let (name, known) = match begun.as_ref().and_then(|begun| names.find(begun)) {
+        Some(found) => found,
+        None => plain_name(line, begun, names)?,
+    };
+    let text = line.get(name + 2..)?;
     let (value, rest) = text.split_at_checked(leading(text, word::visible, is_visible))?;
     let [b'\r', b'\n', behind @ ..] = rest else { return None };
     let is_bare = !matches!(value, [b' ', ..] | [.., b' '] | []);
-    (is_bare && !name.is_empty()).then_some(Plain { name, text, length: value.len(), behind })
+    is_bare.then_some(Plain { name, known, text, length: value.len(), behind })
+}
+
+/// The length of a name that was not seen lately, and what it means.
+#[inline(never)]
+fn plain_name(line: &[u8], begun: Option<Begun>, names: &mut Names) -> Option<(usize, Known)> {
+    let (name, rest) = line.split_at_checked(leading(line, word::letters_and_dashes, is_letter_or_dash))?;
+    if name.is_empty() || !rest.starts_with(b": ") {
+        return None;
+    }
+    let known = meaning(name);
+    if let Some(begun) = begun {
+        names.keep(&begun, name.len(), known);
+    }
+    Some((name.len(), known))
 }
 
 /// How many bytes stay in front of the first that does not; all where every one does. `of_word` looks at eight at once and

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use super::fields::Held;
+use super::names::Names;
 use crate::model::header::Meanings;
 
 /// How much is read at once.
@@ -22,7 +23,13 @@ thread_local! {
     /// The one that most reads need; others are behind it.
     static AREA: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static AREAS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static NAMES: RefCell<Names> = const { RefCell::new(Names::new()) };
     static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The names of fields that this thread has seen.
+pub(super) fn with_names<T>(read: impl FnOnce(&mut Names) -> T) -> T {
+    NAMES.with_borrow_mut(read)
 }
 
 /// Room for one read of [`READ`] bytes. What is in it is of no meaning.

@@ -241,7 +241,7 @@ fn every_bench_is_named_in_the_readme() {
     let manifest = table("Cargo.toml");
     let readme = text("README.md");
     let benches = manifest["bench"].as_array().expect("benches");
-    assert_eq!(benches.len(), 3);
+    assert_eq!(benches.len(), 4);
     for bench in benches {
         let (name, path) = (bench["name"].as_str().expect("a name"), bench["path"].as_str().expect("a path"));
         assert!(root().join(path).is_file(), "{path}");
