@@ -14,6 +14,7 @@ use sidekey::directory::Directory;
 use sidekey::proxy::gate::Gate;
 use sidekey::proxy::http1::{self, Client, Terms};
 use sidekey::proxy::record::Reporter;
+use sidekey::proxy::revoked::Revoking;
 use sidekey::proxy::usage::Uses;
 use sidekey::proxy::{Proxy, Shared, error};
 use sidekey::server::{Organizations, assemble};
@@ -132,7 +133,7 @@ impl Stage {
         let control = runtime.handle().clone();
         let shared = Shared {
             directory: Directory::new(vault.clone(), limits, control.clone()),
-            credentials: Credentials::new(vault, limits, control),
+            credentials: Credentials::new(vault.clone(), limits, control),
             settings: assemble::proxy_settings(&config, &upstream),
         };
         let listens = &config.proxy.listeners[0];
@@ -141,7 +142,7 @@ impl Stage {
         let access = AccessLog::off(Arc::clone(&metrics)).buffer();
         // Nobody counts what requests use; what is handed over is dropped.
         let uses = Uses::new(unbounded_channel().0);
-        let reporter = Rc::new(Reporter::new(access, metrics, uses, usize::MAX));
+        let reporter = Rc::new(Reporter::new(access, metrics, uses, Revoking::new(vault), usize::MAX));
         let terms = Terms {
             head_timeout: config.proxy.head_timeout,
             write_timeout: config.proxy.body_idle_timeout,
