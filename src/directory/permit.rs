@@ -175,7 +175,8 @@ impl Route {
     /// The path that a caller's rules judge: as it goes to the upstream, with a placeholder in the place of a credential
     /// that is a part of it.
     pub fn path_judged<'w>(&self, wanted: &Wanted<'w>) -> Cow<'w, str> {
-        let path = wanted.rest.split('?').next().unwrap_or_default();
+        let end = wanted.rest.bytes().position(|byte| byte == b'?').unwrap_or(wanted.rest.len());
+        let path = &wanted.rest[..end];
         let base = if wanted.aim == Aim::Base { self.base.path() } else { "" };
         match (base, path) {
             ("", "") => Cow::Borrowed("/"),

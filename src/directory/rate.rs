@@ -211,8 +211,12 @@ pub struct Limiter {
 impl Limiter {
     /// Whether a request would pass, without spending anything.
     pub fn check(&self, now: Instant) -> Result<(), Exceeded> {
+        self.check_at(self.clock.at(now))
+    }
+
+    fn check_at(&self, now: u64) -> Result<(), Exceeded> {
         let empty_at = self.bucket.empty_at.load(Ordering::Relaxed);
-        match decide(empty_at, self.clock.at(now), self.quota) {
+        match decide(empty_at, now, self.quota) {
             Ok(_) => Ok(()),
             Err(wait) => Err(self.exceeded(wait)),
         }
@@ -229,7 +233,10 @@ impl Limiter {
 
     /// Counts a request, or says why it must not pass; then nothing is spent.
     pub fn spend(&self, now: Instant) -> Result<Spent, Exceeded> {
-        let now = self.clock.at(now);
+        self.spend_at(self.clock.at(now))
+    }
+
+    fn spend_at(&self, now: u64) -> Result<Spent, Exceeded> {
         // Nothing else is published by the number, so its own order of changes is enough.
         let mut empty_at = self.bucket.empty_at.load(Ordering::Relaxed);
         loop {
@@ -267,15 +274,18 @@ impl Counted {
 /// longest is told, for nothing passes before that.
 pub fn count<'a>(limiters: impl Iterator<Item = &'a Limiter> + Clone, now: Instant) -> Result<Counted, Exceeded> {
     let mut all = limiters.clone();
-    if let (only, None) = (all.next(), all.next()) {
-        return only.map_or(Ok(()), |limiter| limiter.spend(now).map(drop)).map(Counted);
+    let Some(first) = all.next() else { return Ok(Counted(())) };
+    // One clock is all limiters' clock.
+    let now = first.clock.at(now);
+    if all.next().is_none() {
+        return first.spend_at(now).map(|_| Counted(()));
     }
-    let refusing = limiters.clone().filter_map(|limiter| limiter.check(now).err());
+    let refusing = limiters.clone().filter_map(|limiter| limiter.check_at(now).err());
     if let Some(exceeded) = refusing.max_by_key(|exceeded| exceeded.wait) {
         return Err(exceeded);
     }
     for (number, limiter) in limiters.clone().enumerate() {
-        if let Err(exceeded) = limiter.spend(now) {
+        if let Err(exceeded) = limiter.spend_at(now) {
             // Somebody else was faster.
             Counted(()).refund(limiters.take(number));
             return Err(exceeded);

@@ -19,15 +19,13 @@ const LONGEST: usize = 1024;
 pub fn canonical(path: &str) -> Option<Cow<'_, str>> {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b'\\' | b';' | b'?' | b'#');
     let decoded = if path.bytes().all(is_plain) { Cow::Borrowed(path) } else { Cow::Owned(decode(path)?) };
-    let mut segments = decoded.strip_prefix('/')?.split('/').peekable();
-    while let Some(segment) = segments.next() {
-        // A last segment may be empty: the path ends with a slash.
-        let is_empty = segment.is_empty() && segments.peek().is_some();
-        if is_empty || matches!(segment, "." | "..") {
-            return None;
-        }
+    let [b'/', segments @ ..] = decoded.as_bytes() else { return None };
+    // A last segment may be empty: the path ends with a slash.
+    let climbs = |segment: &[u8]| matches!(segment, b"." | b"..");
+    if segments.starts_with(b"/") || segments.windows(2).any(|pair| pair == b"//") {
+        return None;
     }
-    Some(decoded)
+    if segments.split(|byte| *byte == b'/').any(climbs) { None } else { Some(decoded) }
 }
 
 /// Decodes what is encoded; `None` where that could be read in two ways.
