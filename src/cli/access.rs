@@ -87,6 +87,11 @@ pub(super) enum ProxyPlace {
 }
 
 impl Access {
+    /// Whether JSON was asked for.
+    pub(super) fn wants_json(&self) -> bool {
+        self.json
+    }
+
     /// Finds the server and its key. Nothing is asked yet.
     pub(super) fn session(&self, explicit: Option<PathBuf>) -> Result<Session, Failure> {
         let environment = Environment::of_process();

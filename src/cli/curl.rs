@@ -53,10 +53,12 @@ pub fn run(explicit: Option<PathBuf>, options: &Options) -> Result<(), Failure> 
     drop(writer);
     // The one descriptor that curl inherits; others are closed when it starts.
     fcntl_setfd(&reader, FdFlags::empty()).map_err(std::io::Error::from)?;
+    // First of all that nobody's own configuration is read: what it says would be done with the caller's key.
     let ended = Command::new("curl")
+        .arg("-q")
         .arg("--config")
         .arg(format!("/dev/fd/{}", reader.as_raw_fd()))
-        .args(&options.curl)
+        .args(options.of_curl())
         .status();
     match ended {
         Ok(status) => match status.code() {
@@ -75,6 +77,12 @@ pub fn run(explicit: Option<PathBuf>, options: &Options) -> Result<(), Failure> 
 }
 
 impl Options {
+    /// The options of curl. A first `--json` was taken for the one of other commands, which means nothing here.
+    fn of_curl(&self) -> impl Iterator<Item = &str> {
+        let json = self.access.wants_json().then_some("--json");
+        json.into_iter().chain(self.curl.iter().map(String::as_str))
+    }
+
     /// What curl is told: a line for each option, values quoted as curl reads them.
     fn configuration(&self, proxy: &Proxy) -> Result<Zeroizing<String>, Failure> {
         let mut lines = Zeroizing::new(String::with_capacity(4096));
@@ -90,7 +98,11 @@ impl Options {
             lines.push_str("\"\n");
         };
         let base = match &proxy.place {
-            ProxyPlace::Origin(origin) => origin.to_string(),
+            ProxyPlace::Origin(origin) => {
+                // Wherever a redirect or another URL leads, only the proxy is connected to: nobody else is shown the key.
+                option("connect-to", &format!("::{}:{}", origin.host, origin.port));
+                origin.to_string()
+            }
             ProxyPlace::Unix(path) => {
                 option("unix-socket", &path.display().to_string());
                 "http://localhost".to_owned()

@@ -76,20 +76,23 @@ pub async fn connections(options: &Options) -> Result<Vec<(Connection, Option<In
     let path = database::resolved(&options.path)?;
     let mut engine = schema::look(&path).await?;
     let rows = sqlx::query(
-        "SELECT id, organization_id, customer, key, name, integration, auth, values_json, limit_json FROM connections \
-         ORDER BY key",
+        "SELECT id, organization_id, customer, key, name, integration, auth, values_json, limit_json, visibility, \
+         labels_json, owner_id, exposed FROM connections ORDER BY key",
     )
     .fetch_all(&mut engine)
     .await?;
     let mut found = Vec::new();
     for row in &rows {
         let connection = query::connection(row)?;
-        let stored =
-            sqlx::query("SELECT id, slug, document FROM integrations WHERE organization_id = $1 AND slug = $2")
-                .bind(connection.organization.to_string())
-                .bind(connection.integration.as_str())
-                .fetch_optional(&mut engine)
-                .await?;
+        let stored = sqlx::query(
+            "SELECT id, slug, document FROM integrations \
+                 WHERE slug = $2 AND (organization_id = $1 OR organization_id IS NULL) \
+                 ORDER BY organization_id IS NULL LIMIT 1",
+        )
+        .bind(connection.organization.to_string())
+        .bind(connection.integration.as_str())
+        .fetch_optional(&mut engine)
+        .await?;
         let integration = stored.as_ref().map(query::integration).transpose()?;
         found.push((connection, integration));
     }

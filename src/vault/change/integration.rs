@@ -166,6 +166,14 @@ impl Writing<'_> {
             return Err(DatabaseError::InUse(format!("{users} connections use {slug}; delete them first")));
         }
         sqlx::query("DELETE FROM integrations WHERE id = $1").bind(id).execute(&mut *self.connection).await?;
+        if place.reach == Reach::Organization {
+            // What was said of it is not to be said of another one that comes by the same name.
+            sqlx::query("DELETE FROM integration_values WHERE organization_id = $1 AND slug = $2")
+                .bind(organization.to_string())
+                .bind(slug.as_str())
+                .execute(&mut *self.connection)
+                .await?;
+        }
         self.outcome.subjects.push(place.subject(slug));
         let detail = json!({ "system": place.reach == Reach::System });
         Ok(Event { organization, action: "integration.delete", object: slug.to_string(), detail })

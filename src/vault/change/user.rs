@@ -6,11 +6,12 @@
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 
 use super::link::{NewLink, NewProof, Person};
 use super::session::NewSession;
 use super::{Event, Writing};
-use crate::model::id::{OrganizationId, SessionId, UserId};
+use crate::model::id::{ApiKeyId, OrganizationId, SessionId, UserId};
 use crate::model::role::{Role, Roles};
 use crate::model::user::{User, UserStatus};
 use crate::vault::audit;
@@ -124,6 +125,9 @@ pub struct UserKey {
     pub id: UserId,
 }
 
+/// What stops a key until somebody has looked at it.
+const SUSPENDED: &str = "status = 'suspended'";
+
 const OUTRANKED: DatabaseError = DatabaseError::NotPermitted("nobody gives or changes roles above their own");
 
 impl Writing<'_> {
@@ -233,10 +237,15 @@ impl Writing<'_> {
         }
         self.keep_a_super_admin(&before, Some(&after)).await?;
         self.update_user(&after).await?;
+        let mut detail = audit::difference(&shown(&before), &shown(&after));
         if after.roles != before.roles {
             self.end_sessions(key.id, None).await?;
+            let beyond = self.keys_beyond(key.id, after.roles).await?;
+            if !beyond.is_empty() {
+                detail["suspended_keys"] = json!(self.stop_keys(&beyond, SUSPENDED).await?);
+            }
         }
-        Ok(event(&after, "user.edit", audit::difference(&shown(&before), &shown(&after))))
+        Ok(event(&after, "user.edit", detail))
     }
 
     async fn set_enabled(&mut self, key: UserKey, by: Roles, enabled: bool) -> Result<Event, DatabaseError> {
@@ -253,7 +262,8 @@ impl Writing<'_> {
         let mut detail = audit::difference(&shown(&before), &shown(&after));
         if !enabled {
             self.end_sessions(key.id, None).await?;
-            detail["suspended_keys"] = json!(self.stop_keys(key.id, "status = 'suspended'").await?);
+            let keys = self.keys_of(key.id).await?;
+            detail["suspended_keys"] = json!(self.stop_keys(&keys, SUSPENDED).await?);
         }
         Ok(event(&after, if enabled { "user.enable" } else { "user.disable" }, detail))
     }
@@ -264,26 +274,46 @@ impl Writing<'_> {
         let mut detail = audit::difference(&shown(&before), &Value::Null);
         // As when they are revoked: nothing can be compared with them any more.
         let revoke = "status = 'revoked', digest = x'', previous_digest = NULL, previous_until = NULL";
-        detail["revoked_keys"] = json!(self.stop_keys(key.id, revoke).await?);
+        let keys = self.keys_of(key.id).await?;
+        detail["revoked_keys"] = json!(self.stop_keys(&keys, revoke).await?);
         sqlx::query("DELETE FROM users WHERE id = $1").bind(key.id.to_string()).execute(&mut *self.connection).await?;
         Ok(event(&before, "user.delete", detail))
     }
 
-    /// Stops the API keys that belong to a user, which act in their name; says which. Enabling somebody resumes none:
-    /// somebody has to look at them.
-    async fn stop_keys(&mut self, user: UserId, how: &'static str) -> Result<Vec<String>, DatabaseError> {
-        let stopped: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-            "UPDATE api_keys SET {how} WHERE owner_id = $1 AND status <> 'revoked' RETURNING id"
-        )))
-        .bind(user.to_string())
-        .fetch_all(&mut *self.connection)
-        .await?;
-        for id in &stopped {
-            let id = query::parse(id, "API key", id)?;
-            self.outcome.subjects.push(Subject::ApiKey(id));
-            self.outcome.revoked.push(Revoked::Key(id));
+    /// The API keys that belong to a user, which act in their name.
+    async fn keys_of(&mut self, user: UserId) -> Result<Vec<(ApiKeyId, Roles)>, DatabaseError> {
+        let rows = sqlx::query("SELECT id, roles_json FROM api_keys WHERE owner_id = $1 AND status <> 'revoked'")
+            .bind(user.to_string())
+            .fetch_all(&mut *self.connection)
+            .await?;
+        let read = |row: &SqliteRow| {
+            let (id, roles): (String, String) = (row.try_get("id")?, row.try_get("roles_json")?);
+            let corrupt = || DatabaseError::Corrupt { what: "API key", id: id.clone() };
+            Ok((query::parse(&id, "API key", &id)?, query::api_key::read_roles(&roles).ok_or_else(corrupt)?))
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Those of them that may do what the user's roles do not grant any more. That somebody's workflows call through the
+    /// proxy is no power over others: it stays.
+    async fn keys_beyond(&mut self, user: UserId, roles: Roles) -> Result<Vec<(ApiKeyId, Roles)>, DatabaseError> {
+        let granted: Roles = roles.iter().chain([Role::Caller]).collect();
+        let mut keys = self.keys_of(user).await?;
+        keys.retain(|(_, roles)| !granted.cover(*roles));
+        Ok(keys)
+    }
+
+    /// Stops API keys; says which. Enabling their owner, or giving roles back, resumes none: somebody has to look at them.
+    async fn stop_keys(&mut self, keys: &[(ApiKeyId, Roles)], how: &'static str) -> Result<Vec<String>, DatabaseError> {
+        for (id, _) in keys {
+            sqlx::query(sqlx::AssertSqlSafe(format!("UPDATE api_keys SET {how} WHERE id = $1")))
+                .bind(id.to_string())
+                .execute(&mut *self.connection)
+                .await?;
+            self.outcome.subjects.push(Subject::ApiKey(*id));
+            self.outcome.revoked.push(Revoked::Key(*id));
         }
-        Ok(stopped)
+        Ok(keys.iter().map(|(id, _)| id.to_string()).collect())
     }
 
     /// A user that whoever asks may change: one who has no more roles than they.

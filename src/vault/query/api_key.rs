@@ -156,7 +156,8 @@ pub(in crate::vault) fn api_key(row: &SqliteRow) -> Result<ApiKey, DatabaseError
     })
 }
 
-fn read_roles(text: &str) -> Option<Roles> {
+/// Reads the column `roles_json`.
+pub(in crate::vault) fn read_roles(text: &str) -> Option<Roles> {
     let names: Vec<String> = serde_json::from_str(text).ok()?;
     names.iter().map(|name| name.parse().ok()).collect()
 }
