@@ -21,7 +21,7 @@ use crate::directory::route::Route;
 use crate::model::connection::{Connection, ConnectionDraft, Sharing, SharingDraft, Visibility};
 use crate::model::document::{Problem, Reader};
 use crate::model::id::{ConnectionId, ConnectionRef, IntegrationId, OrganizationId};
-use crate::model::integration::{Integration, Limit};
+use crate::model::integration::{Integration, Limit, Values};
 use crate::model::name::Key;
 use crate::vault::change::Change;
 use crate::vault::change::import::Import;
@@ -179,7 +179,7 @@ pub(super) async fn import(
     let connections = there.fit(organization, &integrations, drafts)?;
     let changes: Vec<Difference> = integrations
         .iter()
-        .map(|integration| compare::integration(there.integrations.get(&integration.slug), integration))
+        .map(|integration| compare::integration(there.integrations.get(&integration.slug), &there.filled(integration)))
         .chain(connections.iter().map(|connection| {
             let key = (connection.customer.clone(), connection.key.clone());
             let before = there.connections.get(&key).map(|before| written(before));
@@ -249,7 +249,10 @@ fn read(reader: &Reader<'_>) -> Option<(Vec<Integration>, Vec<Draft>)> {
 
 /// What is there already of what a document names.
 struct There {
+    /// With the organization's values filled in.
     integrations: HashMap<Key, Arc<Integration>>,
+    /// What the organization has filled in once for all connections of an integration: it stays.
+    values: HashMap<Key, Values>,
     connections: HashMap<(Option<crate::model::name::CustomerName>, Key), Arc<Connection>>,
 }
 
@@ -260,7 +263,12 @@ impl There {
         integrations: &[Integration],
         drafts: &[Draft],
     ) -> Result<Self, AdminError> {
-        let mut there = There { integrations: HashMap::new(), connections: HashMap::new() };
+        let mut there = There { integrations: HashMap::new(), values: HashMap::new(), connections: HashMap::new() };
+        for Integration { slug, .. } in integrations {
+            if let Some((values, _)) = control.vault.database()?.integration_values(organization, slug).await? {
+                there.values.insert(slug.clone(), values);
+            }
+        }
         let used = drafts.iter().map(|draft| &draft.connection.integration);
         for slug in integrations.iter().map(|integration| &integration.slug).chain(used) {
             if !there.integrations.contains_key(slug)
@@ -279,6 +287,11 @@ impl There {
         Ok(there)
     }
 
+    /// An integration of the document as it will be there.
+    fn filled(&self, integration: &Integration) -> Integration {
+        self.values.get(&integration.slug).map_or_else(|| integration.clone(), |values| integration.filled(values))
+    }
+
     /// The connections that the drafts make, each with its integration: that of the document, or the one that is there.
     fn fit(
         &self,
@@ -289,7 +302,7 @@ impl There {
         let mut problems = Vec::new();
         let mut connections = Vec::with_capacity(drafts.len());
         let given: HashMap<&Key, Arc<Integration>> =
-            integrations.iter().map(|integration| (&integration.slug, Arc::new(integration.clone()))).collect();
+            integrations.iter().map(|integration| (&integration.slug, Arc::new(self.filled(integration)))).collect();
         for Draft { pointer, connection: draft, sharing } in drafts {
             let before = self.connections.get(&(draft.customer.clone(), draft.key.clone()));
             let slug = draft.integration.clone();

@@ -69,6 +69,26 @@ async fn what_one_organization_exports_another_imports() {
 }
 
 #[tokio::test]
+async fn an_organization_takes_its_own_export_with_what_it_has_filled_in_once() {
+    let server = Sidekey::with(|_| {}).await;
+    let admin = server.admin();
+    let document = json!({
+        "slug": "desk", "base_url": "https://{{ account }}.desk.example.test", "auth": [bearer()],
+        "fields": [{ "name": "account" }],
+    });
+    admin.must("POST", "integrations", document).await;
+    admin.must("PUT", "integrations/desk/values", json!({ "values": { "account": "acme" } })).await;
+    admin.must("POST", "connections", json!({ "key": "desk", "integration": "desk" })).await;
+    let exported = admin.get("export").await.json();
+    let again = admin.must("POST", "import?dry_run=true", exported.clone()).await.json();
+    assert_eq!(actions(&again), ["same"; 2], "{again}");
+    // Another one is told what it must fill in first.
+    admin.must("POST", "organizations", json!({ "key": "other", "name": "Other" })).await;
+    assert_eq!(admin.call("POST", "import?organization=other", &[], Some(exported)).await.status, 422);
+    server.finish(&[]).await;
+}
+
+#[tokio::test]
 async fn what_is_replaced_keeps_its_credential_and_the_difference_can_be_read() {
     let (sink, token) = (Sink::https().await, Canary::new("token"));
     let server = Sidekey::with(|config| {
