@@ -13,7 +13,7 @@ use crate::model::role::Permission;
 /// The prefix under which the calls stand.
 pub(super) const PREFIX: &str = "/api/v1";
 
-/// A method, a route as the router knows it without [`PREFIX`], and what it needs.
+/// A method, a route as the router knows it without `PREFIX`, and what it needs.
 pub type Call = (Method, &'static str, Permission);
 
 /// Every call that asks who is there.

@@ -18,7 +18,7 @@ const MASK: &str = "***";
 const SHORTEST: usize = 4;
 
 impl Injection {
-    /// A text with [`MASK`] in the place of every secret of this injection.
+    /// A text with `MASK` in the place of every secret of this injection.
     pub fn mask(&self, text: &[u8]) -> Vec<u8> {
         let mut needles = BTreeSet::new();
         for secret in self.texts().filter(|secret| secret.len() >= SHORTEST) {

@@ -107,7 +107,7 @@ impl<'a> Caller<'a> {
         })
     }
 
-    /// What each rule of its key says to a request; nothing where it has none. `path` is as in [`allows`](Self::allows).
+    /// What each rule of its key says to a request; nothing where it has none. `path` is as in `allows`.
     pub fn rules(&self, method: &Method, path: &str) -> Vec<Ruling> {
         let Some(key) = self.key() else { return Vec::new() };
         let scope = &key.terms.scope;

@@ -1,6 +1,6 @@
 //! Keys: which caller a presented text belongs to.
 //!
-//! A worker looks a text up by its [fingerprint](super::fingerprint) in a table of its own, and nothing is compared there
+//! A worker looks a text up by its fingerprint in a table of its own, and nothing is compared there
 //! but that. What it does not find is looked up by its public part among what all workers share, and its digest compared
 //! in constant time; what nobody has there is read from the vault. All of it is used only while nothing has changed.
 

@@ -66,7 +66,7 @@ pub enum Outcome {
         status: u16,
         /// And this type of body.
         content_type: Option<String>,
-        /// The beginning of the body, masked; no more than [`MOST_READ`] bytes of it were read.
+        /// The beginning of the body, masked; no more than `MOST_READ` bytes of it were read.
         body: Vec<u8>,
         /// Whether there was more of it.
         is_cut: bool,

@@ -1,6 +1,6 @@
 //! Who did what: the author of a change, the events that tell of it, and the chain that holds them together.
 //!
-//! An event is written in the transaction of what it tells of ([`record`](chain::record)). The events of an organization
+//! An event is written in the transaction of what it tells of (`chain::record`). The events of an organization
 //! are numbered without a gap, and each carries an HMAC over itself and the one before it, so that a row that was
 //! removed, altered or put elsewhere shows ([`Database::verify_audit`]). What nobody can see from the inside is a tail
 //! that was cut off together with the note of where the chain ended: whoever wants to see that keeps the count and head
