@@ -284,7 +284,9 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if path.is_dir() && name != ".git" && !path.join("CACHEDIR.TAG").exists() {
+        // What a tool remembers beside the sources is none of them.
+        let is_kept_out = matches!(name, ".git" | ".hypothesis" | ".schemathesis");
+        if path.is_dir() && !is_kept_out && !path.join("CACHEDIR.TAG").exists() {
             files(&path, found);
         } else if path.is_file() && !matches!(name, "Cargo.lock" | ".git") {
             found.push(path);
