@@ -35,11 +35,10 @@ pub(super) fn record(
     stops: CancellationToken,
 ) -> JoinHandle<()> {
     tokio::task::spawn_local(async move {
-        let Ok(database) = vault.database() else {
-            while taken.recv().await.is_some() {}
-            return;
-        };
-        if let Err(error) = sort_out(&vault, database, &stops).await {
+        let database = vault.database().ok();
+        if let Some(database) = database
+            && let Err(error) = sort_out(&vault, database, &stops).await
+        {
             tracing::warn!(%error, "what was put down of the use of credentials could not be recorded yet");
         }
         let mut waiting = Vec::new();
@@ -49,6 +48,7 @@ pub(super) fn record(
                 uses.extend(more.into_uses());
             }
             count_callers(&metrics, &uses);
+            let Some(database) = database else { continue };
             waiting.append(&mut uses);
             // What stands together is written together; the oldest stay first.
             waiting.sort_by_key(|one| (one.hour, one.connection));

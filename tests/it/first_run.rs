@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use crate::admin::{bearer, integration};
 use crate::api::{self, API};
 use crate::harness::process::{Process, run};
-use crate::harness::{Canary, Sidekey, Sink, get};
+use crate::harness::{Canary, Sidekey, Sink, get, soon};
 
 /// Free ports, for a server that has no configuration file.
 fn free_ports() -> Vec<(String, String)> {
@@ -192,7 +192,7 @@ async fn a_credential_that_cannot_be_read_is_a_mistake_of_the_configuration() {
 async fn without_a_vault_declared_connections_are_served_and_nothing_is_written() {
     let (sink, token) = (Sink::https().await, Canary::new("sidecar"));
     let server = Sidekey::with(|config| {
-        config.set("vault.enabled", false).to(&sink).bearer("api", token.text());
+        config.set("vault.enabled", false).set("proxy.usage_interval", "20ms").to(&sink).bearer("api", token.text());
     })
     .await;
     assert_eq!(get(server.proxy(), "/", &[API]).await.status, 200);
@@ -200,6 +200,8 @@ async fn without_a_vault_declared_connections_are_served_and_nothing_is_written(
     assert_eq!(files(server.folder()), ["ca.pem", "sidekey.toml"]);
     let ready = server.admin_address.clone();
     assert_eq!(get(ready, "/readyz", &[]).await.status, 200);
+    let counted = "sidekey_caller_requests_total{caller=\"local\"}";
+    soon("the request to be counted", async { while server.metric(counted).await < 1.0 {} }).await;
     server.finish(&[&token]).await;
 }
 
