@@ -7,7 +7,7 @@ use http::Version;
 
 use super::fields::{Fields, Span};
 use super::head::{HeadError, MOST_FIELDS};
-use super::names::{self, Begun, Names};
+use super::names::{self, Begun, SeenNames};
 use super::scratch;
 use crate::model::header::{Known, meaning};
 
@@ -228,7 +228,7 @@ struct Plain<'a> {
 
 /// What is such a field, all of it there: letters and `-`, a colon, one space, something visible and the end of the line.
 #[inline(always)]
-fn plain_field<'a>(line: &'a [u8], names: &mut Names) -> Option<Plain<'a>> {
+fn plain_field<'a>(line: &'a [u8], names: &mut SeenNames) -> Option<Plain<'a>> {
     let begun = names::begun(line);
     let (name, known) = match begun.as_ref().and_then(|begun| names.find(begun)) {
         Some(found) => found,
@@ -243,7 +243,7 @@ fn plain_field<'a>(line: &'a [u8], names: &mut Names) -> Option<Plain<'a>> {
 
 /// The length of a name that was not seen lately, and what it means.
 #[inline(never)]
-fn plain_name(line: &[u8], begun: Option<Begun>, names: &mut Names) -> Option<(usize, Known)> {
+fn plain_name(line: &[u8], begun: Option<Begun>, names: &mut SeenNames) -> Option<(usize, Known)> {
     let (name, rest) = line.split_at_checked(leading(line, word::letters_and_dashes, is_letter_or_dash))?;
     if name.is_empty() || !rest.starts_with(b": ") {
         return None;

@@ -12,7 +12,7 @@ const WORDS: usize = 3;
 const LONGEST: usize = WORDS * 8;
 
 /// The names that a thread has seen.
-pub(super) struct Names([Seen; PLACES]);
+pub(super) struct SeenNames([Seen; PLACES]);
 
 /// One of them. Where there is none, nothing is equal to it: no line begins with zeros.
 #[derive(Clone, Copy)]
@@ -37,9 +37,9 @@ pub(super) fn begun(line: &[u8]) -> Option<Begun> {
     Some([u64::from_le_bytes(*first), u64::from_le_bytes(*second), u64::from_le_bytes(*third)])
 }
 
-impl Names {
+impl SeenNames {
     pub(super) const fn new() -> Self {
-        Names([Seen { words: [1, 0, 0], masks: [0; WORDS], length: 0, known: Known::Other }; PLACES])
+        SeenNames([Seen { words: [1, 0, 0], masks: [0; WORDS], length: 0, known: Known::Other }; PLACES])
     }
 
     /// The length of the name that a line begins with, and what it means, where it was seen before.
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_name_is_found_again_whatever_its_value_and_no_other_is() {
-        let mut names = Names::new();
+        let mut names = SeenNames::new();
         let line = |text: &str| begun(text.as_bytes()).unwrap();
         for length in 1..=22 {
             let name = "abcdefghijklmnopqrstuv".get(..length).unwrap();
@@ -102,6 +102,6 @@ mod tests {
         names.keep(&long, 23, Known::Date);
         assert_eq!(names.find(&long), None, "too long to be kept");
         assert_eq!(begun(b"short: line"), None);
-        assert_eq!(Names::new().find(&[0; WORDS]), None);
+        assert_eq!(SeenNames::new().find(&[0; WORDS]), None);
     }
 }

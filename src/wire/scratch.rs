@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use super::fields::Held;
-use super::names::Names;
+use super::names::SeenNames;
 use crate::model::header::Meanings;
 
 /// How much is read at once.
@@ -23,12 +23,12 @@ thread_local! {
     /// The one that most reads need; others are behind it.
     static AREA: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static AREAS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    static NAMES: RefCell<Names> = const { RefCell::new(Names::new()) };
+    static NAMES: RefCell<SeenNames> = const { RefCell::new(SeenNames::new()) };
     static BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The names of fields that this thread has seen.
-pub(super) fn with_names<T>(read: impl FnOnce(&mut Names) -> T) -> T {
+pub(super) fn with_names<T>(read: impl FnOnce(&mut SeenNames) -> T) -> T {
     NAMES.with_borrow_mut(read)
 }
 
