@@ -70,17 +70,14 @@ fn day(year: i64, month: i64, of_month: i64) -> i64 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
+/// Every moment in as many characters, so that texts are in the order of what they say.
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seconds, millisecond) = (self.0 / MILLISECONDS, self.0 % MILLISECONDS);
         let (year, month, of_month) = date(seconds.div_euclid(DAY));
         let of_day = seconds.rem_euclid(DAY);
         let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
-        write!(f, "{year:04}-{month:02}-{of_month:02}T{hour:02}:{minute:02}:{second:02}")?;
-        if millisecond > 0 {
-            write!(f, ".{millisecond:03}")?;
-        }
-        f.write_str("Z")
+        write!(f, "{year:04}-{month:02}-{of_month:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
     }
 }
 
@@ -160,11 +157,11 @@ mod tests {
 
     #[test]
     fn moments_are_read_in_every_zone_and_written_in_one() {
-        assert_eq!(written("2026-11-21T18:00:00Z"), "2026-11-21T18:00:00Z");
+        assert_eq!(written("2026-11-21T18:00:00Z"), "2026-11-21T18:00:00.000Z");
         assert_eq!(written("2026-11-21t18:00:00.5z"), "2026-11-21T18:00:00.500Z");
-        assert_eq!(written("2026-11-22T00:30:00+05:30"), "2026-11-21T19:00:00Z");
+        assert_eq!(written("2026-11-22T00:30:00+05:30"), "2026-11-21T19:00:00.000Z");
         assert_eq!(written("2026-11-21T18:00:00.123999-01:00"), "2026-11-21T19:00:00.123Z");
-        assert_eq!(written("2024-02-29T23:59:59Z"), "2024-02-29T23:59:59Z");
+        assert_eq!(written("2024-02-29T23:59:59Z"), "2024-02-29T23:59:59.000Z");
         assert_eq!("1970-01-01T00:00:00Z".parse::<Moment>().unwrap().milliseconds(), 0);
         assert_eq!("2001-09-09T01:46:40Z".parse::<Moment>().unwrap().milliseconds(), 1_000_000_000_000);
     }

@@ -149,8 +149,8 @@ async fn a_credential_is_of_use_until_it_expires() {
     assert_eq!(pointers(&admin.put(&format!("{path}?expires_at=tomorrow"), body()).await), [""]);
     admin.must("PUT", &format!("{path}?expires_at=2999-01-01T00:00:00Z"), body()).await;
     let shown = admin.get("connections/crm").await.json();
-    assert_eq!(shown["expires_at"], "2999-01-01T00:00:00Z");
-    assert_eq!(shown["environments"]["production"]["expires_at"], "2999-01-01T00:00:00Z");
+    assert_eq!(shown["expires_at"], "2999-01-01T00:00:00.000Z");
+    assert_eq!(shown["environments"]["production"]["expires_at"], "2999-01-01T00:00:00.000Z");
     let tag = [("Sidekey-Connection", "crm")];
     assert_eq!(ask(&server, &tag).await.status, 200);
     let soon = sidekey::model::moment::Moment::now().after(Duration::from_millis(1_500));

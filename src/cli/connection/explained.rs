@@ -73,11 +73,11 @@ mod tests {
             "refusal": { "status": 403, "code": "not_permitted", "detail": "no" },
             "decisions": [{ "about": "connection", "passed": true, "rule": "\u{1b}x" }, { "about": "method", "passed": false, "rule": "GET only" }],
             "injections": [], "limits": [{ "of": "key", "requests": 60, "seconds": 60, "left": 59 }],
-            "credential_expires_at": null, "key_expires_at": "2030-01-01T00:00:00Z",
+            "credential_expires_at": null, "key_expires_at": "2030-01-01T00:00:00.000Z",
         });
         let expected = "POST https://api.example.test/a\nwould be refused: 403 not_permitted: no\ndecided:\n  \
                         ok      connection   \\u{1b}x\n  REFUSED method       GET only\nlimits:\n  \
-                        key          59 left of 60 in 60 s\nthe key is of use until 2030-01-01T00:00:00Z\n";
+                        key          59 left of 60 in 60 s\nthe key is of use until 2030-01-01T00:00:00.000Z\n";
         assert_eq!(render(&explanation), expected);
     }
 }
