@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use axum::Json;
+use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::model::document::Problem;
+use crate::telemetry::request_id::RequestId;
 use crate::vault::VaultError;
 use crate::vault::error::DatabaseError;
 
@@ -248,7 +249,8 @@ impl IntoResponse for AdminError {
             // A document can have as many mistakes as values; nobody reads more than these.
             problem["errors"] = json!(problems.iter().take(MOST_PROBLEMS).collect::<Vec<_>>());
         }
-        let mut response = (status, Json(problem)).into_response();
+        let mut response = status.into_response();
+        response.extensions_mut().insert(Untold(problem));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json; charset=utf-8"));
         if status == StatusCode::UNAUTHORIZED {
@@ -264,6 +266,19 @@ impl IntoResponse for AdminError {
         }
         response
     }
+}
+
+/// What a refusal says, while it is not known yet in which request.
+#[derive(Clone)]
+struct Untold(Value);
+
+/// Writes a refusal, if the answer is one, naming the request.
+pub(super) fn tell(response: &mut Response, request: RequestId) {
+    let Some(Untold(mut problem)) = response.extensions_mut().remove() else { return };
+    problem["request_id"] = json!(request.as_str());
+    // The router has counted the body that was not there yet.
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    *response.body_mut() = Body::from(problem.to_string());
 }
 
 /// What no route answers.

@@ -99,7 +99,7 @@ pub enum Denied {
     #[error("the key's rules do not allow this method or path")]
     Rule,
     /// A limit was reached.
-    #[error("more requests than the limit of the {} allows", .0.holder.as_str())]
+    #[error("more requests than {} allows", .0.holder.in_words())]
     Limited(Exceeded),
 }
 

@@ -1,5 +1,6 @@
 //! What holds for every call that the description has: a new one is tried as soon as it is described.
 
+mod answers;
 mod bodies;
 mod strangers;
 mod world;

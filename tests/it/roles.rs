@@ -45,7 +45,7 @@ async fn every_role_may_call_what_the_table_says_and_nothing_else_tn_12() {
             assert_eq!(refused, role.grant(*permission) == Grant::None, "{method} {route} as {role}");
             if refused {
                 assert_eq!(problem(&reply).code, "role_insufficient");
-                refusals.push(reply.text());
+                refusals.push(reply.said());
             }
             let cell = match (refused, role.grant(*permission)) {
                 (true, _) => "-",
@@ -95,10 +95,10 @@ async fn an_organization_that_is_not_ones_own_is_no_organization_tn_01() {
         let theirs = admin.call(method.as_str(), &format!("{path}?organization=other"), &[], body()).await;
         let nobodys = admin.call(method.as_str(), &format!("{path}?organization=nobody"), &[], body()).await;
         assert!(matches!(theirs.status, 403 | 404), "{method} {path}: {}", theirs.text());
-        assert_eq!((theirs.status, theirs.text()), (nobodys.status, nobodys.text()), "{method} {path}");
+        assert_eq!((theirs.status, theirs.said()), (nobodys.status, nobodys.said()), "{method} {path}");
     }
     let theirs = admin.get("organizations/other").await;
-    assert_eq!((theirs.status, theirs.text()), (404, admin.get("organizations/nobody").await.text()));
+    assert_eq!((theirs.status, theirs.said()), (404, admin.get("organizations/nobody").await.said()));
     assert_eq!(admin.get("environments?organization=default").await.status, 200);
     server.finish(&[]).await;
 }
