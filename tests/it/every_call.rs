@@ -2,6 +2,7 @@
 
 mod answers;
 mod bodies;
+mod cells;
 mod strangers;
 mod world;
 

@@ -77,6 +77,17 @@ async fn the_table_of_roles_is_shown_as_it_is_judged_by() {
         }
     }
     assert_eq!(shown["next"], Value::Null);
+    // What the table says is decided, not only shown: a changed cell is seen here, whether or not a call needs it.
+    let mut table = format!("{:22} {}\n", "", Role::ALL.map(Role::as_str).join(" "));
+    for permission in Permission::ALL {
+        let cell = |role: &Role| {
+            let grant = shown["items"][*role as usize]["permissions"][permission.as_str()].as_str().expect("a grant");
+            format!("{grant:<width$}", width = role.as_str().len())
+        };
+        let cells: Vec<String> = Role::ALL.iter().map(cell).collect();
+        let _ = writeln!(table, "{:22} {}", permission.as_str(), cells.join(" ").trim_end());
+    }
+    insta::assert_snapshot!("grants", table);
     server.finish(&[]).await;
 }
 
