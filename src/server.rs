@@ -5,6 +5,7 @@
 //! wrong with the configuration is told before that.
 
 mod admin_port;
+mod strict;
 pub mod assemble;
 mod bench;
 pub mod bind;

@@ -60,6 +60,9 @@ pub enum AdminError {
     /// The body came too slowly.
     #[error("the body did not come in time")]
     RequestTimeout,
+    /// What came is no request.
+    #[error(transparent)]
+    Unreadable(Unreadable),
     /// There is such a thing, and this cannot be done with it.
     #[error("this method is not allowed here; Allow lists those that are")]
     MethodNotAllowed,
@@ -81,6 +84,24 @@ pub enum AdminError {
     /// The vault.
     #[error(transparent)]
     Vault(VaultError),
+}
+
+/// Why what came on a connection is no request. Who reads the connection puts it into the extensions of the request that
+/// stands for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// It breaks the syntax, or could be read in two ways.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// Its head is too large.
+    #[error("the head has more than 100 fields or 64 KiB")]
+    HeadTooLarge,
+    /// Its target alone is too long.
+    #[error("the target is longer than 32 KiB")]
+    TargetTooLong,
+    /// Its head came too slowly.
+    #[error("the head of the request did not come in time")]
+    TooSlow,
 }
 
 impl From<VaultError> for AdminError {
@@ -134,13 +155,21 @@ const fn refusal(code: &'static str, status: StatusCode, when: When, meaning: &'
 
 /// Every code that an answer of this port can have; the description of the API is made of it.
 pub(super) const PROBLEMS: &[Refusal] = &[
+    refusal("request_malformed", StatusCode::BAD_REQUEST, When::Always, "what came can be read in two ways, or in none"),
+    refusal("target_too_long", StatusCode::URI_TOO_LONG, When::Always, "the target is longer than 32 KiB"),
+    refusal(
+        "head_too_large",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        When::Always,
+        "the head has more than 100 fields or 64 KiB",
+    ),
     refusal("syntax", StatusCode::BAD_REQUEST, When::Read, "the body is no JSON document"),
     refusal("unauthenticated", StatusCode::UNAUTHORIZED, When::Asked, "nobody knows who asks"),
     refusal("role_insufficient", StatusCode::FORBIDDEN, When::Asked, "whoever asks may not do this"),
     refusal("origin_not_allowed", StatusCode::FORBIDDEN, When::Always, "a web page of somebody else's asks"),
     refusal("not_found", StatusCode::NOT_FOUND, When::Asked, "there is no such thing, or not in this organization"),
     refusal("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, When::Named, "`Allow` lists the methods there are"),
-    refusal("request_timeout", StatusCode::REQUEST_TIMEOUT, When::Read, "the body did not come in time"),
+    refusal("request_timeout", StatusCode::REQUEST_TIMEOUT, When::Always, "the request did not come in time"),
     refusal(
         "conflict",
         StatusCode::CONFLICT,
@@ -211,7 +240,10 @@ impl AdminError {
             AdminError::MediaType => "media_type_unsupported",
             AdminError::Syntax(_) => "syntax",
             AdminError::TooLarge => "body_too_large",
-            AdminError::RequestTimeout => "request_timeout",
+            AdminError::RequestTimeout | AdminError::Unreadable(Unreadable::TooSlow) => "request_timeout",
+            AdminError::Unreadable(Unreadable::Malformed(_)) => "request_malformed",
+            AdminError::Unreadable(Unreadable::HeadTooLarge) => "head_too_large",
+            AdminError::Unreadable(Unreadable::TargetTooLong) => "target_too_long",
             AdminError::MethodNotAllowed => "method_not_allowed",
             AdminError::SignInRefused => "sign_in_refused",
             AdminError::SignInThrottled(_) => "rate_limited",

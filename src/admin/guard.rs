@@ -11,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::Control;
-use super::error::{self, AdminError};
+use super::error::{self, AdminError, Unreadable};
 use crate::model::origin::{Host, Origin, Scheme};
 use crate::telemetry::request_id::RequestId;
 
@@ -74,7 +74,12 @@ pub(super) fn request_id(parts: &Parts) -> Result<RequestId, AdminError> {
 pub(super) async fn check(State(control): State<Arc<Control>>, mut request: Request, next: Next) -> Response {
     let id = RequestId::generate();
     request.extensions_mut().insert(id);
-    let mut response = match control.guard.admits(request.method(), request.headers(), request.uri()) {
+    let unreadable = request.extensions().get::<Unreadable>().map(|why| AdminError::Unreadable(*why));
+    let admitted = unreadable.map_or_else(
+        || control.guard.admits(request.method(), request.headers(), request.uri()),
+        Err,
+    );
+    let mut response = match admitted {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
