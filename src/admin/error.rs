@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::model::document::Problem;
+use crate::model::role::Permission;
 use crate::telemetry::request_id::RequestId;
 use crate::vault::VaultError;
 use crate::vault::error::DatabaseError;
@@ -24,6 +25,9 @@ pub enum AdminError {
     /// Whoever asks may not do this.
     #[error("your roles do not allow this; GET /api/v1/roles tells which do")]
     RoleInsufficient,
+    /// Whoever asks may do this, and not with what stands in these places.
+    #[error("your roles do not grant the permission {}, which this needs; errors lists where", .0.as_str())]
+    Ungranted(Permission, Vec<Problem>),
     /// They want to give what they do not have themselves.
     #[error("nobody gives a role, scope, limit or lifetime that they do not have themselves")]
     AboveOwn,
@@ -229,7 +233,7 @@ impl AdminError {
     fn code(&self) -> &'static str {
         match self {
             AdminError::Unauthenticated => "unauthenticated",
-            AdminError::RoleInsufficient | AdminError::AboveOwn => "role_insufficient",
+            AdminError::RoleInsufficient | AdminError::Ungranted(..) | AdminError::AboveOwn => "role_insufficient",
             AdminError::OriginNotAllowed => "origin_not_allowed",
             AdminError::HostUnknown => "host_unknown",
             AdminError::NotFound(_) => "not_found",
@@ -277,7 +281,7 @@ impl IntoResponse for AdminError {
             "detail": self.to_string(),
             "code": code,
         });
-        if let AdminError::Invalid(problems) = &self {
+        if let AdminError::Invalid(problems) | AdminError::Ungranted(_, problems) = &self {
             // A document can have as many mistakes as values; nobody reads more than these.
             problem["errors"] = json!(problems.iter().take(MOST_PROBLEMS).collect::<Vec<_>>());
         }

@@ -9,11 +9,11 @@ use http::Method;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
 use super::resource::{Listing, Written, set, set_list, show, with_session};
-use super::show::{Column, Output, print, text};
+use super::show::{Column, Output, moment, print, text};
+use super::{Before, Failure};
 
 /// `sidekey api-key`
 #[derive(Debug, Args)]
@@ -120,18 +120,19 @@ struct Terms {
     written: Written,
 }
 
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column; 7] = [
     ("ID", |item| text(&item["id"])),
     ("NAME", |item| text(&item["name"])),
     ("STATUS", |item| text(&item["status"])),
     ("ROLES", |item| text(&item["roles"])),
-    ("LAST USED", |item| text(&item["last_used_at"])),
-    ("EXPIRES", |item| text(&item["expires_at"])),
+    ("OWNER", |item| text(&item["owner"])),
+    ("LAST USED", |item| moment(&item["last_used_at"])),
+    ("EXPIRES", |item| moment(&item["expires_at"])),
 ];
 
 /// Runs `sidekey api-key`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |session| act(session, command.action).await)
 }
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {

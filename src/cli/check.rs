@@ -1,11 +1,13 @@
 //! `sidekey check`: what is wrong and what to do. It reads only.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Failure;
+use super::show::print;
 use crate::config::{Address, Config, Environment, Style};
 use crate::directory::route::Route;
 use crate::model::id::OrganizationId;
@@ -38,19 +40,30 @@ pub fn run(explicit: Option<PathBuf>) -> Result<(), Failure> {
 #[derive(Default)]
 struct Findings {
     wrong: usize,
+    /// Why a finding could not be printed.
+    untold: Cell<Option<Failure>>,
 }
 
 impl Findings {
+    fn print(&self, text: &str) {
+        if let Err(failure) = print(text) {
+            self.untold.set(Some(failure));
+        }
+    }
+
     fn good(&self, what: impl std::fmt::Display) {
-        println!("ok     {what}");
+        self.print(&format!("ok     {what}\n"));
     }
 
     fn wrong(&mut self, what: impl std::fmt::Display) {
         self.wrong += 1;
-        println!("WRONG  {what}");
+        self.print(&format!("WRONG  {what}\n"));
     }
 
     fn conclude(self) -> Result<(), Failure> {
+        if let Some(failure) = self.untold.into_inner() {
+            return Err(failure);
+        }
         match self.wrong {
             0 => Ok(()),
             1 => Err(Failure::Failed("one thing is wrong; see above".to_owned())),
@@ -65,7 +78,7 @@ impl Findings {
         }
         if !config.warnings.is_empty() {
             let style = if std::io::stdout().is_terminal() { Style::Coloured } else { Style::Plain };
-            println!("{}", config.warnings.render(style));
+            self.print(&format!("{}\n", config.warnings.render(style)));
         }
     }
 

@@ -134,6 +134,16 @@ impl Client {
         Ok(Client { origin, tls, key: header, key_from, open: None })
     }
 
+    /// The server it asks.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Where its key is from.
+    pub(super) fn key_from(&self) -> &str {
+        &self.key_from
+    }
+
     /// Makes a call and reads its answer.
     pub(super) async fn call(&mut self, call: Call) -> Result<Answer, Failure> {
         let (parts, body) = self.send(&call).await?.into_parts();
@@ -159,11 +169,17 @@ impl Client {
         }
         while let Some(frame) = timeout(ANSWER, response.frame()).await.map_err(|_| self.late())? {
             let frame = frame.map_err(|error| self.broken(&error.to_string()))?;
-            if let Ok(data) = frame.into_data() {
-                sink.write_all(&data)?;
+            match frame.into_data().map(|data| sink.write_all(&data)) {
+                // Who stops reading early, such as `head`, has read enough.
+                Ok(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                Ok(Err(error)) => return Err(error.into()),
+                Ok(Ok(())) | Err(_) => {}
             }
         }
-        sink.flush().map_err(Failure::from)
+        match sink.flush() {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     async fn send(&mut self, call: &Call) -> Result<http::Response<Incoming>, Failure> {

@@ -2,18 +2,16 @@
 
 mod explained;
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
 use super::entered::{self, Entered};
 use super::resource::{Listing, Written, pair, set, set_list, show, with_session};
-use super::show::{Column, Output, clean, print, text};
+use super::show::{Column, Output, clean, moment, print, text};
+use super::{Before, Failure};
 
 /// The environment that is meant where neither command nor profile says one: the proxy port's own default.
 const DEFAULT_ENVIRONMENT: &str = "production";
@@ -148,14 +146,31 @@ struct Change {
     written: Written,
 }
 
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column; 10] = [
     ("KEY", |item| text(&item["key"])),
     ("CUSTOMER", |item| text(&item["customer"])),
     ("INTEGRATION", |item| text(&item["integration"])),
     ("STATUS", |item| statuses(&item["environments"])),
-    ("LAST USED", |item| text(&item["last_used_at"])),
+    ("EXPIRES", |item| moment(&item["expires_at"])),
+    ("LAST USED", |item| moment(&item["last_used_at"])),
+    ("USED BY", |item| users(item)),
+    ("VISIBILITY", |item| text(&item["visibility"])),
+    ("OWNER", |item| text(&item["owner"])),
     ("SOURCE", |item| text(&item["source"])),
 ];
+
+/// The workflows that used it, those that did last first; of many, how many more.
+fn users(item: &Value) -> String {
+    const SHOWN: usize = 3;
+    let workflows = item["used_by"].as_array().map_or(&[][..], Vec::as_slice);
+    let shown = workflows.len().min(SHOWN);
+    let count = item["used_by_count"].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or_default();
+    let first = text(&Value::from(&workflows[..shown]));
+    match count.saturating_sub(shown) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
 
 /// `production active, staging incomplete`
 fn statuses(environments: &Value) -> String {
@@ -165,8 +180,8 @@ fn statuses(environments: &Value) -> String {
 }
 
 /// Runs `sidekey connection`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |session| act(session, command.action).await)
 }
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {

@@ -1,16 +1,14 @@
 //! `sidekey environment`: the environments of an organization, in their order.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value};
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
 use super::resource::{Listing, set, show, with_session};
 use super::show::{Column, text};
+use super::{Before, Failure};
 
 /// `sidekey environment`
 #[derive(Debug, Args)]
@@ -65,8 +63,8 @@ const COLUMNS: [Column; 2] = [
 ];
 
 /// Runs `sidekey environment`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |session| act(session, command.action).await)
 }
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {

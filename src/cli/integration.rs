@@ -1,16 +1,14 @@
 //! `sidekey integration`: how to talk to one provider.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
-use super::resource::{Listing, Written, pair, set, set_list, show, with_session};
-use super::show::{Column, Output, print, text};
+use super::resource::{Listing, Written, called, pair, set, set_list, show, with_session};
+use super::show::{Column, Output, moment, print, text};
+use super::{Before, Failure};
 
 /// `sidekey integration`
 #[derive(Debug, Args)]
@@ -110,13 +108,13 @@ fn methods(item: &Value) -> String {
 const VERSIONS: [Column; 4] = [
     ("VERSION", |item| text(&item["number"])),
     ("BY", |item| text(&item["actor"])),
-    ("AT", |item| text(&item["created_at"])),
+    ("AT", |item| moment(&item["created_at"])),
     ("BASE URL", |item| text(&item["document"]["base_url"])),
 ];
 
 /// Runs `sidekey integration`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |session| act(session, command.action).await)
 }
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
@@ -223,11 +221,7 @@ fn destinations(document: &Map<String, Value>) -> Vec<Value> {
 /// The connections of an integration, with their customer where they have one.
 async fn connections(session: &mut Session, slug: &str) -> Result<Vec<Value>, Failure> {
     let all = Listing { limit: None }.items(session, || show(&["connections"])).await?;
-    let name = |item: &Value| match item["customer"].as_str() {
-        Some(customer) => Value::from(format!("{} ({customer})", text(&item["key"]))),
-        None => item["key"].clone(),
-    };
-    Ok(all.iter().filter(|item| item["integration"] == slug).map(name).collect())
+    Ok(all.iter().filter(|item| item["integration"] == slug).map(|item| called(item).into()).collect())
 }
 
 fn tell(session: &Session, would: &Value, what: &str) -> Result<(), Failure> {

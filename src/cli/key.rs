@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Failure;
+use super::show::print;
 use crate::config::{Config, Environment};
 use crate::server::assemble::vault_options;
 use crate::server::control_socket::{Answer, Question, ask};
@@ -32,11 +33,10 @@ pub struct Rekey {
 /// Writes a new master key.
 pub fn generate(options: &Keygen) -> Result<(), Failure> {
     let id = keygen(&options.path).map_err(failed)?;
-    println!(
-        "wrote the master key {id} to {}; keep a copy of it apart from the vault's backups",
+    print(&format!(
+        "wrote the master key {id} to {}; keep a copy of it apart from the vault's backups\n",
         options.path.display()
-    );
-    Ok(())
+    ))
 }
 
 /// Wraps every data key anew under a new master key: by the running server, else by this process under the vault's
@@ -51,16 +51,15 @@ pub fn renew(explicit: Option<PathBuf>, options: Rekey) -> Result<(), Failure> {
     super::on_control_runtime(async {
         let question = Question::Rekey { write_to: write_to.clone() };
         match ask(&config.vault.path, &question).await? {
-            Some(Answer::Done(told)) => println!("the running server did it: {told}"),
-            Some(Answer::Failed(why)) => return Err(Failure::Failed(why)),
+            Some(Answer::Done(told)) => print(&format!("the running server did it: {told}\n")),
+            Some(Answer::Failed(why)) => Err(Failure::Failed(why)),
             None => {
                 let new = write_to.map_or(NewKey::Replace, NewKey::Write);
                 let rekeyed =
                     rekey(vault_options(&config.vault, &environment)?, &Author::system("command line"), new).await;
-                println!("{}", rekeyed.map_err(failed)?);
+                print(&format!("{}\n", rekeyed.map_err(failed)?))
             }
         }
-        Ok(())
     })
 }
 

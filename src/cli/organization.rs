@@ -1,16 +1,14 @@
 //! `sidekey organization`: the tenants.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value};
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
 use super::resource::{Listing, set, show, with_session};
 use super::show::{Column, text};
+use super::{Before, Failure};
 
 /// `sidekey organization`
 #[derive(Debug, Args)]
@@ -71,8 +69,8 @@ const COLUMNS: [Column; 3] =
     [("KEY", |item| text(&item["key"])), ("NAME", |item| text(&item["name"])), ("ID", |item| text(&item["id"]))];
 
 /// Runs `sidekey organization`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |session| act(session, command.action).await)
 }
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {

@@ -1,17 +1,15 @@
 //! `sidekey secret`: named values for credentials to refer to.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
 use super::entered::{self, Entered};
-use super::resource::{Listing, set, show, with_session};
+use super::resource::{Listing, called, set, show, with_session};
 use super::show::{Column, Output, print, text};
+use super::{Before, Failure};
 
 /// `sidekey secret`
 #[derive(Debug, Args)]
@@ -68,16 +66,22 @@ struct Change {
     description: Option<String>,
 }
 
-const COLUMNS: [Column; 4] = [
+const COLUMNS: [Column; 5] = [
     ("KEY", |item| text(&item["key"])),
     ("ENVIRONMENTS", |item| text(&item["environments"])),
+    ("USED BY", |item| text(&users(item))),
     ("DESCRIPTION", |item| text(&item["description"])),
     ("SOURCE", |item| text(&item["source"])),
 ];
 
+/// The connections that refer to a secret.
+fn users(secret: &Value) -> Value {
+    secret["used_by"].as_array().into_iter().flatten().map(called).collect()
+}
+
 /// Runs `sidekey secret`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |session| act(session, command.action).await)
 }
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
@@ -144,7 +148,7 @@ async fn delete(session: &mut Session, key: &str, force: bool, dry_run: bool) ->
         return session.output.done(&format!("the secret {key} is gone"), &Value::Null);
     }
     let shown = session.call(show(&["secrets", key])).await?.body;
-    let would = json!({ "dry_run": true, "secret": key, "values": shown["environments"], "used_by": shown["used_by"] });
+    let would = json!({ "dry_run": true, "secret": key, "values": shown["environments"], "used_by": users(&shown) });
     if session.output == Output::Json {
         return session.output.thing(&would);
     }

@@ -1,16 +1,14 @@
-//! `sidekey user` and `sidekey session`: people, and where they are signed in.
-
-use std::path::PathBuf;
+//! `sidekey user`: people who sign in.
 
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Map, Value};
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
 use super::resource::{Listing, set, set_list, show, with_session};
-use super::show::{Column, Output, print, text};
+use super::show::{Column, Output, moment, print, text};
+use super::{Before, Failure};
 
 /// `sidekey user`
 #[derive(Debug, Args)]
@@ -91,20 +89,12 @@ const COLUMNS: [Column; 6] = [
     ("ROLES", |item| text(&item["roles"])),
     ("STATUS", |item| text(&item["status"])),
     ("SIGN-IN", |item| text(&item["method"])),
-    ("LAST SIGN-IN", |item| text(&item["last_sign_in_at"])),
-];
-
-const SESSIONS: [Column; 5] = [
-    ("ID", |item| text(&item["id"])),
-    ("EMAIL", |item| text(&item["email"])),
-    ("ADDRESS", |item| text(&item["address"])),
-    ("LAST USED", |item| text(&item["used_at"])),
-    ("EXPIRES", |item| text(&item["expires_at"])),
+    ("LAST SIGN-IN", |item| moment(&item["last_sign_in_at"])),
 ];
 
 /// Runs `sidekey user`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |session| act(session, command.action).await)
 }
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
@@ -144,8 +134,7 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
             session.output.done(&format!("the user {} is gone", named.user), &Value::Null)
         }
         Action::Sessions(named) => {
-            let items = Listing { limit: None }.items(&mut session, || named.call(Method::GET, &["sessions"])).await?;
-            session.output.list(&items, &SESSIONS)
+            super::session::list(&mut session, &Listing { limit: None }, Some(&named.user)).await
         }
     }
 }
@@ -196,38 +185,4 @@ fn tell_link(session: &Session, invited: &Value) -> Result<(), Failure> {
         text(&invited["link_expires_at"])
     );
     print(&format!("{}\n", text(&invited["link"])))
-}
-
-/// `sidekey session`
-#[derive(Debug, Args)]
-pub struct SessionCommand {
-    #[command(flatten)]
-    access: Access,
-    #[command(subcommand)]
-    action: SessionAction,
-}
-
-#[derive(Debug, Subcommand)]
-enum SessionAction {
-    /// List the sessions
-    List(Listing),
-    /// End a session at once
-    Revoke {
-        /// Its id
-        session: String,
-    },
-}
-
-/// Runs `sidekey session`.
-pub fn run_session(explicit: Option<PathBuf>, command: SessionCommand) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |mut session| match command.action {
-        SessionAction::List(listing) => {
-            let items = listing.items(&mut session, || show(&["sessions"])).await?;
-            session.output.list(&items, &SESSIONS)
-        }
-        SessionAction::Revoke { session: id } => {
-            session.call(Call::new(Method::DELETE, &["sessions", &id])).await?;
-            session.output.done(&format!("the session {id} is over"), &Value::Null)
-        }
-    })
 }

@@ -113,6 +113,9 @@ async fn people_get_tables_and_scripts_get_json() {
     assert_eq!(lines.len(), 4, "{}", table.stdout);
     let column = lines[0].find("INTEGRATION").expect("a column");
     assert!(lines[1..].iter().all(|line| line[column..].starts_with("crm ")), "{}", table.stdout);
+    for column in ["STATUS", "EXPIRES", "LAST USED", "USED BY", "VISIBILITY", "OWNER", "SOURCE"] {
+        assert!(lines[0].contains(column), "{column}: {}", lines[0]);
+    }
     let items = json_of(&server, &["connection", "list"]).await;
     let keys: Vec<&str> = items.as_array().expect("a list").iter().filter_map(|item| item["key"].as_str()).collect();
     assert_eq!(keys, ["alpha", "beta-with-a-long-name", "gamma"]);

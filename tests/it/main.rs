@@ -65,6 +65,7 @@ mod resources;
 mod revoked;
 mod roles;
 mod scopes;
+mod secret_use;
 mod secrets;
 mod sessions;
 mod sign_in;
