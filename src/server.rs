@@ -5,7 +5,6 @@
 //! wrong with the configuration is told before that.
 
 mod admin_port;
-mod strict;
 pub mod assemble;
 mod bench;
 pub mod bind;
@@ -13,6 +12,7 @@ pub mod connection;
 pub mod control_socket;
 pub mod people;
 pub mod reload;
+mod strict;
 mod usage;
 pub mod worker;
 

@@ -159,7 +159,12 @@ const fn refusal(code: &'static str, status: StatusCode, when: When, meaning: &'
 
 /// Every code that an answer of this port can have; the description of the API is made of it.
 pub(super) const PROBLEMS: &[Refusal] = &[
-    refusal("request_malformed", StatusCode::BAD_REQUEST, When::Always, "what came can be read in two ways, or in none"),
+    refusal(
+        "request_malformed",
+        StatusCode::BAD_REQUEST,
+        When::Always,
+        "what came can be read in two ways, or in none",
+    ),
     refusal("target_too_long", StatusCode::URI_TOO_LONG, When::Always, "the target is longer than 32 KiB"),
     refusal(
         "head_too_large",
@@ -296,6 +301,10 @@ impl IntoResponse for AdminError {
             // Rounded up: who waits as long as is told gets in.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if matches!(self, AdminError::Unreadable(_)) {
+            // What follows on the same connection cannot be trusted to be a request.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -75,10 +75,8 @@ pub(super) async fn check(State(control): State<Arc<Control>>, mut request: Requ
     let id = RequestId::generate();
     request.extensions_mut().insert(id);
     let unreadable = request.extensions().get::<Unreadable>().map(|why| AdminError::Unreadable(*why));
-    let admitted = unreadable.map_or_else(
-        || control.guard.admits(request.method(), request.headers(), request.uri()),
-        Err,
-    );
+    let admitted =
+        unreadable.map_or_else(|| control.guard.admits(request.method(), request.headers(), request.uri()), Err);
     let mut response = match admitted {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),

@@ -43,12 +43,7 @@ impl Protocol {
     /// bounds the time until the first request: who judges heads is patient once before a head begins and once with it.
     pub fn new(head_timeout: Duration, metrics: Arc<Metrics>) -> Self {
         let mut builder = auto::Builder::new(Local);
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(None)
-            .max_buf_size(LARGEST_HEAD)
-            .half_close(true);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD).half_close(true);
         builder
             .http2()
             .timer(TokioTimer::new())

@@ -193,7 +193,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Strict<S> {
         }
         let since = *self.since.get_or_insert_with(Instant::now);
         ready!(self.deadline.poll(cx, since + self.head_timeout));
-        if begun { self.refuse(Unreadable::TooSlow) } else { self.state = State::Ended }
+        if begun {
+            self.refuse(Unreadable::TooSlow)
+        } else {
+            self.state = State::Ended
+        }
         Poll::Ready(())
     }
 

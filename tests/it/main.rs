@@ -6,6 +6,7 @@
 mod admin;
 mod admin_access;
 mod admin_documents;
+mod admin_framing;
 mod admin_link;
 mod api;
 mod api_keys;
