@@ -25,7 +25,7 @@ use super::request::{At, Own, Query, wrong};
 use super::standing::{Board, Standing, expected, is_needed, origins};
 use crate::credentials::injection::{Injection, Secrets, referenced_secrets};
 use crate::directory::route::Route;
-use crate::model::credential::{Credential, Piece, pieces, refers};
+use crate::model::credential::{Credential, Piece, pieces};
 use crate::model::document::Problem;
 use crate::model::field::Field;
 use crate::model::moment::Moment;
@@ -133,12 +133,11 @@ pub(super) async fn delete(
 /// Who enters a reference to a secret says where the secret goes: a connection may lead wherever a field of its base URL
 /// does. So it takes a permission of its own, which is judged by what stands there and not by whether there is such a
 /// secret.
-#[expect(clippy::disallowed_methods, reason = "a reference is looked for in what is entered")]
 fn check_references(actor: &Actor, fields: &SecretFields) -> Result<(), AdminError> {
     if actor.may(Permission::UseSecrets) {
         return Ok(());
     }
-    let holds_one = |given: &Given| matches!(given, Given::Text(value) if refers(value.expose_secret()));
+    let holds_one = |given: &Given| matches!(given, Given::Text(value) if !referenced_secrets([value]).is_empty());
     let referring = fields.0.iter().filter(|(_, given)| holds_one(given));
     let detail = |name: &str| format!("the value of `{}` refers to a secret", name.escape_debug());
     let problems: Vec<Problem> = referring.map(|(name, _)| problem(Some(name), detail(name))).collect();

@@ -81,7 +81,7 @@ async fn a_member_leads_no_secret_to_a_host_of_their_choice_tn_06() {
     ada.must("POST", "connections", to(CHOSEN)).await;
     let path = "connections/mine/credentials/production";
     let mut told = Vec::new();
-    for value in [REFERENCE, "Token @@SECRET:K@@!", "@@SECRET:NOBODYS@@", "@@SECRET:"] {
+    for value in [REFERENCE, "Token @@SECRET:K@@!", "@@SECRET:NOBODYS@@"] {
         let reply = ada.put(path, json!({ "token": value })).await;
         assert_eq!(ungranted(&reply), ["/token"], "{value}");
         told.push(reply.text());
