@@ -149,14 +149,13 @@ impl Aim {
         let Some(method) = method else { return Ok(()) };
         let fields: Vec<&str> =
             method.credential_fields(&self.integration.fields).map(|field| field.name.as_str()).collect();
-        for name in entered.filter(|name| !fields.contains(name)) {
-            let there = if fields.is_empty() { "none".to_owned() } else { fields.join(", ") };
-            return Err(Failure::Usage(format!(
-                "--set {name}: the auth method `{}` of {} has no such field; there are: {there}",
-                method.method, self.integration.slug
-            )));
-        }
-        Ok(())
+        let mut unknown = entered.filter(|name| !fields.contains(name));
+        let Some(name) = unknown.next() else { return Ok(()) };
+        let there = if fields.is_empty() { "none".to_owned() } else { fields.join(", ") };
+        Err(Failure::Usage(format!(
+            "--set {name}: the auth method `{}` of {} has no such field; there are: {there}",
+            method.method, self.integration.slug
+        )))
     }
 
     fn origins(&self, own: &Value) -> Result<Vec<Origin>, String> {
