@@ -17,6 +17,7 @@ mod browser_guard;
 mod cached;
 mod cli_access;
 mod cli_curl;
+mod cli_operations;
 mod cli_people;
 mod cli_resources;
 mod cli_transfer;
