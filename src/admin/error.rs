@@ -46,6 +46,9 @@ pub enum AdminError {
     /// It is not as the request expects it to be.
     #[error("it is not in the version that If-Match or If-None-Match asks for; read it again and decide anew")]
     Overtaken,
+    /// It was judged, and others have changed the organization before it was made.
+    #[error("the organization is being changed by others; try again")]
+    Outdated,
     /// The Idempotency-Key belongs to a request that said something else.
     #[error("another request was sent with this Idempotency-Key before; give each its own")]
     KeyReused,
@@ -114,6 +117,7 @@ impl From<VaultError> for AdminError {
             VaultError::Database(DatabaseError::NotFound(what)) => AdminError::NotFound(what),
             VaultError::Database(DatabaseError::Conflict(why) | DatabaseError::InUse(why)) => AdminError::Conflict(why),
             VaultError::Database(DatabaseError::Overtaken(_)) => AdminError::Overtaken,
+            VaultError::Database(DatabaseError::Outdated) => AdminError::Outdated,
             VaultError::Database(DatabaseError::Gone(why)) => AdminError::Gone(why),
             VaultError::Database(DatabaseError::NotPermitted(why)) => AdminError::NotPermitted(why),
             VaultError::Declared(_) | VaultError::Off => AdminError::Conflict(error.to_string()),
@@ -242,7 +246,7 @@ impl AdminError {
             AdminError::OriginNotAllowed => "origin_not_allowed",
             AdminError::HostUnknown => "host_unknown",
             AdminError::NotFound(_) => "not_found",
-            AdminError::Conflict(_) => "conflict",
+            AdminError::Conflict(_) | AdminError::Outdated => "conflict",
             AdminError::Overtaken => "precondition_failed",
             AdminError::KeyReused => "idempotency_key_reused",
             AdminError::Invalid(_) => "invalid",

@@ -137,6 +137,26 @@ async fn a_connection_that_is_given_to_a_member_takes_its_secret_nowhere_else() 
     server.finish(&[&secret]).await;
 }
 
+#[tokio::test]
+async fn a_host_that_is_changed_back_is_the_one_that_the_credential_was_entered_for() {
+    let (sink, token) = (sink().await, Canary::new("token"));
+    let server = server(&sink).await;
+    let admin = server.admin();
+    enter(&admin, &token).await;
+    admin.must("POST", "connections", to(HOST)).await;
+    admin.must("PUT", "connections/mine/credentials/production", json!({ "token": token.text() })).await;
+    let ask = async || get(server.proxy(), "/", &[("Sidekey-Connection", "mine")]).await;
+    let status = async || admin.get("connections/mine").await.json()["environments"]["production"]["status"].clone();
+    assert_eq!((ask().await.status, status().await), (200, json!("active")));
+    admin.must("PUT", "connections/mine", to(CHOSEN)).await;
+    assert_eq!((ask().await.status, status().await), (424, json!("expired")));
+    admin.must("PUT", "connections/mine", to(HOST)).await;
+    assert_eq!((ask().await.status, status().await), (200, json!("active")));
+    let hosts: Vec<_> = sink.requests().iter().map(|seen| seen.header("host").map(str::to_owned)).collect();
+    assert_eq!(hosts, [Some(HOST.to_owned()), Some(HOST.to_owned())]);
+    server.finish(&[&token]).await;
+}
+
 /// SE-10: what says where a request goes is plain text, whoever writes it.
 #[tokio::test]
 async fn nothing_but_a_credential_refers_to_a_secret_se_10() {

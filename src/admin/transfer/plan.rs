@@ -1,14 +1,15 @@
 //! What an import does to an organization as it is: judged once, as a whole, before anything is written.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::json;
 
+use super::super::Control;
+use super::super::error::AdminError;
 use super::difference::Difference;
 use super::given::{At, Draft, FilledIn, Given};
-use super::{Control, public, written};
-use crate::admin::error::AdminError;
+use super::{public, written};
 use crate::directory::route::Route;
 use crate::model::connection::{Connection, Sharing, Visibility};
 use crate::model::document::Problem;
@@ -18,7 +19,7 @@ use crate::model::name::Key;
 use crate::vault::change::import::Import;
 use crate::vault::change::resource::Reach;
 
-/// Where to enter what nobody enters here.
+/// What becomes of credentials where requests go elsewhere.
 const MOVED: &str = "its hosts change: credentials bound to the old ones must be entered again";
 
 /// What an import does.
@@ -59,7 +60,8 @@ impl Slug {
                 Some(integration) => {
                     let facts = database.integration_facts(organization, slug).await?;
                     let is_systems = facts.is_some_and(|facts| facts.reach == Reach::System);
-                    let fixed = is_systems.then_some("it is every organization's; super admins change it by PUT with ?system=true");
+                    let fixed = is_systems
+                        .then_some("it is every organization's; super admins change it by PUT with ?system=true");
                     Some(Held { integration: Arc::new(integration), fixed })
                 }
                 None => None,
@@ -166,7 +168,7 @@ impl Planning<'_> {
     fn integration(&mut self, At { pointer, thing }: &At<Integration>) {
         let Some(slug) = self.slugs.get(&thing.slug) else { return };
         let before = slug.before.as_ref().map(|held| &held.integration.document);
-        let difference = Difference::new("integration", thing.slug.as_str(), None, before, &thing.document);
+        let difference = Difference::new("integration", thing.slug.as_str(), None, before, Some(&thing.document));
         let fixed = slug.before.as_ref().and_then(|held| held.fixed);
         if difference.changes_something() {
             if let Some(why) = fixed {
@@ -184,20 +186,20 @@ impl Planning<'_> {
         let wrong = integration.check_values(values).into_iter().filter(|(field, _)| values.contains_key(field));
         let problems: Vec<Problem> =
             wrong.map(|(field, detail)| Problem { pointer: format!("{pointer}/values/{field}"), detail }).collect();
-        let before = public(integration, &slug.filled);
-        let before = (!before.is_empty()).then(|| json!(before));
-        let difference = Difference::new("values", named.as_str(), None, before.as_ref(), &json!(values));
-        // Nothing that is filled in is what there is where nothing was.
-        let changes = difference.changes_something() && !(before.is_none() && values.is_empty());
+        // Nothing that is filled in is the same as what was never filled in.
+        let some = |values: &Values| (!values.is_empty()).then(|| json!(values));
+        let before = some(&public(integration, &slug.filled));
+        let after = some(values).or(before.as_ref().map(|_| json!({})));
+        let difference = Difference::new("values", named.as_str(), None, before.as_ref(), after.as_ref());
         let is_told = slug.given.as_ref().is_some_and(|given| {
             slug.before.as_ref().is_none_or(|before| before.integration.document != given.document)
         });
-        let note = slug.note().filter(|_| changes && !is_told);
+        let note = slug.note().filter(|_| difference.changes_something() && !is_told);
         self.problems.extend(problems);
-        if changes {
+        if difference.changes_something() {
             self.import.values.push((named.clone(), values.clone()));
         }
-        self.changes.push(if changes { difference.noted(note) } else { difference.unchanged() });
+        self.changes.push(difference.noted(note));
     }
 
     async fn connection(&mut self, At { pointer, thing }: &At<Draft>) -> Result<(), AdminError> {
@@ -214,7 +216,7 @@ impl Planning<'_> {
         let was = before.as_deref().map(written);
         let customer = draft.customer.as_ref().map(|customer| customer.as_str());
         let difference =
-            Difference::new("connection", draft.key.as_str(), customer, was.as_ref(), &written(&connection));
+            Difference::new("connection", draft.key.as_str(), customer, was.as_ref(), Some(&written(&connection)));
         let slug = &draft.integration;
         let after = self.slugs.get(slug).and_then(Slug::filled_after);
         let route = match after {
@@ -238,14 +240,26 @@ impl Planning<'_> {
             return Ok(());
         };
         if self.control.vault.declares(before.id) {
-            let detail = "there is another connection of this key already: it is declared in the configuration, and read-only";
+            let detail =
+                "there is another connection of this key already: it is declared in the configuration, and read-only";
             self.wrong(pointer, detail);
         } else if before.sharing.visibility == Visibility::Personal {
             self.wrong(pointer, "the key is taken by a personal connection, which an import does not replace");
         }
-        let note = (!self.leads_as(&before, &route)?).then_some(MOVED);
+        let note = self.leads_elsewhere(&before, &route).await?.then_some(MOVED);
         self.import.connections.push(connection);
         self.changes.push(difference.noted(note));
         Ok(())
     }
+
+    /// Whether a connection leads to a host that the one before did not lead to.
+    async fn leads_elsewhere(&self, before: &Arc<Connection>, after: &Route) -> Result<bool, AdminError> {
+        let integration = self.control.vault.integration(self.organization, &before.integration).await?;
+        let was = integration.and_then(|integration| Route::new(Arc::clone(before), integration).ok());
+        Ok(was.is_some_and(|was| after.origins.iter().any(|origin| !was.origins.contains(origin))))
+    }
+}
+
+fn unknown(slug: &Key) -> String {
+    format!("there is no integration {slug}, neither here nor in the document")
 }
