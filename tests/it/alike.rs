@@ -11,7 +11,7 @@ use crate::every_call::world::{Call, World, calls};
 use crate::harness::Sidekey;
 use crate::harness::browser::user;
 
-/// The statements that a request has put to the vault, each with how many rows came and how many were written.
+/// The statements that a request has put to the vault, each with how many rows came and how many it wrote.
 type Work = Vec<(String, u64, u64)>;
 
 /// What each request has asked the vault, by its id; read once the server has written all it has to say.
@@ -24,7 +24,10 @@ async fn work(server: &mut Sidekey) -> BTreeMap<String, Work> {
         let (full, short) = (line["db.statement"].as_str(), line["summary"].as_str());
         let statement = full.filter(|full| !full.is_empty()).or(short).expect("a statement").trim().to_owned();
         let count = |name: &str| line[name].as_u64().expect("a number");
-        work.entry(id.to_owned()).or_default().push((statement, count("rows_returned"), count("rows_affected")));
+        // SQLite tells of a statement that writes nothing what the last one before it wrote.
+        let writes = !statement.starts_with("SELECT");
+        let (rows, written) = (count("rows_returned"), if writes { count("rows_affected") } else { 0 });
+        work.entry(id.to_owned()).or_default().push((statement, rows, written));
     }
     // Several connections answer at once, in no order.
     work.values_mut().for_each(|statements| statements.sort());

@@ -25,7 +25,7 @@ fn build(folder: &Path) -> String {
 }
 
 /// Makes the folder what it is when the power is back: only what was synced, under names that were synced.
-fn lose(disk: &Path, kept: &Path) {
+fn lose(disk: &Path, kept: &Path, library: &str) {
     let names = |folder: &Path| -> Vec<String> {
         let entries = std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
         let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()));
@@ -38,13 +38,27 @@ fn lose(disk: &Path, kept: &Path) {
     }
     for name in names(kept) {
         let Some(name) = name.strip_suffix(".named").filter(|name| server_made(name)) else { continue };
-        let bytes = kept.join(format!("{name}.bytes"));
+        let file = std::fs::read_to_string(kept.join(format!("{name}.named"))).expect("the file of a name");
+        let bytes = kept.join(format!("{file}.bytes"));
         let contents = if bytes.exists() { std::fs::read(&bytes).expect("the bytes") } else { Vec::new() };
         let file = disk.join(name);
         std::fs::write(&file, contents).expect("a file");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&file, mode).expect("its mode");
     }
+    for name in names(kept) {
+        std::fs::remove_file(kept.join(name)).expect("a file that goes");
+    }
+    // What is there now is safe.
+    run("for file in *; do [ -f \"$file\" ] && sync \"$file\"; done; sync .", disk, kept, library);
+}
+
+/// Runs a script in the folder on this disk.
+fn run(script: &str, disk: &Path, kept: &Path, library: &str) {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]).current_dir(disk).env("LD_PRELOAD", library);
+    let ran = shell.env("TEST_DISK", disk).env("TEST_KEPT", kept).status().expect("a shell");
+    assert!(ran.success(), "{script}");
 }
 
 /// ST-03
@@ -60,7 +74,7 @@ async fn what_was_answered_outlives_a_power_cut_st_03() {
     .await;
     // The very first start: its key, its vault and the first administrator's key are there after it.
     server.kill().await;
-    lose(server.folder(), kept.path());
+    lose(server.folder(), kept.path(), &library);
     server.restart().await;
     server.admin().must("POST", "integrations", integration("crm", bearer())).await;
     server.admin().must("POST", "connections", json!({ "key": "crm", "integration": "crm" })).await;
@@ -76,7 +90,7 @@ async fn what_was_answered_outlives_a_power_cut_st_03() {
         }
         let count = server.admin().get("audit/verify").await.json()["count"].clone();
         server.kill().await;
-        lose(server.folder(), kept.path());
+        lose(server.folder(), kept.path(), &library);
         server.restart().await;
 
         let admin = server.admin();
@@ -94,7 +108,7 @@ async fn what_was_answered_outlives_a_power_cut_st_03() {
     let rekeyed = server.run_beside(&["rekey", "--config", "sidekey.toml"], "").await;
     assert_eq!(rekeyed.code, 0, "{}", rekeyed.stderr);
     server.kill().await;
-    lose(server.folder(), kept.path());
+    lose(server.folder(), kept.path(), &library);
     server.restart().await;
     assert_eq!(get(server.proxy(), "/", &[("Sidekey-Connection", "crm")]).await.status, 200);
     server.finish(&[&canary]).await;
@@ -105,16 +119,11 @@ async fn what_was_answered_outlives_a_power_cut_st_03() {
 async fn a_disk_that_nobody_syncs_is_empty_after_a_power_cut() {
     let (tools, disk, kept) = (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
     let library = build(tools.path());
-    let run = |script: &str| {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", script]).current_dir(disk.path()).env("LD_PRELOAD", &library);
-        let ran = shell.env("TEST_DISK", disk.path()).env("TEST_KEPT", kept.path()).status().unwrap();
-        assert!(ran.success(), "{script}");
-    };
     let there = |name: &str| std::fs::read_to_string(disk.path().join(name)).ok();
-    run("echo safe > safe; sync safe; echo unnamed > unnamed; sync .; echo later > unsynced; echo more >> safe");
-    lose(disk.path(), kept.path());
+    let script = "echo safe > safe; sync safe; echo lost > named; sync .; echo later > unsynced; echo more >> safe";
+    run(script, disk.path(), kept.path(), &library);
+    lose(disk.path(), kept.path(), &library);
     assert_eq!(there("safe").as_deref(), Some("safe\n"), "what came after the sync is lost");
-    assert_eq!(there("unnamed").as_deref(), Some(""), "a name without bytes");
+    assert_eq!(there("named").as_deref(), Some(""), "a name without bytes");
     assert_eq!(there("unsynced"), None);
 }

@@ -1,7 +1,7 @@
 /* A disk that loses what was not synced when the power goes. Loaded in front of libc (LD_PRELOAD) it keeps, of each file
  * in the folder TEST_DISK, what fsync or fdatasync has said to be safe, in the folder TEST_KEPT: the bytes once the file
- * was synced (`name.bytes`), the name once its folder was (`name.named`). A file whose name was removed and synced is
- * gone there too. Whoever kills the process then puts back what has both. */
+ * was synced (`file.bytes`, whatever it is called), the name once its folder was (`name.named`, which holds the file).
+ * A name that was removed and synced is gone there too. Whoever kills the process then puts back what is named. */
 
 #pragma GCC diagnostic ignored "-Wformat-truncation"
 #define _GNU_SOURCE
@@ -28,16 +28,29 @@ static void fail(const char *what) {
   abort();
 }
 
-static void copy(const char *from, const char *to) {
+/* Through the very descriptor that was synced, where it can be read: closing another one of the same file would let go of
+ * all locks that the process has on it (POSIX). */
+static void copy(int file, const char *from, const char *to) {
   char part[PATH_MAX], bytes[65536];
   snprintf(part, sizeof part, "%s.part", to);
-  int in = open(from, O_RDONLY | O_CLOEXEC), out = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  int reads = (fcntl(file, F_GETFL) & O_ACCMODE) != O_WRONLY;
+  int in = reads ? file : open(from, O_RDONLY | O_CLOEXEC);
+  int out = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (in < 0 || out < 0) fail(from);
-  for (ssize_t count; (count = read(in, bytes, sizeof bytes)) != 0;)
+  off_t at = 0;
+  for (ssize_t count; (count = pread(in, bytes, sizeof bytes, at)) != 0; at += count)
     if (count < 0 || write(out, bytes, count) != count) fail(to);
-  close(in);
+  if (!reads) close(in);
   close(out);
   if (rename(part, to) != 0) fail(to);
+}
+
+/* A file whatever it is called; numbers are given again, so the time it was made is part of it. */
+static void identify(char *out, size_t size, const char *file) {
+  struct statx made;
+  if (statx(AT_FDCWD, file, AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_BTIME, &made) != 0) fail(file);
+  snprintf(out, size, "%llu-%lld-%u", (unsigned long long)made.stx_ino, (long long)made.stx_btime.tv_sec,
+           made.stx_btime.tv_nsec);
 }
 
 static int is_in(DIR *entries, const char *name) {
@@ -49,14 +62,16 @@ static int is_in(DIR *entries, const char *name) {
 
 /* The folder was synced: which names there are holds from now on. */
 static void keep_names(const char *disk, const char *kept) {
-  char bytes[PATH_MAX], named[PATH_MAX];
+  char from[PATH_MAX], named[PATH_MAX], identity[80];
   DIR *now = opendir(disk), *before = opendir(kept);
   if (!now || !before) fail(disk);
   for (struct dirent *entry; (entry = readdir(now));) {
     if (entry->d_type != DT_REG) continue;
     path(named, kept, entry->d_name, ".named");
-    int file = open(named, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    if (file < 0) fail(named);
+    path(from, disk, entry->d_name, "");
+    identify(identity, sizeof identity, from);
+    int file = open(named, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (file < 0 || write(file, identity, strlen(identity)) < 0) fail(named);
     close(file);
   }
   for (struct dirent *entry; (entry = readdir(before));) {
@@ -67,25 +82,24 @@ static void keep_names(const char *disk, const char *kept) {
     *end = 0;
     if (is_in(now, name)) continue;
     path(named, kept, name, ".named");
-    path(bytes, kept, name, ".bytes");
     unlink(named);
-    unlink(bytes);
   }
   closedir(now);
   closedir(before);
 }
 
 /* A file was synced: what is in it holds from now on, whatever it is called then. */
-static void keep_bytes(const struct stat *synced, const char *disk, const char *kept) {
-  char from[PATH_MAX], to[PATH_MAX];
+static void keep_bytes(int file, const struct stat *synced, const char *disk, const char *kept) {
+  char from[PATH_MAX], to[PATH_MAX], identity[80];
   DIR *entries = opendir(disk);
   if (!entries) fail(disk);
   for (struct dirent *entry; (entry = readdir(entries));) {
     struct stat found;
     path(from, disk, entry->d_name, "");
     if (lstat(from, &found) != 0 || found.st_ino != synced->st_ino || found.st_dev != synced->st_dev) continue;
-    path(to, kept, entry->d_name, ".bytes");
-    copy(from, to);
+    identify(identity, sizeof identity, from);
+    path(to, kept, identity, ".bytes");
+    copy(file, from, to);
   }
   closedir(entries);
 }
@@ -96,7 +110,7 @@ static void keep(int file) {
   if (!disk || !kept || fstat(file, &synced) != 0) return;
   pthread_mutex_lock(&lock);
   if (!S_ISDIR(synced.st_mode))
-    keep_bytes(&synced, disk, kept);
+    keep_bytes(file, &synced, disk, kept);
   else if (stat(disk, &folder) == 0 && folder.st_ino == synced.st_ino && folder.st_dev == synced.st_dev)
     keep_names(disk, kept);
   pthread_mutex_unlock(&lock);
