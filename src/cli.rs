@@ -12,6 +12,7 @@ pub mod curl;
 pub mod demo;
 mod entered;
 pub mod environment;
+mod foreseen;
 pub mod healthcheck;
 pub mod integration;
 pub mod key;

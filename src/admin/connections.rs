@@ -125,7 +125,7 @@ pub struct Filter {
 }
 
 /// What a view shows and nobody sets.
-const SHOWN_ONLY: [&str; 10] = [
+pub const SHOWN_ONLY: [&str; 10] = [
     "id",
     "source",
     "environments",

@@ -120,7 +120,7 @@ pub struct Injected {
 #[derive(ToSchema)]
 #[schema(as = ExplainedLimit)]
 pub struct Allowance {
-    /// `connection`, `key` or `organization`.
+    /// `connection`, `key_per_minute`, `key_per_hour`, `organization_per_minute` or `organization_per_hour`.
     pub of: String,
     /// So many requests at once.
     pub requests: u32,

@@ -101,6 +101,9 @@ struct Terms {
     /// A customer it may name, or a pattern with *
     #[arg(long = "customer", value_name = "PATTERN")]
     customers: Vec<String>,
+    /// Whether a request may ask what would become of it, by Sidekey-Explain
+    #[arg(long, value_name = "BOOLEAN", num_args = 0..=1, default_missing_value = "true")]
+    explain: Option<bool>,
     /// The environment that is meant where a request names none
     #[arg(long, value_name = "ENVIRONMENT")]
     default_environment: Option<String>,
@@ -209,6 +212,7 @@ impl Terms {
                 scope.remove(key);
             }
         }
+        set(&mut scope, "explain", self.explain);
         let mut limits = table(document, "limits");
         set(&mut limits, "per_minute", self.per_minute);
         set(&mut limits, "per_hour", self.per_hour);
@@ -237,8 +241,16 @@ async fn replace(session: &mut Session, named: &Named, name: Option<String>, ter
             "nothing is to be changed; `sidekey api-key set --help` lists what can be".to_owned(),
         ));
     }
-    let call = Call::new(Method::PUT, &["api-keys", &id]).json(&document.into()).version(found.version);
-    let changed = session.call(call).await?;
+    let differs = |key: &&String| document.get(*key) != before.get(*key);
+    let changed: Vec<&String> = document.keys().chain(before.keys()).filter(differs).collect();
+    // What is a part of its own is changed alone, and nothing else is written over.
+    let call = match changed.first().map(|key| key.as_str()) {
+        Some(part @ ("limits" | "scope")) if changed.iter().all(|key| *key == part) => {
+            Call::new(Method::PUT, &["api-keys", &id, part]).json(&document[part])
+        }
+        _ => Call::new(Method::PUT, &["api-keys", &id]).json(&document.clone().into()),
+    };
+    let changed = session.call(call.version(found.version)).await?;
     session.output.done(&format!("the API key {id} is changed"), &changed.body)
 }
 

@@ -265,7 +265,7 @@ impl Client {
                 self.origin
             ));
         };
-        let mut told = detail.to_owned();
+        let mut told = in_words_of_the_command_line(detail);
         for mistake in problem["errors"].as_array().into_iter().flatten() {
             let at = mistake["pointer"].as_str().filter(|pointer| !pointer.is_empty()).unwrap_or("the document");
             told.push_str(&format!("\n  {at}: {}", mistake["detail"].as_str().unwrap_or_default()));
@@ -276,7 +276,7 @@ impl Client {
                 self.key_from
             )),
             StatusCode::FORBIDDEN => Failure::Unauthorized(format!("{told}; ask an administrator of the organization")),
-            StatusCode::NOT_FOUND => Failure::NotFound(told),
+            StatusCode::NOT_FOUND => Failure::NotFound(with_where_to_look(told)),
             StatusCode::PRECONDITION_FAILED if code != "precondition_required" => {
                 Failure::Failed(format!("{told}\nsomebody changed it meanwhile: look at it and run the command again"))
             }
@@ -287,6 +287,31 @@ impl Client {
             _ => Failure::Failed(told),
         }
     }
+}
+
+/// The API names parameters of its own, for which commands have options.
+fn in_words_of_the_command_line(detail: &str) -> String {
+    let options = [("add ?force=true", "say --force"), ("?customer=", "--customer")];
+    options.iter().fold(detail.to_owned(), |told, (parameter, option)| told.replace(parameter, option))
+}
+
+/// What is not there, with the command that lists what is.
+fn with_where_to_look(told: String) -> String {
+    let next = match told.strip_prefix("there is no such ") {
+        Some("connection") => {
+            "`sidekey connection list` shows those there are; a customer's connection by its key needs --customer"
+        }
+        Some("environment") => "`sidekey environment list` shows those there are; -e names one",
+        Some("integration") => "`sidekey integration list` shows those there are",
+        Some("organization") => "`sidekey organization list` shows those there are",
+        Some("secret") => "`sidekey secret list` shows those there are",
+        Some("session") => "`sidekey session list` shows those there are",
+        Some("user") => "`sidekey user list` shows those there are",
+        Some("API key") => "`sidekey api-key list` shows those there are",
+        Some("version of this integration") => "`sidekey integration versions SLUG` lists those there are",
+        _ => return told,
+    };
+    format!("{told}; {next}")
 }
 
 #[cfg(test)]

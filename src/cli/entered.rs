@@ -21,8 +21,18 @@ pub(super) struct Entered {
     pub value: Zeroizing<String>,
 }
 
+/// What `--set` names, without a value being read: so that a wrong name is told before anybody is asked.
+pub(super) fn names(written: &[String]) -> Result<Vec<&str>, Failure> {
+    sources(written).map(|sources| sources.into_iter().map(|(name, _)| name).collect())
+}
+
 /// Reads everything that `--set` names.
 pub(super) fn read(written: &[String]) -> Result<Vec<Entered>, Failure> {
+    let read = |(name, source): (&str, Source<'_>)| Ok(Entered { value: source.read(name)?, name: name.to_owned() });
+    sources(written)?.into_iter().map(read).collect()
+}
+
+fn sources(written: &[String]) -> Result<Vec<(&str, Source<'_>)>, Failure> {
     let mut sources = Vec::with_capacity(written.len());
     for text in written {
         let (name, source) = parse(text)?;
@@ -36,8 +46,7 @@ pub(super) fn read(written: &[String]) -> Result<Vec<Entered>, Failure> {
             "stdin can hold one value only; put the others into files: --set NAME=@FILE".to_owned(),
         ));
     }
-    let read = |(name, source): (&str, Source<'_>)| Ok(Entered { value: source.read(name)?, name: name.to_owned() });
-    sources.into_iter().map(read).collect()
+    Ok(sources)
 }
 
 /// A JSON document of what was entered.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::access::{Access, Session};
 use super::client::Call;
+use super::foreseen::deletion;
 use super::resource::{Listing, set, show, with_session};
 use super::show::{Column, text};
 use super::{Before, Failure};
@@ -62,6 +63,9 @@ enum Action {
     Delete {
         /// Its id or key
         organization: String,
+        /// Say what is in it, and delete nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -110,9 +114,28 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
             let set = session.call(Call::new(Method::PUT, &segments).json(&limits.into())).await?;
             session.output.thing(&set.body)
         }
-        Action::Delete { organization } => {
+        Action::Delete { organization, dry_run: true } => foresee_deletion(session, &organization).await,
+        Action::Delete { organization, dry_run: false } => {
             session.call(Call::new(Method::DELETE, &["organizations", &organization])).await?;
             session.output.done(&format!("the organization {organization} is gone"), &Value::Null)
         }
     }
+}
+
+/// Tells what is in an organization, and so has to be deleted first.
+async fn foresee_deletion(mut session: Session, organization: &str) -> Result<(), Failure> {
+    session.call(show(&["organizations", organization])).await?;
+    session.organization = Some(organization.to_owned());
+    let mut along = Vec::new();
+    // Integrations that everybody has are not this organization's, and revoked keys are nobody's.
+    let is_in_it = |item: &&Value| item["source"].as_str().is_none_or(|source| source == "stored");
+    let is_alive = |item: &&Value| item["status"] != "revoked";
+    for (kind, name) in
+        [("connections", "key"), ("integrations", "slug"), ("secrets", "key"), ("users", "email"), ("api-keys", "name")]
+    {
+        let items = Listing { limit: None }.items(&mut session, || show(&[kind])).await?;
+        let names = items.iter().filter(is_in_it).filter(is_alive).map(|item| item[name].clone());
+        along.push((if kind == "api-keys" { "api_keys" } else { kind }, names.collect()));
+    }
+    deletion(session.output, "organization", organization, &along)
 }

@@ -103,7 +103,7 @@ impl From<Part> for Injected {
 /// A limit.
 #[derive(Debug, Serialize)]
 pub struct Limit {
-    /// `connection`, `key` or `organization`.
+    /// `connection`, `key_per_minute`, `key_per_hour`, `organization_per_minute` or `organization_per_hour`.
     pub of: &'static str,
     /// So many requests at once.
     pub requests: u32,

@@ -6,6 +6,7 @@
 mod admin;
 mod admin_access;
 mod admin_documents;
+mod admin_framing;
 mod admin_link;
 mod api;
 mod api_keys;
@@ -16,6 +17,7 @@ mod browser_guard;
 mod cached;
 mod cli_access;
 mod cli_curl;
+mod cli_operations;
 mod cli_people;
 mod cli_resources;
 mod cli_transfer;
