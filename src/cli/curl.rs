@@ -6,7 +6,7 @@
 mod heads;
 mod place;
 
-use std::io::{PipeReader, PipeWriter, Write};
+use std::io::{IsTerminal, PipeReader, PipeWriter, Write};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
@@ -72,6 +72,10 @@ pub fn run(before: Before, options: Options) -> Result<(), Failure> {
     drop(telling);
     let (ended, refusal) = options.ask(&told, heads, writer)?;
     if let Some(refusal) = refusal {
+        // The document that curl has shown ends without a line.
+        if std::io::stdout().is_terminal() {
+            eprintln!();
+        }
         return Err(refusal.failure(&proxy, &options.connection));
     }
     match ended.code() {
