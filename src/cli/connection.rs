@@ -79,6 +79,9 @@ enum Action {
         /// The method
         #[arg(long, short = 'X', default_value = "GET", value_name = "METHOD")]
         method: String,
+        /// Whether the holder of this API key would be let through: by which rules, with what left of its limits
+        #[arg(long, value_name = "API-KEY-ID")]
+        key: Option<String>,
     },
 }
 
@@ -166,7 +169,7 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
         }
         Action::Delete { named, force, dry_run } => delete(&mut session, &named, force, dry_run).await,
         Action::Test(place) => test(&mut session, &place).await,
-        Action::Explain { place, path, method } => explain(&mut session, &place, &path, &method).await,
+        Action::Explain { place, path, method, key } => explain(&mut session, &place, &path, &method, key).await,
     }
 }
 
@@ -219,8 +222,15 @@ async fn test(session: &mut Session, place: &InEnvironment) -> Result<(), Failur
     Err(Failure::Failed(format!("{connection} did not pass: {reason}")))
 }
 
-async fn explain(session: &mut Session, place: &InEnvironment, path: &str, method: &str) -> Result<(), Failure> {
+async fn explain(
+    session: &mut Session,
+    place: &InEnvironment,
+    path: &str,
+    method: &str,
+    key: Option<String>,
+) -> Result<(), Failure> {
     let mut document = place.document(session);
+    set(&mut document, "api_key", key);
     document.insert("method".to_owned(), method.into());
     document.insert("path".to_owned(), path.into());
     let answer = session.call(place.named.call(Method::POST, &["explain"]).json(&document.into())).await?;

@@ -31,6 +31,7 @@ mod endings;
 mod entered;
 mod every_call;
 mod explain;
+mod explain_key;
 mod export_import;
 mod first_request;
 mod first_run;
