@@ -165,6 +165,14 @@ impl Failure {
 }
 
 impl Failure {
+    /// What a person reads. Words of a server's may hold what somebody else wrote, which moves no cursor here.
+    fn told(&self) -> String {
+        match self {
+            Failure::Config(_) | Failure::Start(_) => chain(self),
+            _ => show::clean(&chain(self)),
+        }
+    }
+
     /// The same failure, with a sentence behind it.
     fn with(self, sentence: &str) -> Self {
         let told = |text: String| format!("{text}\n{sentence}");
@@ -202,7 +210,7 @@ pub fn run() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("sidekey: {}", chain(&failure));
+            eprintln!("sidekey: {}", failure.told());
             ExitCode::from(failure.exit_code())
         }
     }
@@ -251,4 +259,20 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 fn on_control_runtime<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let options = tokio::runtime::LocalOptions::default();
     tokio::runtime::Builder::new_current_thread().enable_all().build_local(options)?.block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn what_a_server_says_moves_no_cursor() {
+        let failure = Failure::Failed("a\u{1b}[2Jb\nc".to_owned());
+        assert_eq!(failure.told(), "a\\u{1b}[2Jb\nc");
+    }
 }

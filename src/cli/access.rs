@@ -213,7 +213,7 @@ impl Access {
         match &self.key_file {
             Some(path) if path == Path::new("-") => {
                 let mut key = Zeroizing::new(String::new());
-                std::io::stdin().take(4096).read_to_string(&mut key)?;
+                super::entered::stdin()?.take(4096).read_to_string(&mut key)?;
                 Ok(Some((key, "stdin".to_owned())))
             }
             Some(path) => read_key(&KeySource::File(path.clone()), environment).map(Some),

@@ -17,7 +17,7 @@ use crate::server::{chain, control_socket};
 use crate::tls::client_config;
 use crate::upstream::Upstream;
 use crate::vault::declared::Declared;
-use crate::vault::inspect;
+use crate::vault::inspect::{self, StoredConnection};
 
 /// Checks everything a server would need. The configuration comes first: with a wrong one nothing else can be looked
 /// at.
@@ -221,15 +221,13 @@ impl Findings {
             _ => Ok(Vec::new()),
         };
         match stored {
-            Ok(stored) => routes.extend(stored.into_iter().map(|(connection, integration)| {
+            Ok(stored) => routes.extend(stored.into_iter().map(|stored| {
+                let StoredConnection { connection, integration, filled } = stored;
                 let key = connection.key.to_string();
                 let integration = declared.integration(&connection.integration).cloned().or(integration.map(Arc::new));
-                (
-                    key,
-                    integration
-                        .ok_or_else(missing)
-                        .and_then(|integration| Route::new(Arc::new(connection), integration)),
-                )
+                let filled = integration.map(|integration| Arc::new(integration.filled(&filled)));
+                let route = filled.ok_or_else(missing);
+                (key, route.and_then(|integration| Route::new(Arc::new(connection), integration)))
             })),
             Err(error) => self.wrong(error),
         }

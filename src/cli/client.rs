@@ -265,10 +265,16 @@ impl Client {
                 self.origin
             ));
         };
-        let mut told = in_words_of_the_command_line(detail);
+        let mut told = match code {
+            // What the API says there is about its own document.
+            "invalid" => "that is refused:".to_owned(),
+            _ => in_words_of_the_command_line(detail),
+        };
         for mistake in problem["errors"].as_array().into_iter().flatten() {
             let at = mistake["pointer"].as_str().filter(|pointer| !pointer.is_empty()).unwrap_or("the document");
-            told.push_str(&format!("\n  {at}: {}", mistake["detail"].as_str().unwrap_or_default()));
+            let detail = in_words_of_the_command_line(mistake["detail"].as_str().unwrap_or_default());
+            let option = if at == "/environment" { "; -e names one" } else { "" };
+            told.push_str(&format!("\n  {at}: {detail}{option}"));
         }
         match status {
             StatusCode::UNAUTHORIZED => Failure::Unauthorized(format!(

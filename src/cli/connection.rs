@@ -48,7 +48,13 @@ enum Action {
     /// Show a connection, or with --environment its credential there: which fields are set, never their values
     Show(InEnvironment),
     /// Change a connection, or enter a credential with --set
-    Set(Box<Change>),
+    Set {
+        #[command(flatten)]
+        change: Box<Change>,
+        /// Its new key
+        #[arg(long, value_name = "KEY")]
+        rename: Option<String>,
+    },
     /// Delete the credential of an environment
     Unset(InEnvironment),
     /// Delete a connection with its credentials
@@ -154,7 +160,7 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
             let answer = session.call(call).await?;
             session.output.thing(&answer.body)
         }
-        Action::Set(change) => change::replace(&mut session, &change).await,
+        Action::Set { change, rename } => change::replace(&mut session, &change, rename.as_deref()).await,
         Action::Unset(place) => {
             let environment = place.environment(&session);
             session.call(place.named.call(Method::DELETE, &["credentials", &environment])).await?;

@@ -6,7 +6,7 @@
 mod heads;
 mod place;
 
-use std::io::{PipeReader, PipeWriter, Write};
+use std::io::{IsTerminal, PipeReader, PipeWriter, Write};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
@@ -21,9 +21,12 @@ use place::{Proxy, Site};
 
 /// Options of `sidekey curl`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "sidekey curl [OPTIONS] <CONNECTION> <PATH> [CURL OPTIONS]...",
+    after_help = "\
 Exit codes: 0, the upstream has answered, whatever its status; 1, it has not, or curl ended with an error of its own, \
-which is told; 4, no proxy port answers; 5 and 6, the proxy itself refused: not authorized, no such connection.")]
+which is told; 4, no proxy port answers; 5 and 6, the proxy itself refused: not authorized, no such connection."
+)]
 pub struct Options {
     /// A server of ~/.config/sidekey/profiles.toml; also SIDEKEY_PROFILE
     #[arg(long, value_name = "NAME")]
@@ -49,11 +52,10 @@ pub struct Options {
     customer: Option<String>,
     /// The connection, by id or key
     connection: String,
-    /// The path below the base URL, or the URL of another allowed host
-    path: String,
-    /// Options of curl, such as -X POST --json '{"a":1}'
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CURL OPTIONS")]
-    curl: Vec<String>,
+    /// The path below the base URL, or the URL of another allowed host; everything behind it is curl's, such as
+    /// -X POST --json '{"a":1}'
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "PATH")]
+    request: Vec<String>,
 }
 
 /// A pipe holds this much without anybody reading.
@@ -72,6 +74,10 @@ pub fn run(before: Before, options: Options) -> Result<(), Failure> {
     drop(telling);
     let (ended, refusal) = options.ask(&told, heads, writer)?;
     if let Some(refusal) = refusal {
+        // The document that curl has shown ends without a line.
+        if std::io::stdout().is_terminal() {
+            eprintln!();
+        }
         return Err(refusal.failure(&proxy, &options.connection));
     }
     match ended.code() {
@@ -102,7 +108,7 @@ impl Options {
             .arg("-q")
             .arg("--config")
             .arg(format!("/dev/fd/{}", told.as_raw_fd()))
-            .args(&self.curl)
+            .args(self.request.iter().skip(1))
             .spawn();
         let mut child = started.map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Failure::Failed(
@@ -141,7 +147,13 @@ impl Options {
                 "http://localhost".to_owned()
             }
         };
-        let (upstream, path) = split(&self.path)?;
+        let path = self.request.first().map_or("", String::as_str);
+        if path.starts_with('-') {
+            return Err(Failure::Usage(format!(
+                "{path} stands where the path belongs; options of curl come behind it"
+            )));
+        }
+        let (upstream, path) = split(path)?;
         option("url", &format!("{base}{path}"));
         for name in [&self.connection, self.environment.as_ref().unwrap_or(&self.connection)] {
             check(name)?;

@@ -94,11 +94,10 @@ async fn foresee(config: &Config, environment: &Environment, write_to: Option<&P
     let is_running = tokio::net::UnixStream::connect(path_beside(&config.vault.path)).await.is_ok();
     let who = if is_running { "the running server would do it" } else { "no server runs; this command would do it" };
     print(&format!(
-        "the vault {} is sealed with the master key {}; {} organizations would have their data keys wrapped anew\n\
+        "the vault {} is sealed with the master key {}; its data keys would be wrapped anew, values stay as they are\n\
          the new master key would be {place}\n{who}; backups made before need the old key\nnothing was changed\n",
         options.path.display(),
-        vault.wants,
-        vault.organizations
+        vault.wants
     ))
 }
 

@@ -111,7 +111,8 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
             let mut limits = found.body.as_object().cloned().filter(|_| !none).unwrap_or_default();
             set(&mut limits, "per_minute", per_minute);
             set(&mut limits, "per_hour", per_hour);
-            let set = session.call(Call::new(Method::PUT, &segments).json(&limits.into())).await?;
+            let call = Call::new(Method::PUT, &segments).json(&limits.into()).version(found.version);
+            let set = session.call(call).await?;
             session.output.thing(&set.body)
         }
         Action::Delete { organization, dry_run: true } => foresee_deletion(session, &organization).await,

@@ -75,7 +75,7 @@ impl Written {
         let Some(path) = &self.file else { return Ok(Map::new()) };
         let text = if path == Path::new("-") {
             let mut text = String::new();
-            std::io::stdin().take(1 << 20).read_to_string(&mut text)?;
+            super::entered::stdin()?.take(1 << 20).read_to_string(&mut text)?;
             text
         } else {
             std::fs::read_to_string(path).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?

@@ -118,6 +118,9 @@ fn table(items: &[Value], columns: &[Column]) -> String {
 
 fn fields(thing: &Value) -> String {
     let Value::Object(table) = thing else { return format!("{}\n", text(thing)) };
+    if table.is_empty() {
+        return format!("{}\n", text(thing));
+    }
     let width = table.keys().map(|name| name.chars().count()).max().unwrap_or_default();
     let mut shown = String::new();
     for (name, value) in table {

@@ -71,7 +71,7 @@ fn read(path: &Path) -> Result<Value, Failure> {
     let mut bytes = Vec::new();
     let wrong = |why: &dyn std::fmt::Display| Failure::Failed(format!("{}: {why}", path.display()));
     let read = if path == Path::new("-") {
-        std::io::stdin().take(LARGEST).read_to_end(&mut bytes)
+        super::entered::stdin()?.take(LARGEST).read_to_end(&mut bytes)
     } else {
         std::fs::File::open(path).and_then(|file| file.take(LARGEST).read_to_end(&mut bytes))
     };

@@ -56,6 +56,18 @@ async fn what_says_which_server_is_asked_stands_before_the_command_or_behind_it(
 }
 
 #[tokio::test]
+async fn stdin_holds_one_thing() {
+    let server = Sidekey::with(|_| {}).await;
+    let key = std::fs::read_to_string(server.folder().join("admin.key")).expect("admin.key");
+    let asked = on(&server, &["whoami", "--key-file", "-"], &key).await;
+    assert_eq!(asked.code, 0, "{}", asked.stderr);
+    let twice = ["integration", "create", "crm", "--key-file", "-", "-f", "-"];
+    let refused = on(&server, &twice, &key).await;
+    assert!(refused.code == 2 && refused.stderr.contains("stdin can hold one thing"), "{}", refused.stderr);
+    server.finish(&[]).await;
+}
+
+#[tokio::test]
 async fn whoami_tells_which_server_is_asked_and_what_the_key_may_do() {
     let server = Sidekey::with(|_| {}).await;
     let me = json_of(&server, &["whoami", "--organization", "default"]).await;

@@ -119,6 +119,26 @@ async fn keyed(sink: &Sink, token: &Canary, caller: bool) -> (Sidekey, TempDir) 
 }
 
 #[tokio::test]
+async fn everything_behind_the_path_is_curls() {
+    let (sink, canary) = (Sink::https().await, Canary::new("curl-options"));
+    let server = Sidekey::with(|config| {
+        config.to(&sink).bearer("crm", canary.text());
+    })
+    .await;
+    // These are options of commands too: a referer, a jar for cookies, a proxy that curl has been told not to use.
+    let options = ["-e", "https://from.example.test/", "-c", "jar", "--proxy", "http://127.0.0.1:1", "--json", "{}"];
+    let ran = on(&server, &[&["curl", "crm", "/x"], &options[..]].concat(), "").await;
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    assert_eq!(sink.requests()[0].header("referer"), Some("https://from.example.test/"));
+    assert_eq!(sink.requests()[0].method, "POST");
+    let before = on(&server, &["curl", "crm", "-e", "nowhere", "/x"], "").await;
+    assert!(before.code == 5 && before.stderr.contains("environment_not_permitted"), "{}", before.stderr);
+    let misplaced = on(&server, &["curl", "crm", "--fail", "/x"], "").await;
+    assert!(misplaced.code == 2 && misplaced.stderr.contains("--fail stands where"), "{}", misplaced.stderr);
+    server.finish(&[&canary]).await;
+}
+
+#[tokio::test]
 async fn a_profile_has_a_key_of_its_own_for_the_proxy() {
     let (sink, canary) = (Sink::https().await, Canary::new("curl-keyed"));
     let (server, home) = keyed(&sink, &canary, true).await;

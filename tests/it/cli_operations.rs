@@ -178,6 +178,30 @@ async fn every_operation_is_reached_by_a_verb() {
     server.finish(&[]).await;
 }
 
+#[tokio::test]
+async fn a_rekey_is_looked_at_before_it_is_done() {
+    let mut server = Sidekey::with(|_| {}).await;
+    let key = || std::fs::read(server.folder().join("master.key")).expect("master.key");
+    let before = key();
+    let would = server.run_beside(&["rekey", "--dry-run"], "").await;
+    assert_eq!(would.code, 0, "{}", would.stderr);
+    assert!(would.stdout.contains("the running server would do it"), "{}", would.stdout);
+    let elsewhere = server.run_beside(&["rekey", "--dry-run", "--write-to", "new.key"], "").await;
+    assert!(elsewhere.stdout.contains("new.key") && !server.folder().join("new.key").exists(), "{}", elsewhere.stdout);
+    let over = server.run_beside(&["rekey", "--dry-run", "--write-to", "admin.key"], "").await;
+    assert!(over.code == 1 && over.stderr.contains("is there already"), "{}", over.stderr);
+    assert_eq!(key(), before, "nothing was changed");
+    server.restart().await;
+    server.sigterm();
+    server.wait_exit().await;
+    let alone = server.run_beside(&["rekey", "--dry-run"], "").await;
+    assert!(alone.code == 0 && alone.stdout.contains("this command would do it"), "{} {}", alone.stdout, alone.stderr);
+    let vault = server.folder().join("sidekey.vault");
+    std::fs::rename(&vault, server.folder().join("elsewhere.vault")).expect("it is moved");
+    let nothing = server.run_beside(&["rekey", "--dry-run"], "").await;
+    assert!(nothing.code == 1 && nothing.stderr.contains("there is no vault"), "{}", nothing.stderr);
+}
+
 /// Whatever is looked at before it is done sends nothing that changes anything; and then it does what it said.
 #[tokio::test]
 async fn a_dry_run_sends_nothing_and_says_what_would_be() {

@@ -19,6 +19,7 @@ mod cli_access;
 mod cli_curl;
 mod cli_operations;
 mod cli_people;
+mod cli_prompt;
 mod cli_resources;
 mod cli_transfer;
 mod connection_test;

@@ -35,9 +35,6 @@ pub(super) struct Change {
     /// When what is entered ends to be of use, such as 2030-01-01T00:00:00Z
     #[arg(long, value_name = "MOMENT", requires = "entered")]
     expires_at: Option<String>,
-    /// Its new key
-    #[arg(long, value_name = "KEY")]
-    rename: Option<String>,
     /// The user it belongs to, by id
     #[arg(long, value_name = "USER")]
     owner: Option<String>,
@@ -79,7 +76,6 @@ impl Change {
     /// Lays what the options say over a document; the answer is whether they say anything.
     fn lay_over(&self, document: &mut Map<String, Value>) -> bool {
         let before = document.clone();
-        set(document, "key", self.rename.clone());
         set(document, "owner", self.owner.clone());
         set(document, "integration", self.integration.clone());
         set(document, "auth", self.auth.clone());
@@ -139,14 +135,15 @@ pub(super) async fn create(session: &mut Session, change: &Change) -> Result<(),
 }
 
 /// Changes a connection, its credential, or both.
-pub(super) async fn replace(session: &mut Session, change: &Change) -> Result<(), Failure> {
+pub(super) async fn replace(session: &mut Session, change: &Change, rename: Option<&str>) -> Result<(), Failure> {
     let named = &change.place.named;
     let found = session.call(named.call(Method::GET, &[])).await?;
     let mut document = match change.written.is_given() {
         true => change.written.read()?,
         false => found.body.as_object().cloned().unwrap_or_default(),
     };
-    let is_changed = change.lay_over(&mut document) || change.written.is_given();
+    let is_changed = change.lay_over(&mut document) || change.written.is_given() || rename.is_some();
+    set(&mut document, "key", rename);
     if !is_changed && change.entered.is_empty() {
         return Err(Failure::Usage(
             "nothing is to be changed; --set enters a credential, `sidekey connection set --help` lists the rest"

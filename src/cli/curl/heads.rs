@@ -78,7 +78,8 @@ impl Refusal {
             ("connection_needs_reconnect" | "credential_missing", _) => {
                 format!("`sidekey connection set {connection} --set …` enters its credential")
             }
-            _ => format!("`sidekey connection explain {connection} PATH` tells more"),
+            _ if *status >= 500 => "the answer says why".to_owned(),
+            _ => format!("the answer says why, and `sidekey connection explain {connection} PATH` tells more"),
         };
         let told = format!("the proxy refused the request with {status} {code}: {next}");
         match (status, code.as_str()) {

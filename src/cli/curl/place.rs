@@ -128,7 +128,7 @@ fn given_key(file: Option<&Path>, environment: &Environment) -> Result<Option<(Z
     match file {
         Some(path) if path == Path::new("-") => {
             let mut key = Zeroizing::new(String::new());
-            std::io::stdin().take(4096).read_to_string(&mut key)?;
+            crate::cli::entered::stdin()?.take(4096).read_to_string(&mut key)?;
             Ok(Some((key, "stdin".to_owned())))
         }
         Some(path) => read_key(&KeySource::File(path.to_owned()), environment).map(Some),
