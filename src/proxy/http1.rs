@@ -57,6 +57,7 @@ enum Next {
 
 /// Serves a client's connection to its end. There is one such future for each client that is connected, so it holds no
 /// more than it needs while it waits for a request; what a connection needs while it answers is in memory of its own.
+#[expect(clippy::manual_async_fn, reason = "the arguments of an async fn lie in its future twice")]
 pub fn serve<'a>(
     proxy: &'a Proxy,
     gate: &'a Gate,

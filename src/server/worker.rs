@@ -268,11 +268,7 @@ fn serve(opened: Opened, client: Rc<Client>, gate: Arc<Gate>) -> impl Future<Out
 }
 
 /// Serves what HTTP/1.1 has ended with, if it goes on.
-fn go_on<'a>(
-    worker: &'a Worker,
-    gate: &'a Arc<Gate>,
-    ended: Ended,
-) -> Option<Pin<Box<dyn Future<Output = ()> + 'a>>> {
+fn go_on<'a>(worker: &'a Worker, gate: &'a Arc<Gate>, ended: Ended) -> Option<Pin<Box<dyn Future<Output = ()> + 'a>>> {
     let Ended::Http2(stream) = ended else { return None };
     let answer = |request: Request<Incoming>| {
         let (proxy, gate) = (Rc::clone(&worker.proxy), Arc::clone(gate));
