@@ -12,6 +12,7 @@ pub mod curl;
 pub mod demo;
 mod entered;
 pub mod environment;
+mod foreseen;
 pub mod healthcheck;
 pub mod integration;
 pub mod key;
@@ -20,18 +21,21 @@ mod resource;
 pub mod role;
 pub mod secret;
 pub mod serve;
+pub mod session;
 mod show;
 pub mod transfer;
 pub mod user;
+pub mod whoami;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::ConfigError;
 use crate::server::{StartError, chain};
+use access::Access;
 
 /// A proxy that holds the credentials of your workflows: it injects them, guards where they go, and streams each
 /// request to the real API.
@@ -41,8 +45,28 @@ pub struct Cli {
     /// The configuration file; also SIDEKEY_CONFIG, ./sidekey.toml, /etc/sidekey/sidekey.toml
     #[arg(long, short, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    access: Access,
     #[command(subcommand)]
     verb: Verb,
+}
+
+/// What stands before the command.
+#[derive(Debug)]
+pub struct Before {
+    config: Option<PathBuf>,
+    /// What stands there of a command that asks the admin port is among that command's own options too.
+    access: Access,
+}
+
+impl Before {
+    /// For a command that asks no admin port: the configuration, where nothing else is said.
+    fn only_config(self, verb: &str) -> Result<Option<PathBuf>, Failure> {
+        match self.access.first_given() {
+            None => Ok(self.config),
+            Some(option) => Err(Failure::Usage(format!("{option} means nothing to `sidekey {verb}`; leave it out"))),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -74,11 +98,13 @@ enum Verb {
     /// Users: people who sign in
     User(user::Command),
     /// Sessions of people who are signed in
-    Session(user::SessionCommand),
+    Session(session::Command),
     /// Who did what, when and from where
     Audit(audit::Command),
     /// Roles, and what each may do
     Role(role::Command),
+    /// Tell which server is asked, who asks it and what they may do
+    Whoami(whoami::Command),
     /// Write integrations and connections, without secrets, for an import elsewhere
     Export(transfer::Export),
     /// Take over integrations and connections of an export: all of them, or none
@@ -139,6 +165,14 @@ impl Failure {
 }
 
 impl Failure {
+    /// What a person reads. Words of a server's may hold what somebody else wrote, which moves no cursor here.
+    fn told(&self) -> String {
+        match self {
+            Failure::Config(_) | Failure::Start(_) => chain(self),
+            _ => show::clean(&chain(self)),
+        }
+    }
+
     /// The same failure, with a sentence behind it.
     fn with(self, sentence: &str) -> Self {
         let told = |text: String| format!("{text}\n{sentence}");
@@ -159,38 +193,53 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+/// The command line, as it is parsed and as shells complete it. What says which server is asked may stand before the
+/// command too; commands that ask none do not offer it.
+fn command() -> clap::Command {
+    Cli::command().mut_args(|option| match option.get_id() == "config" {
+        true => option,
+        false => option.global(false),
+    })
+}
+
 /// Runs the command line and gives the exit code.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.verb {
-        Verb::Serve => serve::run(cli.config),
-        Verb::Check => check::run(cli.config),
-        Verb::Healthcheck(options) => healthcheck::run(cli.config, &options),
-        Verb::Keygen(options) => key::generate(&options),
-        Verb::Rekey(options) => key::renew(cli.config, options),
-        Verb::AdminLink(options) => admin_link::run(cli.config, options),
-        Verb::Connection(command) => connection::run(cli.config, command),
-        Verb::Integration(command) => integration::run(cli.config, command),
-        Verb::Secret(command) => secret::run(cli.config, command),
-        Verb::Environment(command) => environment::run(cli.config, command),
-        Verb::Organization(command) => organization::run(cli.config, command),
-        Verb::ApiKey(command) => api_key::run(cli.config, command),
-        Verb::User(command) => user::run(cli.config, command),
-        Verb::Session(command) => user::run_session(cli.config, command),
-        Verb::Audit(command) => audit::run(cli.config, command),
-        Verb::Role(command) => role::run(cli.config, command),
-        Verb::Export(options) => transfer::export(cli.config, options),
-        Verb::Import(options) => transfer::import(cli.config, options),
-        Verb::Curl(options) => curl::run(cli.config, &options),
-        Verb::Completions(options) => completions::run(&options),
-        Verb::Demo(options) => demo::run(&options),
-    };
+    let Cli { config, access, verb } =
+        Cli::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
+    let outcome = perform(Before { config, access }, verb);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("sidekey: {}", chain(&failure));
+            eprintln!("sidekey: {}", failure.told());
             ExitCode::from(failure.exit_code())
         }
+    }
+}
+
+fn perform(before: Before, verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Serve => serve::run(before.only_config("serve")?),
+        Verb::Check => check::run(before.only_config("check")?),
+        Verb::Healthcheck(options) => healthcheck::run(before.only_config("healthcheck")?, &options),
+        Verb::Keygen(options) => before.only_config("keygen").and_then(|_| key::generate(&options)),
+        Verb::Rekey(options) => key::renew(before.only_config("rekey")?, options),
+        Verb::AdminLink(options) => admin_link::run(before.only_config("admin-link")?, options),
+        Verb::Connection(command) => connection::run(before, command),
+        Verb::Integration(command) => integration::run(before, command),
+        Verb::Secret(command) => secret::run(before, command),
+        Verb::Environment(command) => environment::run(before, command),
+        Verb::Organization(command) => organization::run(before, command),
+        Verb::ApiKey(command) => api_key::run(before, command),
+        Verb::User(command) => user::run(before, command),
+        Verb::Session(command) => session::run(before, command),
+        Verb::Audit(command) => audit::run(before, command),
+        Verb::Role(command) => role::run(before, command),
+        Verb::Whoami(command) => whoami::run(before, command),
+        Verb::Export(options) => transfer::export(before, options),
+        Verb::Import(options) => transfer::import(before, options),
+        Verb::Curl(options) => curl::run(before, options),
+        Verb::Completions(options) => before.only_config("completions").and_then(|_| completions::run(&options)),
+        Verb::Demo(options) => before.only_config("demo").and_then(|_| demo::run(&options)),
     }
 }
 
@@ -210,4 +259,20 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 fn on_control_runtime<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let options = tokio::runtime::LocalOptions::default();
     tokio::runtime::Builder::new_current_thread().enable_all().build_local(options)?.block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn what_a_server_says_moves_no_cursor() {
+        let failure = Failure::Failed("a\u{1b}[2Jb\nc".to_owned());
+        assert_eq!(failure.told(), "a\\u{1b}[2Jb\nc");
+    }
 }

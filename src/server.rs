@@ -12,6 +12,7 @@ pub mod connection;
 pub mod control_socket;
 pub mod people;
 pub mod reload;
+mod strict;
 mod usage;
 pub mod worker;
 

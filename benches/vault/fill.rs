@@ -185,7 +185,14 @@ fn batch(
             origins: vec![UPSTREAM.to_owned()],
         });
     }
-    Ok(Change::Import(Import { organization, integrations, connections, credentials }))
+    Ok(Change::Import(Import {
+        organization,
+        integrations,
+        values: Vec::new(),
+        connections,
+        credentials,
+        judged_at: None,
+    }))
 }
 
 fn integration(slug: &str) -> Result<Integration, Fault> {

@@ -15,15 +15,17 @@ use utoipa::openapi::OpenApi;
 
 use super::condition::Condition;
 use super::error::AdminError;
+use super::guard;
 use super::openapi;
 use super::people;
 use super::permission::{self, Needs};
 use super::request::Query;
 use super::{Control, Peer};
 use crate::model::api_key::ApiKey;
-use crate::model::id::{ApiKeyId, EventId, OrganizationId, SessionId, UserId};
+use crate::model::id::{ApiKeyId, OrganizationId, SessionId, UserId};
 use crate::model::role::{Grant, Permission, Role, Roles};
 use crate::model::user::UserStatus;
+use crate::telemetry::request_id::RequestId;
 use crate::vault::answer::Once;
 use crate::vault::api_key::KnownKey;
 use crate::vault::audit::Author;
@@ -82,8 +84,8 @@ pub struct Actor {
     pub key: Option<Arc<ApiKey>>,
     /// Where the request came from.
     pub address: IpAddr,
-    /// The request's own id, as it stands in the audit log.
-    pub request_id: EventId,
+    /// The request's own id, as its answer and the audit log name it.
+    pub request_id: RequestId,
     /// For how much this call is granted; [`Grant::Own`] limits it to what `owner` owns.
     pub grant: Grant,
     /// The request, where its sender may send it again.
@@ -95,7 +97,11 @@ pub struct Actor {
 impl Actor {
     /// As the audit log names them.
     pub(super) fn author(&self) -> Author {
-        Author { actor: self.who.to_string(), address: Some(self.address), request_id: self.request_id.to_string() }
+        Author {
+            actor: self.who.to_string(),
+            address: Some(self.address),
+            request_id: self.request_id.as_str().to_owned(),
+        }
     }
 
     /// Whether they may do this for everything in the organization. For what a call needs beside its route's
@@ -164,7 +170,7 @@ async fn judge(control: &Control, parts: &Parts) -> Result<Judged, AdminError> {
         session: identity.session,
         key: identity.key,
         address,
-        request_id: EventId::generate(),
+        request_id: guard::request_id(parts)?,
         grant,
         once: None,
         condition: if parts.method.is_safe() { Condition::none() } else { Condition::read(&parts.headers)? },

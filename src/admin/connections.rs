@@ -125,7 +125,7 @@ pub struct Filter {
 }
 
 /// What a view shows and nobody sets.
-const SHOWN_ONLY: [&str; 10] = [
+pub const SHOWN_ONLY: [&str; 10] = [
     "id",
     "source",
     "environments",
@@ -320,13 +320,33 @@ async fn store(
     connection: Connection,
     mode: PutMode,
 ) -> Result<Response, AdminError> {
+    let (customer, key) = (connection.customer.clone(), connection.key.clone());
     let change = Change::PutConnection { connection: Box::new(connection), mode };
-    let outcome = control.commit(actor, change).await?;
+    let outcome = match control.commit(actor, change).await {
+        Err(error @ AdminError::Conflict(_)) => return Err(taken(control, actor, customer, key, error).await?),
+        outcome => outcome?,
+    };
     let id = outcome.connection.ok_or(AdminError::NotFound("connection"))?;
     let connection = control.vault.connection(actor.organization, None, &ConnectionRef::Id(id)).await?;
     let connection = connection.ok_or(AdminError::NotFound("connection"))?;
     let Shown(view, _) = shown(control, &connection).await?;
     Ok(tagged(stored(outcome.created, &format!("connections/{id}"), view), outcome.version))
+}
+
+/// Why a connection cannot have its key. One that the actor does not see is not called theirs to look at: that there is
+/// one cannot be kept from whoever wants its key, whose it is can.
+async fn taken(
+    control: &Control,
+    actor: &Actor,
+    customer: Option<CustomerName>,
+    key: Key,
+    error: AdminError,
+) -> Result<AdminError, AdminError> {
+    let reference = ConnectionRef::Key(key.clone());
+    let there = control.vault.connection(actor.organization, customer.as_ref(), &reference).await?;
+    let is_hidden = there.is_some_and(|there| !viewer(actor).sees(&there));
+    let detail = || format!("the key {key} is taken by a connection that you may not see; choose another one");
+    Ok(if is_hidden { AdminError::Conflict(detail()) } else { error })
 }
 
 /// Whether somebody administers the organization they ask about.

@@ -30,6 +30,7 @@ use crate::model::document::Problem;
 use crate::model::field::Field;
 use crate::model::moment::Moment;
 use crate::model::name::{FieldName, NameError};
+use crate::model::role::Permission;
 use crate::vault::VaultError;
 use crate::vault::change::Change;
 
@@ -75,7 +76,8 @@ pub(super) async fn show(
 /// Enters a credential: the fields of the connection's auth method, such as `{"token": "…"}`.
 ///
 /// All fields are replaced. What is entered is tried before it is stored: every value must be able to stand where it
-/// goes on the wire. It never comes back.
+/// goes on the wire. It never comes back. A value that refers to a secret (`@@SECRET:KEY@@`) needs the permission
+/// `secrets.use` too.
 #[utoipa::path(put, path = "/connections/{connection}/credentials/{environment}",
     params(OfCustomer, Expiry), request_body = BTreeMap<FieldName, String>,
     responses((status = 204, description = "It is entered.", headers(("ETag" = String)))))]
@@ -96,6 +98,7 @@ pub(super) async fn replace(
     let environment = environments::find(&control, actor.organization, &environment).await?;
     let route = route(&control, &connection).await?;
     let route = route.map_err(|why| AdminError::Conflict(format!("the connection cannot be used: {why}")))?;
+    check_references(&actor, &fields)?;
     let credential = check(&route, fields)?;
     let change = Change::PutCredential {
         organization: actor.organization,
@@ -125,6 +128,20 @@ pub(super) async fn delete(
     let change = Change::DeleteCredential { organization: actor.organization, connection, environment };
     control.commit(&actor, change).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Who enters a reference to a secret says where the secret goes: a connection may lead wherever a field of its base URL
+/// does. So it takes a permission of its own, which is judged by what stands there and not by whether there is such a
+/// secret.
+fn check_references(actor: &Actor, fields: &SecretFields) -> Result<(), AdminError> {
+    if actor.may(Permission::UseSecrets) {
+        return Ok(());
+    }
+    let holds_one = |given: &Given| matches!(given, Given::Text(value) if !referenced_secrets([value]).is_empty());
+    let referring = fields.0.iter().filter(|(_, given)| holds_one(given));
+    let detail = |name: &str| format!("the value of `{}` refers to a secret", name.escape_debug());
+    let problems: Vec<Problem> = referring.map(|(name, _)| problem(Some(name), detail(name))).collect();
+    if problems.is_empty() { Ok(()) } else { Err(AdminError::Ungranted(Permission::UseSecrets, problems)) }
 }
 
 /// The credential that was given, where it fits and every value can go where it goes. All mistakes at once.

@@ -19,7 +19,7 @@ use serde_json::error::Category;
 use serde_json::{Map, Number, Value};
 use zeroize::Zeroizing;
 
-use super::error::AdminError;
+use super::error::{AdminError, Unreadable};
 use crate::model::document::{Problem, Problems, Reader};
 
 const LARGEST: usize = 1 << 20;
@@ -142,7 +142,8 @@ async fn read_body(mut body: axum::body::Body, largest: usize) -> Result<Zeroizi
     let mut bytes = Zeroizing::new(Vec::with_capacity(announced));
     let reading = async {
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| AdminError::Syntax("it ends early"))?;
+            let frame = frame
+                .map_err(|_| AdminError::Unreadable(Unreadable::Malformed("the body does not end where it says")))?;
             if let Ok(data) = frame.into_data() {
                 append(&mut bytes, &data, largest)?;
             }

@@ -40,9 +40,10 @@ pub struct View {
 pub struct Body {
     /// Its name. Another one than in the path renames it: its credentials and values go with it.
     pub name: EnvironmentName,
-    /// Its place in the order, from 0; the others make room. A new one is last where it is not said.
+    /// Its place in the order, from 0; the others make room. Where it is not said it stays; a new one is last.
     pub position: Option<u32>,
-    /// Whether workflows are built with its credentials. At most one is: the one that was said to be it last.
+    /// Whether workflows are built with its credentials. At most one is: the one that was said to be it last. Where it is
+    /// not said it stays as it is; a new one is not.
     pub designer: Option<bool>,
 }
 
@@ -102,7 +103,7 @@ pub(super) async fn show(
 
 /// Changes an environment: its name, its place in the order, whether it is the designer's.
 ///
-/// Credentials and values of secrets go with a new name. What names the environment elsewhere, such as a listener in the
+/// What is not said stays as it is. Credentials and values of secrets go with a new name. What names the environment elsewhere, such as a listener in the
 /// configuration or the scope of an API key, must name it by the new one.
 #[utoipa::path(put, path = "/environments/{environment}", request_body = Body, responses(
     (status = 200, description = "It is changed.", body = View, headers(("ETag" = String))),
@@ -146,7 +147,7 @@ fn read(document: &Document, named: Option<&EnvironmentName>) -> Result<Environm
         }
         let position = reader.number("position", 0..=u64::from(u32::MAX));
         let position = position.and_then(|position| u32::try_from(position).ok());
-        let designer = reader.flag("designer").unwrap_or(false);
+        let designer = reader.flag("designer");
         Some(EnvironmentDraft { name: name?, position, designer })
     })
 }

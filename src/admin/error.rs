@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use axum::Json;
+use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::model::document::Problem;
+use crate::model::role::Permission;
+use crate::telemetry::request_id::RequestId;
 use crate::vault::VaultError;
 use crate::vault::error::DatabaseError;
 
@@ -23,6 +25,9 @@ pub enum AdminError {
     /// Whoever asks may not do this.
     #[error("your roles do not allow this; GET /api/v1/roles tells which do")]
     RoleInsufficient,
+    /// Whoever asks may do this, and not with what stands in these places.
+    #[error("your roles do not grant the permission {}, which this needs; errors lists where", .0.as_str())]
+    Ungranted(Permission, Vec<Problem>),
     /// They want to give what they do not have themselves.
     #[error("nobody gives a role, scope, limit or lifetime that they do not have themselves")]
     AboveOwn,
@@ -41,6 +46,9 @@ pub enum AdminError {
     /// It is not as the request expects it to be.
     #[error("it is not in the version that If-Match or If-None-Match asks for; read it again and decide anew")]
     Overtaken,
+    /// It was judged, and others have changed the organization before it was made.
+    #[error("the organization is being changed by others; try again")]
+    Outdated,
     /// The Idempotency-Key belongs to a request that said something else.
     #[error("another request was sent with this Idempotency-Key before; give each its own")]
     KeyReused,
@@ -59,6 +67,9 @@ pub enum AdminError {
     /// The body came too slowly.
     #[error("the body did not come in time")]
     RequestTimeout,
+    /// What came is no request.
+    #[error(transparent)]
+    Unreadable(Unreadable),
     /// There is such a thing, and this cannot be done with it.
     #[error("this method is not allowed here; Allow lists those that are")]
     MethodNotAllowed,
@@ -82,12 +93,31 @@ pub enum AdminError {
     Vault(VaultError),
 }
 
+/// Why what came on a connection is no request. Who reads the connection puts it into the extensions of the request that
+/// stands for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// It breaks the syntax, or could be read in two ways.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// Its head is too large.
+    #[error("the head has more than 100 fields or 64 KiB")]
+    HeadTooLarge,
+    /// Its target alone is too long.
+    #[error("the target is longer than 32 KiB")]
+    TargetTooLong,
+    /// Its head came too slowly.
+    #[error("the head of the request did not come in time")]
+    TooSlow,
+}
+
 impl From<VaultError> for AdminError {
     fn from(error: VaultError) -> Self {
         match error {
             VaultError::Database(DatabaseError::NotFound(what)) => AdminError::NotFound(what),
             VaultError::Database(DatabaseError::Conflict(why) | DatabaseError::InUse(why)) => AdminError::Conflict(why),
             VaultError::Database(DatabaseError::Overtaken(_)) => AdminError::Overtaken,
+            VaultError::Database(DatabaseError::Outdated) => AdminError::Outdated,
             VaultError::Database(DatabaseError::Gone(why)) => AdminError::Gone(why),
             VaultError::Database(DatabaseError::NotPermitted(why)) => AdminError::NotPermitted(why),
             VaultError::Declared(_) | VaultError::Off => AdminError::Conflict(error.to_string()),
@@ -133,13 +163,26 @@ const fn refusal(code: &'static str, status: StatusCode, when: When, meaning: &'
 
 /// Every code that an answer of this port can have; the description of the API is made of it.
 pub(super) const PROBLEMS: &[Refusal] = &[
+    refusal(
+        "request_malformed",
+        StatusCode::BAD_REQUEST,
+        When::Always,
+        "what came can be read in two ways, or in none",
+    ),
+    refusal("target_too_long", StatusCode::URI_TOO_LONG, When::Always, "the target is longer than 32 KiB"),
+    refusal(
+        "head_too_large",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        When::Always,
+        "the head has more than 100 fields or 64 KiB",
+    ),
     refusal("syntax", StatusCode::BAD_REQUEST, When::Read, "the body is no JSON document"),
     refusal("unauthenticated", StatusCode::UNAUTHORIZED, When::Asked, "nobody knows who asks"),
     refusal("role_insufficient", StatusCode::FORBIDDEN, When::Asked, "whoever asks may not do this"),
     refusal("origin_not_allowed", StatusCode::FORBIDDEN, When::Always, "a web page of somebody else's asks"),
     refusal("not_found", StatusCode::NOT_FOUND, When::Asked, "there is no such thing, or not in this organization"),
     refusal("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, When::Named, "`Allow` lists the methods there are"),
-    refusal("request_timeout", StatusCode::REQUEST_TIMEOUT, When::Read, "the body did not come in time"),
+    refusal("request_timeout", StatusCode::REQUEST_TIMEOUT, When::Always, "the request did not come in time"),
     refusal(
         "conflict",
         StatusCode::CONFLICT,
@@ -199,18 +242,21 @@ impl AdminError {
     fn code(&self) -> &'static str {
         match self {
             AdminError::Unauthenticated => "unauthenticated",
-            AdminError::RoleInsufficient | AdminError::AboveOwn => "role_insufficient",
+            AdminError::RoleInsufficient | AdminError::Ungranted(..) | AdminError::AboveOwn => "role_insufficient",
             AdminError::OriginNotAllowed => "origin_not_allowed",
             AdminError::HostUnknown => "host_unknown",
             AdminError::NotFound(_) => "not_found",
-            AdminError::Conflict(_) => "conflict",
+            AdminError::Conflict(_) | AdminError::Outdated => "conflict",
             AdminError::Overtaken => "precondition_failed",
             AdminError::KeyReused => "idempotency_key_reused",
             AdminError::Invalid(_) => "invalid",
             AdminError::MediaType => "media_type_unsupported",
             AdminError::Syntax(_) => "syntax",
             AdminError::TooLarge => "body_too_large",
-            AdminError::RequestTimeout => "request_timeout",
+            AdminError::RequestTimeout | AdminError::Unreadable(Unreadable::TooSlow) => "request_timeout",
+            AdminError::Unreadable(Unreadable::Malformed(_)) => "request_malformed",
+            AdminError::Unreadable(Unreadable::HeadTooLarge) => "head_too_large",
+            AdminError::Unreadable(Unreadable::TargetTooLong) => "target_too_long",
             AdminError::MethodNotAllowed => "method_not_allowed",
             AdminError::SignInRefused => "sign_in_refused",
             AdminError::SignInThrottled(_) => "rate_limited",
@@ -244,11 +290,12 @@ impl IntoResponse for AdminError {
             "detail": self.to_string(),
             "code": code,
         });
-        if let AdminError::Invalid(problems) = &self {
+        if let AdminError::Invalid(problems) | AdminError::Ungranted(_, problems) = &self {
             // A document can have as many mistakes as values; nobody reads more than these.
             problem["errors"] = json!(problems.iter().take(MOST_PROBLEMS).collect::<Vec<_>>());
         }
-        let mut response = (status, Json(problem)).into_response();
+        let mut response = status.into_response();
+        response.extensions_mut().insert(Untold(problem));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json; charset=utf-8"));
         if status == StatusCode::UNAUTHORIZED {
@@ -259,11 +306,28 @@ impl IntoResponse for AdminError {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if matches!(self, AdminError::Unreadable(_)) {
+            // What follows on the same connection cannot be trusted to be a request.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
     }
+}
+
+/// What a refusal says, while it is not known yet in which request.
+#[derive(Clone)]
+struct Untold(Value);
+
+/// Writes a refusal, if the answer is one, naming the request.
+pub(super) fn tell(response: &mut Response, request: RequestId) {
+    let Some(Untold(mut problem)) = response.extensions_mut().remove() else { return };
+    problem["request_id"] = json!(request.as_str());
+    // The router has counted the body that was not there yet.
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    *response.body_mut() = Body::from(problem.to_string());
 }
 
 /// What no route answers.

@@ -15,9 +15,14 @@ use super::openapi::OfCustomer;
 use super::request::{At, Query};
 use super::trials::{environment, gate};
 use super::{Control, connections};
-use crate::model::id::ConnectionId;
+use crate::model::connection::Connection;
+use crate::model::document::{Problem, Reader};
+use crate::model::glob::Glob;
+use crate::model::id::{ApiKeyId, ConnectionId};
 use crate::model::moment::Moment;
 use crate::model::name::{EnvironmentName, Key};
+use crate::model::role::Permission;
+use crate::proxy::gate::Gate;
 use crate::proxy::trial::Trial;
 use crate::vault::VaultError;
 
@@ -37,6 +42,10 @@ pub struct Body {
     /// The environment; the designer's where it is not said.
     #[schema(nullable = false)]
     pub environment: Option<EnvironmentName>,
+    /// The id of an API key: the request is explained as its holder's, which needs the permission `api_keys.read`. The
+    /// environment is the key's own then, where none is said and the key has one.
+    #[schema(nullable = false)]
+    pub api_key: Option<ApiKeyId>,
 }
 
 /// What would become of a request.
@@ -75,7 +84,7 @@ pub struct View {
 #[derive(ToSchema)]
 #[schema(as = Decision)]
 pub struct Decision {
-    /// `environment`, `customer`, `connection`, `host`, `method`, `path`, `limits` or `credential`.
+    /// `key` (where one is asked about), `environment`, `customer`, `connection`, `host`, `method`, `path`, `limits` or `credential`.
     pub about: String,
     /// Whether it let the request pass.
     pub passed: bool,
@@ -111,7 +120,7 @@ pub struct Injected {
 #[derive(ToSchema)]
 #[schema(as = ExplainedLimit)]
 pub struct Allowance {
-    /// `connection`, `key` or `organization`.
+    /// `connection`, `key_per_minute`, `key_per_hour`, `organization_per_minute` or `organization_per_hour`.
     pub of: String,
     /// So many requests at once.
     pub requests: u32,
@@ -125,8 +134,9 @@ pub struct Allowance {
 
 /// Tells what would become of a request over a connection, and why.
 ///
-/// It is decided by what decides about requests on the proxy port, for a caller whose scope is this connection in this
-/// environment. Nothing is sent, and no limit is spent. Callers of the proxy port ask for themselves, with the header
+/// It is decided by what decides about requests on the proxy port: for a caller whose scope is this connection in this
+/// environment, or for the holder of an API key, with its scope, limits and expiry, at a listener that leaves everything
+/// to keys. Nothing is sent, and no limit is spent. Callers of the proxy port ask for themselves, with the header
 /// `Sidekey-Explain: 1`, where their key allows it.
 #[utoipa::path(post, path = "/connections/{connection}/explain", params(OfCustomer), request_body = Body, responses(
     (status = 200, description = "What would become of it.", body = View)
@@ -138,7 +148,30 @@ pub(super) async fn explain(
     query: Query,
     document: Document,
 ) -> Result<Response, AdminError> {
-    let (method, path, wanted): (Method, String, _) = document.read(|reader| {
+    let order = document.read(Order::read)?;
+    if order.key.is_some() && !actor.may(Permission::ReadApiKeys) {
+        return Err(AdminError::Ungranted(Permission::ReadApiKeys, vec![problem("an API key is asked about")]));
+    }
+    let connection = connections::find(&control, &actor, &query, &named).await?;
+    let trial = order.trial(&control, &actor, &connection).await?;
+    let explanation = control.bench.explain(trial).await.ok_or(AdminError::Vault(VaultError::Stopped))?;
+    Ok(Json(explanation).into_response())
+}
+
+fn problem(detail: &str) -> Problem {
+    Problem { pointer: "/api_key".to_owned(), detail: detail.to_owned() }
+}
+
+/// What is asked for, its shape checked.
+struct Order {
+    method: Method,
+    path: String,
+    environment: Option<EnvironmentName>,
+    key: Option<ApiKeyId>,
+}
+
+impl Order {
+    fn read(reader: &Reader<'_>) -> Option<Self> {
         let path = reader.text("path").unwrap_or("/");
         if path.len() > LONGEST {
             reader.problem("path", format!("expected at most {LONGEST} bytes"));
@@ -147,16 +180,37 @@ pub(super) async fn explain(
             reader.problem("path", "a path has no spaces and no control characters");
         }
         let method: Option<Method> = if reader.has("method") { reader.parsed("method") } else { Some(Method::GET) };
-        Some((method?, path.to_owned(), reader.parsed::<EnvironmentName>("environment")))
-    })?;
-    let connection = connections::find(&control, &actor, &query, &named).await?;
-    let environment = environment(&control, actor.organization, &connection, wanted).await?;
-    let trial = Trial { gate: gate(&connection, &environment), method, path, fields: explain_tags(), body: None };
-    let explanation = control.bench.explain(trial).await.ok_or(AdminError::Vault(VaultError::Stopped))?;
-    Ok(Json(explanation).into_response())
+        let (environment, key) = (reader.parsed("environment"), reader.parsed("api_key"));
+        Some(Order { method: method?, path: path.to_owned(), environment, key })
+    }
+
+    /// The request, and in whose name it is.
+    async fn trial(self, control: &Control, actor: &Actor, connection: &Connection) -> Result<Trial, AdminError> {
+        let Order { method, path, environment: wanted, key } = self;
+        let organization = actor.organization;
+        let mut fields = vec![("sidekey-explain", "1".to_owned())];
+        let Some(id) = key else {
+            // It asks for no environment and no customer: the gate knows one connection in one environment.
+            let environment = environment(control, organization, connection, wanted).await?;
+            return Ok(Trial { gate: gate(connection, &environment), key, method, path, fields, body: None });
+        };
+        let key = control.vault.database()?.api_key(organization, id).await?;
+        let key = key.ok_or_else(|| AdminError::Invalid(vec![problem("there is no such API key")]))?;
+        fields.extend(wanted.iter().map(|environment| ("sidekey-environment", environment.to_string())));
+        fields.extend(connection.customer.iter().map(|customer| ("sidekey-customer", customer.to_string())));
+        let environment = match (wanted, key.terms.environment.clone()) {
+            (None, Some(of_key)) => of_key,
+            (wanted, _) => environment(control, organization, connection, wanted).await?,
+        };
+        Ok(Trial { gate: open_gate(connection, &environment), key: Some(id), method, path, fields, body: None })
+    }
 }
 
-/// The request asks for no environment and no customer: the gate knows one connection in one environment.
-fn explain_tags() -> Vec<(&'static str, String)> {
-    vec![("sidekey-explain", "1".to_owned())]
+/// A listener that leaves everything to keys, where `environment` is meant by keys that name none.
+fn open_gate(connection: &Connection, environment: &EnvironmentName) -> Gate {
+    let mut gate = gate(connection, environment);
+    gate.scope.environments = Vec::new();
+    gate.scope.connections = vec![Glob::everything()];
+    gate.scope.customers = vec![Glob::everything()];
+    gate
 }

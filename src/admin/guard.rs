@@ -1,16 +1,22 @@
-//! What is checked before anything is routed: DNS rebinding, other people's web pages, and what every answer carries.
+//! What is checked before anything is routed: DNS rebinding, other people's web pages. And what every answer carries: the
+//! id of its request, and what keeps browsers from guessing, framing and storing.
 
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderMap, HeaderName};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::Control;
-use super::error::AdminError;
+use super::error::{self, AdminError, Unreadable};
 use crate::model::origin::{Host, Origin, Scheme};
+use crate::telemetry::request_id::RequestId;
+
+/// The id of the request that is answered, as the audit log names it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("sidekey-request-id");
 
 /// The names this port goes by.
 #[derive(Clone, Debug, Default)]
@@ -58,13 +64,28 @@ fn opens_page(method: &Method, headers: &HeaderMap, uri: &Uri) -> bool {
     opens && matches!(*method, Method::GET | Method::HEAD) && !uri.path().starts_with("/api/")
 }
 
-/// Checks a request, and dresses its answer.
-pub(super) async fn check(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
-    let mut response = match control.guard.admits(request.method(), request.headers(), request.uri()) {
+/// The id of a request, which [`check`] gave it.
+pub(super) fn request_id(parts: &Parts) -> Result<RequestId, AdminError> {
+    parts.extensions.get().copied().ok_or(AdminError::Unauthenticated)
+}
+
+/// Checks a request, and dresses its answer. An id that the request brings along means nothing, as on the proxy port: one
+/// that its sender chose could be another request's.
+pub(super) async fn check(State(control): State<Arc<Control>>, mut request: Request, next: Next) -> Response {
+    let id = RequestId::generate();
+    request.extensions_mut().insert(id);
+    let unreadable = request.extensions().get::<Unreadable>().map(|why| AdminError::Unreadable(*why));
+    let admitted =
+        unreadable.map_or_else(|| control.guard.admits(request.method(), request.headers(), request.uri()), Err);
+    let mut response = match admitted {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     };
+    error::tell(&mut response, id);
     let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_bytes(id.as_bytes()) {
+        headers.insert(REQUEST_ID, id);
+    }
     for (name, value) in [
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

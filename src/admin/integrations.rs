@@ -47,7 +47,7 @@ pub struct View {
 }
 
 /// What a view shows and nobody sets.
-const SHOWN_ONLY: [&str; 3] = ["id", "source", "number"];
+pub const SHOWN_ONLY: [&str; 3] = ["id", "source", "number"];
 
 /// Where something is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]

@@ -79,6 +79,8 @@ pub struct Problem {
     pub detail: String,
     /// What is wrong; for programs.
     pub code: String,
+    /// The request, as `Sidekey-Request-Id` and the audit log name it.
+    pub request_id: String,
     /// Each mistake of a document, all of them at once.
     #[schema(nullable = false)]
     pub errors: Option<Vec<Mistake>>,

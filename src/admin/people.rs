@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::cookie::{self, Kind, Transport};
 use super::error::AdminError;
+use super::guard;
 use super::mail::Mailer;
 use super::oidc::Oidc;
 use super::throttle::{Attempt, Rates, Throttle};
@@ -22,6 +23,7 @@ use super::users::View;
 use super::{Control, Peer};
 use crate::model::id::{EventId, OrganizationId, UserId};
 use crate::model::user::User;
+use crate::telemetry::request_id::RequestId;
 use crate::vault::Vault;
 use crate::vault::audit::{Author, Chain, Notice};
 use crate::vault::change::Change;
@@ -199,13 +201,13 @@ pub(super) struct Visitor {
     pub agent: String,
     /// As they sent them.
     pub headers: HeaderMap,
-    request_id: EventId,
+    request_id: RequestId,
 }
 
 impl Visitor {
     /// As the audit log names whoever turned out to ask.
     pub(super) fn author(&self, actor: &str) -> Author {
-        Author { actor: actor.to_owned(), address: Some(self.address), request_id: self.request_id.to_string() }
+        Author { actor: actor.to_owned(), address: Some(self.address), request_id: self.request_id.as_str().to_owned() }
     }
 }
 
@@ -219,7 +221,7 @@ impl<S: Sync> FromRequestParts<S> for Visitor {
             address,
             agent: agent.chars().take(200).collect(),
             headers: parts.headers.clone(),
-            request_id: EventId::generate(),
+            request_id: guard::request_id(parts)?,
         })
     }
 }

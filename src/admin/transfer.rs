@@ -1,7 +1,11 @@
-//! Export and import: integrations and connections by their stable keys, without secrets, from one organization to
-//! another.
+//! Export and import: integrations, what is filled in once for them, and connections, by their stable keys and without
+//! secrets, from one organization to another.
+//!
+//! An import is judged once, as a [`Plan`]: a dry run shows it, and what is applied is that plan and nothing else.
 
 mod difference;
+mod given;
+mod plan;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,16 +21,15 @@ use super::actor::Actor;
 use super::document::Bulk;
 use super::error::AdminError;
 use super::request::Own;
-use crate::directory::route::Route;
-use crate::model::connection::{Connection, ConnectionDraft, Sharing, SharingDraft, Visibility};
-use crate::model::document::{Problem, Reader};
-use crate::model::id::{ConnectionId, ConnectionRef, IntegrationId, OrganizationId};
+use crate::model::connection::{Connection, Visibility};
+use crate::model::id::{ConnectionRef, OrganizationId};
 use crate::model::integration::{Integration, Limit, Values};
-use crate::model::name::Key;
+use crate::model::name::{FieldName, Key};
 use crate::vault::change::Change;
-use crate::vault::change::import::Import;
 use crate::vault::list::{Owner, Page};
-use difference::{Difference, compare};
+use difference::Difference;
+use given::Given;
+use plan::Plan;
 
 /// How many things an export has and an import takes: all of them are written at once, and others wait meanwhile.
 const MOST: usize = 2_000;
@@ -34,6 +37,8 @@ const MOST: usize = 2_000;
 const BATCH: u32 = 500;
 /// The version of the documents.
 const VERSION: u64 = 1;
+/// How often an import is judged anew because the organization was changed meanwhile.
+const ATTEMPTS: usize = 5;
 
 /// Integrations and connections, without secrets and without anything that means something in one organization only.
 #[derive(Serialize, ToSchema)]
@@ -44,23 +49,38 @@ pub struct Exported {
     version: u64,
     /// Each as `POST /integrations` takes it.
     integrations: Vec<Value>,
+    /// What is filled in once for all connections of an integration, also of one that is not among these.
+    #[schema(required = false)]
+    values: Vec<Filled>,
     /// Each as `POST /connections` takes it, without what belongs to one organization only.
     connections: Vec<Value>,
+}
+
+/// What is filled in once for all connections of an integration.
+#[derive(Serialize, ToSchema)]
+#[schema(as = TransferValues)]
+pub struct Filled {
+    /// The slug of the integration.
+    integration: Key,
+    /// As `PUT /integrations/{slug}/values` takes them.
+    #[schema(value_type = BTreeMap<FieldName, String>)]
+    values: Values,
 }
 
 /// Which things are exported.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Part {
-    /// Only this integration, and the connections that use it.
+    /// Only this integration, what is filled in for it, and the connections that use it.
     #[param(nullable = false)]
     integration: Option<String>,
 }
 
-/// Exports the organization's integrations and connections by their keys, without secrets.
+/// Exports the organization's own integrations and connections by their keys, without secrets, and what it has filled in
+/// once for integrations.
 ///
-/// What is declared in the configuration, and what is one person's own, stays where it is. More than 2,000 things are
-/// exported integration by integration.
+/// What is declared in the configuration, what every organization has, and what is one person's own, stays where it is.
+/// More than 2,000 things are exported integration by integration.
 #[utoipa::path(get, path = "/export", params(Part), responses(
     (status = 200, description = "A document that an import takes.", body = Exported)
 ))]
@@ -70,30 +90,68 @@ pub(super) async fn export(
     Own(part): Own<Part>,
 ) -> Result<Json<Exported>, AdminError> {
     let is_part = |slug: &Key| part.integration.as_deref().is_none_or(|wanted| wanted == slug.as_str());
-    let integrations = integrations(&control, actor.organization).await?;
+    let organization = actor.organization;
+    let integrations = integrations(&control, organization).await?;
     let integrations = integrations.into_iter().filter(|integration| is_part(&integration.slug));
-    let connections = connections(&control, actor.organization).await?;
-    let connections = connections.into_iter().filter(|connection| is_part(&connection.integration));
-    let exported = Exported {
-        version: VERSION,
-        integrations: integrations.map(|integration| integration.document).collect(),
-        connections: connections.map(|connection| written(&connection)).collect(),
-    };
-    let count = exported.integrations.len() + exported.connections.len();
+    let mut known = Known::default();
+    let mut values = Vec::new();
+    for (slug, filled) in control.vault.database()?.all_integration_values(organization).await? {
+        if is_part(&slug)
+            && let Some(integration) = known.find(&control, organization, &slug).await?
+        {
+            let filled = public(integration, &filled);
+            values.extend((!filled.is_empty()).then_some(Filled { integration: slug, values: filled }));
+        }
+    }
+    let mut connections = Vec::new();
+    for mut connection in self::connections(&control, organization).await? {
+        if is_part(&connection.integration) {
+            // A field may have become secret since it was filled in.
+            if let Some(integration) = known.find(&control, organization, &connection.integration).await? {
+                connection.values.retain(|name, _| !is_secret(integration, name));
+            }
+            connections.push(written(&connection));
+        }
+    }
+    let integrations = integrations.map(|integration| integration.document).collect();
+    let exported = Exported { version: VERSION, integrations, values, connections };
+    let count = exported.integrations.len() + exported.values.len() + exported.connections.len();
     if count > MOST {
         return Err(AdminError::Conflict(format!(
-            "there are {count} integrations and connections, and an export has {MOST} at most; name one integration"
+            "there are {count} integrations, values and connections, and an export has {MOST} at most; name one \
+             integration"
         )));
     }
     Ok(Json(exported))
 }
 
+/// The integrations that were looked up already.
+#[derive(Default)]
+struct Known(HashMap<Key, Option<Arc<Integration>>>);
+
+impl Known {
+    async fn find(
+        &mut self,
+        control: &Control,
+        organization: OrganizationId,
+        slug: &Key,
+    ) -> Result<Option<&Integration>, AdminError> {
+        if !self.0.contains_key(slug) {
+            let found = control.vault.integration(organization, slug).await?;
+            self.0.insert(slug.clone(), found);
+        }
+        Ok(self.0.get(slug).and_then(Option::as_deref))
+    }
+}
+
+/// The organization's own integrations, but those above which a declared one stands.
 async fn integrations(control: &Control, organization: OrganizationId) -> Result<Vec<Integration>, AdminError> {
     let (mut all, mut cursor) = (Vec::new(), None);
+    let declared = control.vault.declared();
     loop {
         let page = Page { limit: BATCH, cursor: cursor.as_deref() };
-        let list = control.vault.database()?.integrations(organization, page).await?;
-        all.extend(list.items);
+        let list = control.vault.database()?.own_integrations(organization, page).await?;
+        all.extend(list.items.into_iter().filter(|integration| declared.author(&integration.slug).is_none()));
         match list.next {
             Some(next) => cursor = Some(next),
             None => return Ok(all),
@@ -101,18 +159,34 @@ async fn integrations(control: &Control, organization: OrganizationId) -> Result
     }
 }
 
-/// The stored connections that are the organization's and not one person's.
+/// The stored connections that are the organization's and not one person's, but those above which a declared one stands.
 async fn connections(control: &Control, organization: OrganizationId) -> Result<Vec<Connection>, AdminError> {
     let (mut all, mut cursor) = (Vec::new(), None);
+    let declared = control.vault.declared();
+    let is_exported = |one: &Connection| {
+        let reference = ConnectionRef::Key(one.key.clone());
+        one.sharing.visibility == Visibility::Organization
+            && declared.connection(organization, one.customer.as_ref(), &reference).is_none()
+    };
     loop {
         let page = Page { limit: BATCH, cursor: cursor.as_deref() };
         let list = control.vault.database()?.connections(organization, Owner::Anyone, page).await?;
-        all.extend(list.items.into_iter().filter(|one| one.sharing.visibility == Visibility::Organization));
+        all.extend(list.items.into_iter().filter(is_exported));
         match list.next {
             Some(next) => cursor = Some(next),
             None => return Ok(all),
         }
     }
+}
+
+fn is_secret(integration: &Integration, name: &FieldName) -> bool {
+    integration.fields.iter().any(|field| field.name == *name && field.secret)
+}
+
+/// Those of the values that hold: of fields that an integration has, and that are not secret.
+fn public(integration: &Integration, values: &Values) -> Values {
+    let holds = |name: &FieldName| integration.fields.iter().any(|field| field.name == *name && !field.secret);
+    values.iter().filter(|(name, _)| holds(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// A connection as an import takes it.
@@ -156,14 +230,16 @@ pub struct Imported {
     replaced: usize,
     /// How many are the same already.
     unchanged: usize,
-    /// What becomes of each, in the order of the document.
+    /// What becomes of each: of the integrations, then of what is filled in for them, then of the connections, in the
+    /// order of the document.
     changes: Vec<Difference>,
 }
 
 /// Imports integrations and connections as an export has them: all of them, or none.
 ///
-/// What is there under the same key is replaced and keeps its id and its credentials; nothing is deleted. Credentials
-/// and secrets are entered afterwards.
+/// What is there under the same key is replaced and keeps its id and its credentials; nothing is deleted, and what is
+/// filled in for integrations that `values` does not name stays. Credentials and secrets are entered afterwards. A dry
+/// run refuses what the import would refuse: what is declared, every organization's or one person's own is not replaced.
 #[utoipa::path(post, path = "/import", params(Mode), request_body = Exported, responses(
     (status = 200, description = "The difference.", body = Imported)
 ))]
@@ -173,154 +249,23 @@ pub(super) async fn import(
     Own(mode): Own<Mode>,
     Bulk(document): Bulk,
 ) -> Result<Json<Imported>, AdminError> {
-    let (integrations, drafts) = document.read(read)?;
-    let organization = actor.organization;
-    let there = There::find(&control, organization, &integrations, &drafts).await?;
-    let connections = there.fit(organization, &integrations, drafts)?;
-    let changes: Vec<Difference> = integrations
-        .iter()
-        .map(|integration| compare::integration(there.integrations.get(&integration.slug), &there.filled(integration)))
-        .chain(connections.iter().map(|connection| {
-            let key = (connection.customer.clone(), connection.key.clone());
-            let before = there.connections.get(&key).map(|before| written(before));
-            compare::connection(before.as_ref(), &written(connection), connection)
-        }))
-        .collect();
-    let is_changed: Vec<bool> = changes.iter().map(Difference::changes_something).collect();
+    let given = document.read(Given::read)?;
+    let applied = !mode.dry_run.unwrap_or(false);
+    for _ in 0..ATTEMPTS {
+        let plan = Plan::make(&control, actor.organization, &given).await?;
+        let Some(import) = plan.import.filter(|_| applied) else { return Ok(Json(told(applied, plan.changes))) };
+        match control.commit(&actor, Change::Import(import)).await {
+            Ok(_) => return Ok(Json(told(applied, plan.changes))),
+            // Something may not be as it was when this was judged.
+            Err(AdminError::Outdated) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(AdminError::Outdated)
+}
+
+fn told(applied: bool, changes: Vec<Difference>) -> Imported {
     let count = |action: &str| changes.iter().filter(|change| change.action == action).count();
     let (created, replaced, unchanged) = (count("create"), count("replace"), count("same"));
-    let applied = !mode.dry_run.unwrap_or(false);
-    if applied && created + replaced > 0 {
-        let mut wanted = is_changed.into_iter();
-        let integrations = integrations.into_iter().filter(|_| wanted.next() == Some(true)).collect();
-        let connections = connections.into_iter().filter(|_| wanted.next() == Some(true)).collect();
-        let import = Import { organization, integrations, connections, credentials: Vec::new() };
-        control.commit(&actor, Change::Import(import)).await?;
-    }
-    Ok(Json(Imported { applied, created, replaced, unchanged, changes }))
-}
-
-/// A connection of a document, and where it stands there.
-struct Draft {
-    pointer: String,
-    connection: ConnectionDraft,
-    sharing: SharingDraft,
-}
-
-/// Reads the document: every mistake of it at once.
-fn read(reader: &Reader<'_>) -> Option<(Vec<Integration>, Vec<Draft>)> {
-    if reader.number("version", VERSION..=VERSION).is_none() && !reader.has("version") {
-        reader.problem("version", format!("the key `version` is missing; it is {VERSION}"));
-    }
-    let (mut integrations, mut drafts) = (Vec::<Integration>::new(), Vec::<Draft>::new());
-    let (given, connections) = (reader.list("integrations"), reader.list("connections"));
-    if given.len() + connections.len() > MOST {
-        reader.problem("connections", format!("an import has {MOST} integrations and connections at most"));
-        return None;
-    }
-    for (pointer, item) in given {
-        let Some(inner) = Reader::new(item, &pointer, reader.problems()) else { continue };
-        if let Some(integration) = Integration::read(inner, item, IntegrationId::generate()) {
-            if integrations.iter().any(|other| other.slug == integration.slug) {
-                reader.problems().add(pointer, format!("the integration {} is there twice", integration.slug));
-            }
-            integrations.push(integration);
-        }
-    }
-    for (pointer, item) in connections {
-        let Some(inner) = Reader::new(item, &pointer, reader.problems()) else { continue };
-        let (connection, sharing) = (ConnectionDraft::read(&inner), SharingDraft::read(&inner));
-        inner.finish();
-        if sharing.visibility.is_some() || sharing.owner.is_some() {
-            let detail = "an import is for the organization: no visibility and no owner".to_owned();
-            reader.problems().add(pointer.clone(), detail);
-        }
-        let Some(connection) = connection else { continue };
-        let same = |other: &Draft| {
-            (&other.connection.key, &other.connection.customer) == (&connection.key, &connection.customer)
-        };
-        if drafts.iter().any(same) {
-            reader.problems().add(pointer.clone(), format!("the connection {} is there twice", connection.key));
-        }
-        drafts.push(Draft { pointer, connection, sharing });
-    }
-    Some((integrations, drafts))
-}
-
-/// What is there already of what a document names.
-struct There {
-    /// With the organization's values filled in.
-    integrations: HashMap<Key, Arc<Integration>>,
-    /// What the organization has filled in once for all connections of an integration: it stays.
-    values: HashMap<Key, Values>,
-    connections: HashMap<(Option<crate::model::name::CustomerName>, Key), Arc<Connection>>,
-}
-
-impl There {
-    async fn find(
-        control: &Control,
-        organization: OrganizationId,
-        integrations: &[Integration],
-        drafts: &[Draft],
-    ) -> Result<Self, AdminError> {
-        let mut there = There { integrations: HashMap::new(), values: HashMap::new(), connections: HashMap::new() };
-        for Integration { slug, .. } in integrations {
-            if let Some((values, _)) = control.vault.database()?.integration_values(organization, slug).await? {
-                there.values.insert(slug.clone(), values);
-            }
-        }
-        let used = drafts.iter().map(|draft| &draft.connection.integration);
-        for slug in integrations.iter().map(|integration| &integration.slug).chain(used) {
-            if !there.integrations.contains_key(slug)
-                && let Some(found) = control.vault.integration(organization, slug).await?
-            {
-                there.integrations.insert(slug.clone(), found);
-            }
-        }
-        for Draft { connection, .. } in drafts {
-            let reference = ConnectionRef::Key(connection.key.clone());
-            let found = control.vault.connection(organization, connection.customer.as_ref(), &reference).await?;
-            if let Some(found) = found {
-                there.connections.insert((connection.customer.clone(), connection.key.clone()), found);
-            }
-        }
-        Ok(there)
-    }
-
-    /// An integration of the document as it will be there.
-    fn filled(&self, integration: &Integration) -> Integration {
-        self.values.get(&integration.slug).map_or_else(|| integration.clone(), |values| integration.filled(values))
-    }
-
-    /// The connections that the drafts make, each with its integration: that of the document, or the one that is there.
-    fn fit(
-        &self,
-        organization: OrganizationId,
-        integrations: &[Integration],
-        drafts: Vec<Draft>,
-    ) -> Result<Vec<Connection>, AdminError> {
-        let mut problems = Vec::new();
-        let mut connections = Vec::with_capacity(drafts.len());
-        let given: HashMap<&Key, Arc<Integration>> =
-            integrations.iter().map(|integration| (&integration.slug, Arc::new(self.filled(integration)))).collect();
-        for Draft { pointer, connection: draft, sharing } in drafts {
-            let before = self.connections.get(&(draft.customer.clone(), draft.key.clone()));
-            let slug = draft.integration.clone();
-            let mut connection = draft.into_connection(ConnectionId::generate(), organization);
-            connection.sharing = Sharing { labels: sharing.labels, exposed: sharing.exposed, ..Sharing::default() };
-            // Whose it is stays as it is.
-            if let Some(before) = before {
-                connection.sharing.visibility = before.sharing.visibility;
-                connection.sharing.owner = before.sharing.owner;
-            }
-            let integration = given.get(&slug).or_else(|| self.integrations.get(&slug));
-            let why = match integration {
-                None => Some(format!("there is no integration {slug}, neither here nor in the document")),
-                Some(integration) => Route::new(Arc::new(connection.clone()), Arc::clone(integration)).err(),
-            };
-            problems.extend(why.map(|detail| Problem { pointer, detail }));
-            connections.push(connection);
-        }
-        if problems.is_empty() { Ok(connections) } else { Err(AdminError::Invalid(problems)) }
-    }
+    Imported { applied, created, replaced, unchanged, changes }
 }

@@ -160,6 +160,7 @@ fn trial(
     let fields = test.body.iter().map(|_| ("content-type", "application/json".to_owned())).collect();
     Ok(Trial {
         gate: gate(connection, environment),
+        key: None,
         method: test.method.clone(),
         path: path.to_string(),
         fields,

@@ -13,11 +13,13 @@ use zeroize::Zeroizing;
 use super::Failure;
 use super::client::{Answer, Call, Client};
 use super::show::Output;
-use crate::config::{Address, Config, Environment, KeySource, Profile, Profiles};
+use crate::config::{Config, Environment, KeySource, Profile, Profiles};
 use crate::model::origin::{Host, Origin, Scheme};
 use crate::tls::{ClientTls, client_config, pinned_client_config};
 
 /// Which server is asked, and how its answers are shown.
+///
+/// These stand anywhere: before the command, behind it, behind its verb. What is said last holds.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
 pub(super) struct Access {
@@ -25,13 +27,14 @@ pub(super) struct Access {
     #[arg(long, global = true, value_name = "ORIGIN")]
     server: Option<String>,
     /// A server of ~/.config/sidekey/profiles.toml; also SIDEKEY_PROFILE
-    #[arg(long, global = true, value_name = "NAME", conflicts_with = "server")]
+    #[arg(long, global = true, value_name = "NAME")]
     profile: Option<String>,
     /// The file with the API key, - for stdin; also the key itself in SIDEKEY_KEY
     #[arg(long, global = true, value_name = "FILE")]
     key_file: Option<PathBuf>,
     /// For super admins: the organization that is meant, by id or key
-    #[arg(long, global = true, value_name = "ORGANIZATION")]
+    // Values of global options go by their ids, and commands about organizations have an argument of that name.
+    #[arg(id = "acts_in", long = "organization", global = true, value_name = "ORGANIZATION")]
     organization: Option<String>,
     /// A CA that is trusted beside the system's
     #[arg(long, global = true, value_name = "PEM")]
@@ -47,11 +50,23 @@ pub(super) struct Access {
 /// A server to ask, and what is meant where a command does not say.
 pub(super) struct Session {
     client: Client,
-    organization: Option<String>,
+    /// The organization that is meant, where it is not the key's own.
+    pub organization: Option<String>,
     /// The environment that is meant where a command needs one.
     pub environment: Option<String>,
     /// How answers are shown.
     pub output: Output,
+}
+
+/// What says where a proxy port is, of the options that stand before the command.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// The name of a profile.
+    pub profile: Option<String>,
+    /// CAs that are trusted beside the system's.
+    pub ca_file: Vec<PathBuf>,
+    /// Whether a key may go to another machine in clear.
+    pub plaintext: bool,
 }
 
 /// Everything about a server that was found out.
@@ -66,34 +81,38 @@ struct Found {
     is_trusted: bool,
 }
 
-/// Where the proxy port of the server is, and the key for it.
-pub(super) struct Proxy {
-    /// Where it is.
-    pub place: ProxyPlace,
-    /// CAs that are trusted beside the system's.
-    pub ca_files: Vec<PathBuf>,
-    /// The caller's key; a listener that trusts its network needs none.
-    pub key: Option<Zeroizing<String>>,
-    /// The environment that is meant where a command does not say.
-    pub environment: Option<String>,
-}
-
-/// Where a proxy port is.
-pub(super) enum ProxyPlace {
-    /// At an address.
-    Origin(Origin),
-    /// At a socket of this machine.
-    Unix(PathBuf),
-}
-
 impl Access {
-    /// Whether JSON was asked for.
-    pub(super) fn wants_json(&self) -> bool {
-        self.json
+    /// The first of these options that says something.
+    pub(super) fn first_given(&self) -> Option<&'static str> {
+        let given = [
+            ("--server", self.server.is_some()),
+            ("--profile", self.profile.is_some()),
+            ("--key-file", self.key_file.is_some()),
+            ("--organization", self.organization.is_some()),
+            ("--ca-file", !self.ca_file.is_empty()),
+            ("--plaintext", self.plaintext),
+            ("--json", self.json),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
+    }
+
+    /// What of these options says where a proxy port is; the others mean nothing there.
+    pub(super) fn place(self) -> Result<Place, Failure> {
+        let Access { profile, ca_file, plaintext, .. } = self;
+        let rest = Access { profile: None, ca_file: Vec::new(), plaintext: false, ..self };
+        match rest.first_given() {
+            None => Ok(Place { profile, ca_file, plaintext }),
+            Some(option) => Err(Failure::Usage(format!(
+                "{option} is about the admin port and means nothing to `sidekey curl`; options of curl stand behind the path"
+            ))),
+        }
     }
 
     /// Finds the server and its key. Nothing is asked yet.
     pub(super) fn session(&self, explicit: Option<PathBuf>) -> Result<Session, Failure> {
+        if self.server.is_some() && self.profile.is_some() {
+            return Err(Failure::Usage("say either --server or --profile".to_owned()));
+        }
         let environment = Environment::of_process();
         let found = self.find(explicit, &environment)?;
         check_clear(&found.origin, self.plaintext || found.is_trusted)?;
@@ -125,7 +144,7 @@ impl Access {
             let tls = tls(&origin, &self.ca_file)?;
             return Ok(Found { origin, tls, key, key_from, organization: None, environment: None, is_trusted: false });
         }
-        match self.chosen_profile(environment)? {
+        match chosen_profile(self.profile.as_deref(), environment)? {
             Some((name, profile)) => self.of_profile(&name, profile, given, environment),
             None => self.of_this_machine(explicit, given, environment),
         }
@@ -194,7 +213,7 @@ impl Access {
         match &self.key_file {
             Some(path) if path == Path::new("-") => {
                 let mut key = Zeroizing::new(String::new());
-                std::io::stdin().take(4096).read_to_string(&mut key)?;
+                super::entered::stdin()?.take(4096).read_to_string(&mut key)?;
                 Ok(Some((key, "stdin".to_owned())))
             }
             Some(path) => read_key(&KeySource::File(path.clone()), environment).map(Some),
@@ -204,90 +223,24 @@ impl Access {
             },
         }
     }
-
-    /// The profile that was named, else the default one.
-    fn chosen_profile(&self, environment: &Environment) -> Result<Option<(String, Profile)>, Failure> {
-        let named = match &self.profile {
-            Some(named) => Some(named.clone()),
-            None => environment
-                .value("SIDEKEY_PROFILE")
-                .ok()
-                .flatten()
-                .filter(|name| !name.is_empty())
-                .map(|name| name.to_string()),
-        };
-        let Some(mut profiles) = Profiles::load(environment)? else {
-            return match named {
-                Some(named) => Err(Failure::Usage(format!(
-                    "there is no profile {named}: there is no ~/.config/sidekey/profiles.toml"
-                ))),
-                None => Ok(None),
-            };
-        };
-        let Some(name) = named.or_else(|| profiles.default.as_ref().map(ToString::to_string)) else { return Ok(None) };
-        let there: Vec<String> = profiles.named.keys().map(ToString::to_string).collect();
-        match profiles.named.remove(name.as_str()) {
-            Some(profile) => Ok(Some((name, profile))),
-            None => Err(Failure::Usage(format!(
-                "{} has no profile {name}; there are: {}",
-                profiles.path.display(),
-                there.join(", ")
-            ))),
-        }
-    }
-
-    /// The proxy port: of the profile, else the first listener of this machine's configuration.
-    pub(super) fn proxy(&self, explicit: Option<PathBuf>, named: Option<&str>) -> Result<Proxy, Failure> {
-        let environment = Environment::of_process();
-        let given = self.given_key(&environment)?.map(|(key, _)| key);
-        if let Some(named) = named {
-            let place = match named.strip_prefix("unix:") {
-                Some(path) => ProxyPlace::Unix(path.into()),
-                None => ProxyPlace::Origin(parse_origin(named)?),
-            };
-            if let (ProxyPlace::Origin(origin), true) = (&place, given.is_some()) {
-                check_clear(origin, self.plaintext)?;
-            }
-            return Ok(Proxy { place, ca_files: self.ca_file.clone(), key: given, environment: None });
-        }
-        if let Some((name, profile)) = self.chosen_profile(&environment)? {
-            let origin = profile.proxy.ok_or_else(|| {
-                Failure::Usage(format!("the profile {name} has no `proxy`; name the proxy port with --proxy"))
-            })?;
-            check_clear(&origin, self.plaintext || profile.plaintext)?;
-            let place = ProxyPlace::Origin(origin);
-            let key = match (given, &profile.key) {
-                (Some(given), _) => Some(given),
-                (None, Some(source)) => Some(read_key(source, &environment)?.0),
-                (None, None) => None,
-            };
-            let ca_files = self.ca_file.iter().chain(&profile.ca_files).cloned().collect();
-            return Ok(Proxy { place, ca_files, key, environment: profile.environment });
-        }
-        let config = Config::load(explicit, &environment)?;
-        let listener = config
-            .proxy
-            .listeners
-            .first()
-            .ok_or_else(|| Failure::Failed("this configuration has no listener".to_owned()))?;
-        let place = match &listener.address {
-            Address::Unix(path) => ProxyPlace::Unix(path.clone()),
-            Address::Tcp(address) if address.port() == 0 => {
-                return Err(Failure::Usage(
-                    "the first listener of this configuration takes a free port; name it with --proxy".to_owned(),
-                ));
-            }
-            Address::Tcp(address) => {
-                let address = super::reachable(*address);
-                let scheme = if listener.tls.is_some() { Scheme::Https } else { Scheme::Http };
-                ProxyPlace::Origin(Origin { scheme, host: Host::Address(address.ip()), port: address.port() })
-            }
-        };
-        Ok(Proxy { place, ca_files: self.ca_file.clone(), key: given, environment: None })
-    }
 }
 
 impl Session {
+    /// The server that is asked.
+    pub(super) fn server(&self) -> &Origin {
+        self.client.origin()
+    }
+
+    /// Where the key is from.
+    pub(super) fn key_from(&self) -> &str {
+        self.client.key_from()
+    }
+
+    /// Makes a call in the organization that the key is of.
+    pub(super) async fn call_at_home(&mut self, call: Call) -> Result<Answer, Failure> {
+        self.client.call(call).await
+    }
+
     /// Makes a call in the organization that is meant.
     pub(super) async fn call(&mut self, call: Call) -> Result<Answer, Failure> {
         let call = call.query_if("organization", self.organization.clone());
@@ -301,8 +254,35 @@ impl Session {
     }
 }
 
+/// The profile that is named, here or by `SIDEKEY_PROFILE`, else the default one.
+pub(super) fn chosen_profile(
+    named: Option<&str>,
+    environment: &Environment,
+) -> Result<Option<(String, Profile)>, Failure> {
+    let variable = || environment.value("SIDEKEY_PROFILE").ok().flatten().filter(|name| !name.is_empty());
+    let named = named.map(str::to_owned).or_else(|| variable().map(|name| name.to_string()));
+    let Some(mut profiles) = Profiles::load(environment)? else {
+        return match named {
+            Some(named) => {
+                let nowhere = format!("there is no profile {named}: there is no ~/.config/sidekey/profiles.toml");
+                Err(Failure::Usage(nowhere))
+            }
+            None => Ok(None),
+        };
+    };
+    let Some(name) = named.or_else(|| profiles.default.as_ref().map(ToString::to_string)) else { return Ok(None) };
+    let there: Vec<String> = profiles.named.keys().map(ToString::to_string).collect();
+    match profiles.named.remove(name.as_str()) {
+        Some(profile) => Ok(Some((name, profile))),
+        None => {
+            let (path, there) = (profiles.path.display(), there.join(", "));
+            Err(Failure::Usage(format!("{path} has no profile {name}; there are: {there}")))
+        }
+    }
+}
+
 /// Refuses to send a key to another machine in clear.
-fn check_clear(origin: &Origin, is_trusted: bool) -> Result<(), Failure> {
+pub(super) fn check_clear(origin: &Origin, is_trusted: bool) -> Result<(), Failure> {
     let is_near = match &origin.host {
         Host::Address(address) => address.to_canonical().is_loopback(),
         Host::Name(name) => &**name == "localhost",
@@ -315,7 +295,8 @@ fn check_clear(origin: &Origin, is_trusted: bool) -> Result<(), Failure> {
     )))
 }
 
-fn parse_origin(text: &str) -> Result<Origin, Failure> {
+/// An origin that somebody names.
+pub(super) fn parse_origin(text: &str) -> Result<Origin, Failure> {
     Origin::parse(text.strip_suffix('/').unwrap_or(text))
         .map_err(|error| Failure::Usage(format!("{text} is no server: {error}")))
 }
@@ -335,7 +316,8 @@ fn no_key(origin: &Origin) -> Failure {
     ))
 }
 
-fn read_key(source: &KeySource, environment: &Environment) -> Result<(Zeroizing<String>, String), Failure> {
+/// The key that is somewhere, and where that is.
+pub(super) fn read_key(source: &KeySource, environment: &Environment) -> Result<(Zeroizing<String>, String), Failure> {
     match source {
         KeySource::Env(name) => match environment.value(name) {
             Ok(Some(key)) => Ok((key, name.clone())),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Failure;
+use super::show::print;
 use crate::config::{Config, Environment};
 use crate::server::assemble::vault_options;
 use crate::server::control_socket::{Answer, Question, ask};
@@ -34,9 +35,9 @@ pub fn run(explicit: Option<PathBuf>, options: Options) -> Result<(), Failure> {
     super::on_control_runtime(async {
         let question = Question::AdminLink { organization: options.organization.clone() };
         match ask(&config.vault.path, &question).await? {
-            Some(Answer::Done(link)) => println!("{link}"),
+            Some(Answer::Done(link)) => print(&format!("{link}\n"))?,
             Some(Answer::Failed(why)) => return Err(Failure::Failed(why)),
-            None => println!("{}", under_lock(&config, &environment, &options.organization).await?),
+            None => print(&format!("{}\n", under_lock(&config, &environment, &options.organization).await?))?,
         }
         eprintln!("open it in a browser: it makes a super admin, or lets one back in, once");
         Ok(())

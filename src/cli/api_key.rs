@@ -9,11 +9,11 @@ use http::Method;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
 use super::resource::{Listing, Written, set, set_list, show, with_session};
-use super::show::{Column, Output, print, text};
+use super::show::{Column, Output, moment, print, text};
+use super::{Before, Failure};
 
 /// `sidekey api-key`
 #[derive(Debug, Args)]
@@ -101,6 +101,9 @@ struct Terms {
     /// A customer it may name, or a pattern with *
     #[arg(long = "customer", value_name = "PATTERN")]
     customers: Vec<String>,
+    /// Whether a request may ask what would become of it, by Sidekey-Explain
+    #[arg(long, value_name = "BOOLEAN", num_args = 0..=1, default_missing_value = "true")]
+    explain: Option<bool>,
     /// The environment that is meant where a request names none
     #[arg(long, value_name = "ENVIRONMENT")]
     default_environment: Option<String>,
@@ -120,18 +123,19 @@ struct Terms {
     written: Written,
 }
 
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column; 7] = [
     ("ID", |item| text(&item["id"])),
     ("NAME", |item| text(&item["name"])),
     ("STATUS", |item| text(&item["status"])),
     ("ROLES", |item| text(&item["roles"])),
-    ("LAST USED", |item| text(&item["last_used_at"])),
-    ("EXPIRES", |item| text(&item["expires_at"])),
+    ("OWNER", |item| text(&item["owner"])),
+    ("LAST USED", |item| moment(&item["last_used_at"])),
+    ("EXPIRES", |item| moment(&item["expires_at"])),
 ];
 
 /// Runs `sidekey api-key`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |session| act(session, command.action).await)
 }
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
@@ -208,6 +212,7 @@ impl Terms {
                 scope.remove(key);
             }
         }
+        set(&mut scope, "explain", self.explain);
         let mut limits = table(document, "limits");
         set(&mut limits, "per_minute", self.per_minute);
         set(&mut limits, "per_hour", self.per_hour);
@@ -236,8 +241,16 @@ async fn replace(session: &mut Session, named: &Named, name: Option<String>, ter
             "nothing is to be changed; `sidekey api-key set --help` lists what can be".to_owned(),
         ));
     }
-    let call = Call::new(Method::PUT, &["api-keys", &id]).json(&document.into()).version(found.version);
-    let changed = session.call(call).await?;
+    let differs = |key: &&String| document.get(*key) != before.get(*key);
+    let changed: Vec<&String> = document.keys().chain(before.keys()).filter(differs).collect();
+    // What is a part of its own is changed alone, and nothing else is written over.
+    let call = match changed.first().map(|key| key.as_str()) {
+        Some(part @ ("limits" | "scope")) if changed.iter().all(|key| *key == part) => {
+            Call::new(Method::PUT, &["api-keys", &id, part]).json(&document[part])
+        }
+        _ => Call::new(Method::PUT, &["api-keys", &id]).json(&document.clone().into()),
+    };
+    let changed = session.call(call.version(found.version)).await?;
     session.output.done(&format!("the API key {id} is changed"), &changed.body)
 }
 

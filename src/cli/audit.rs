@@ -1,15 +1,13 @@
 //! `sidekey audit`: who did what, when and from where; and whether the log is as it was written.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
 use super::resource::{Listing, show, with_session};
-use super::show::{Column, Output, print, text};
+use super::show::{Column, Output, moment, print, text};
+use super::{Before, Failure};
 
 /// `sidekey audit`
 #[derive(Debug, Args)]
@@ -101,7 +99,7 @@ struct Chain {
 
 const COLUMNS: [Column; 6] = [
     ("NUMBER", |item| text(&item["sequence"])),
-    ("AT", |item| text(&item["at"])),
+    ("AT", |item| moment(&item["at"])),
     ("ACTOR", |item| text(&item["actor"])),
     ("ACTION", |item| text(&item["action"])),
     ("OBJECT", |item| text(&item["object"])),
@@ -109,7 +107,7 @@ const COLUMNS: [Column; 6] = [
 ];
 
 const USAGE: [Column; 5] = [
-    ("HOUR", |item| text(&item["hour"])),
+    ("HOUR", |item| moment(&item["hour"])),
     ("CONNECTION", |item| text(&item["connection"])),
     ("ENVIRONMENT", |item| text(&item["environment"])),
     ("CALLER", |item| text(&item["caller"])),
@@ -117,8 +115,8 @@ const USAGE: [Column; 5] = [
 ];
 
 /// Runs `sidekey audit`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |session| act(session, command.action).await)
 }
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {

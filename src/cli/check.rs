@@ -1,11 +1,13 @@
 //! `sidekey check`: what is wrong and what to do. It reads only.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Failure;
+use super::show::print;
 use crate::config::{Address, Config, Environment, Style};
 use crate::directory::route::Route;
 use crate::model::id::OrganizationId;
@@ -15,7 +17,7 @@ use crate::server::{chain, control_socket};
 use crate::tls::client_config;
 use crate::upstream::Upstream;
 use crate::vault::declared::Declared;
-use crate::vault::inspect;
+use crate::vault::inspect::{self, StoredConnection};
 
 /// Checks everything a server would need. The configuration comes first: with a wrong one nothing else can be looked
 /// at.
@@ -38,19 +40,30 @@ pub fn run(explicit: Option<PathBuf>) -> Result<(), Failure> {
 #[derive(Default)]
 struct Findings {
     wrong: usize,
+    /// Why a finding could not be printed.
+    untold: Cell<Option<Failure>>,
 }
 
 impl Findings {
+    fn print(&self, text: &str) {
+        if let Err(failure) = print(text) {
+            self.untold.set(Some(failure));
+        }
+    }
+
     fn good(&self, what: impl std::fmt::Display) {
-        println!("ok     {what}");
+        self.print(&format!("ok     {what}\n"));
     }
 
     fn wrong(&mut self, what: impl std::fmt::Display) {
         self.wrong += 1;
-        println!("WRONG  {what}");
+        self.print(&format!("WRONG  {what}\n"));
     }
 
     fn conclude(self) -> Result<(), Failure> {
+        if let Some(failure) = self.untold.into_inner() {
+            return Err(failure);
+        }
         match self.wrong {
             0 => Ok(()),
             1 => Err(Failure::Failed("one thing is wrong; see above".to_owned())),
@@ -65,7 +78,7 @@ impl Findings {
         }
         if !config.warnings.is_empty() {
             let style = if std::io::stdout().is_terminal() { Style::Coloured } else { Style::Plain };
-            println!("{}", config.warnings.render(style));
+            self.print(&format!("{}\n", config.warnings.render(style)));
         }
     }
 
@@ -208,15 +221,13 @@ impl Findings {
             _ => Ok(Vec::new()),
         };
         match stored {
-            Ok(stored) => routes.extend(stored.into_iter().map(|(connection, integration)| {
+            Ok(stored) => routes.extend(stored.into_iter().map(|stored| {
+                let StoredConnection { connection, integration, filled } = stored;
                 let key = connection.key.to_string();
                 let integration = declared.integration(&connection.integration).cloned().or(integration.map(Arc::new));
-                (
-                    key,
-                    integration
-                        .ok_or_else(missing)
-                        .and_then(|integration| Route::new(Arc::new(connection), integration)),
-                )
+                let filled = integration.map(|integration| Arc::new(integration.filled(&filled)));
+                let route = filled.ok_or_else(missing);
+                (key, route.and_then(|integration| Route::new(Arc::new(connection), integration)))
             })),
             Err(error) => self.wrong(error),
         }

@@ -134,6 +134,16 @@ impl Client {
         Ok(Client { origin, tls, key: header, key_from, open: None })
     }
 
+    /// The server it asks.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Where its key is from.
+    pub(super) fn key_from(&self) -> &str {
+        &self.key_from
+    }
+
     /// Makes a call and reads its answer.
     pub(super) async fn call(&mut self, call: Call) -> Result<Answer, Failure> {
         let (parts, body) = self.send(&call).await?.into_parts();
@@ -159,11 +169,17 @@ impl Client {
         }
         while let Some(frame) = timeout(ANSWER, response.frame()).await.map_err(|_| self.late())? {
             let frame = frame.map_err(|error| self.broken(&error.to_string()))?;
-            if let Ok(data) = frame.into_data() {
-                sink.write_all(&data)?;
+            match frame.into_data().map(|data| sink.write_all(&data)) {
+                // Who stops reading early, such as `head`, has read enough.
+                Ok(Err(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                Ok(Err(error)) => return Err(error.into()),
+                Ok(Ok(())) | Err(_) => {}
             }
         }
-        sink.flush().map_err(Failure::from)
+        match sink.flush() {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     async fn send(&mut self, call: &Call) -> Result<http::Response<Incoming>, Failure> {
@@ -249,10 +265,16 @@ impl Client {
                 self.origin
             ));
         };
-        let mut told = detail.to_owned();
+        let mut told = match code {
+            // What the API says there is about its own document.
+            "invalid" => "that is refused:".to_owned(),
+            _ => in_words_of_the_command_line(detail),
+        };
         for mistake in problem["errors"].as_array().into_iter().flatten() {
             let at = mistake["pointer"].as_str().filter(|pointer| !pointer.is_empty()).unwrap_or("the document");
-            told.push_str(&format!("\n  {at}: {}", mistake["detail"].as_str().unwrap_or_default()));
+            let detail = in_words_of_the_command_line(mistake["detail"].as_str().unwrap_or_default());
+            let option = if at == "/environment" { "; -e names one" } else { "" };
+            told.push_str(&format!("\n  {at}: {detail}{option}"));
         }
         match status {
             StatusCode::UNAUTHORIZED => Failure::Unauthorized(format!(
@@ -260,7 +282,7 @@ impl Client {
                 self.key_from
             )),
             StatusCode::FORBIDDEN => Failure::Unauthorized(format!("{told}; ask an administrator of the organization")),
-            StatusCode::NOT_FOUND => Failure::NotFound(told),
+            StatusCode::NOT_FOUND => Failure::NotFound(with_where_to_look(told)),
             StatusCode::PRECONDITION_FAILED if code != "precondition_required" => {
                 Failure::Failed(format!("{told}\nsomebody changed it meanwhile: look at it and run the command again"))
             }
@@ -271,6 +293,31 @@ impl Client {
             _ => Failure::Failed(told),
         }
     }
+}
+
+/// The API names parameters of its own, for which commands have options.
+fn in_words_of_the_command_line(detail: &str) -> String {
+    let options = [("add ?force=true", "say --force"), ("?customer=", "--customer")];
+    options.iter().fold(detail.to_owned(), |told, (parameter, option)| told.replace(parameter, option))
+}
+
+/// What is not there, with the command that lists what is.
+fn with_where_to_look(told: String) -> String {
+    let next = match told.strip_prefix("there is no such ") {
+        Some("connection") => {
+            "`sidekey connection list` shows those there are; a customer's connection by its key needs --customer"
+        }
+        Some("environment") => "`sidekey environment list` shows those there are; -e names one",
+        Some("integration") => "`sidekey integration list` shows those there are",
+        Some("organization") => "`sidekey organization list` shows those there are",
+        Some("secret") => "`sidekey secret list` shows those there are",
+        Some("session") => "`sidekey session list` shows those there are",
+        Some("user") => "`sidekey user list` shows those there are",
+        Some("API key") => "`sidekey api-key list` shows those there are",
+        Some("version of this integration") => "`sidekey integration versions SLUG` lists those there are",
+        _ => return told,
+    };
+    format!("{told}; {next}")
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! `sidekey completions`
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
+use super::Failure;
 use super::show::print;
-use super::{Cli, Failure};
 
 /// Options of `sidekey completions`.
 #[derive(Debug, Args)]
@@ -16,6 +16,6 @@ pub struct Options {
 /// Prints the completions of a shell, to be put where that shell looks for them.
 pub fn run(options: &Options) -> Result<(), Failure> {
     let mut text = Vec::new();
-    clap_complete::generate(options.shell, &mut Cli::command(), "sidekey", &mut text);
+    clap_complete::generate(options.shell, &mut super::command(), "sidekey", &mut text);
     print(&String::from_utf8_lossy(&text))
 }

@@ -1,28 +1,49 @@
 //! `sidekey curl`: one request through the proxy, with the system's curl.
 //!
 //! What the proxy is told goes to curl as a configuration over a pipe of its own, so that the caller's key stands in no
-//! list of processes and stdin stays the caller's, for `--data @-`.
+//! list of processes and stdin stays the caller's, for `--data @-`. An administrator's key is never shown to the proxy.
 
-use std::io::Write;
+mod heads;
+mod place;
+
+use std::io::{IsTerminal, PipeReader, PipeWriter, Write};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use clap::Args;
 use rustix::io::{FdFlags, fcntl_setfd};
 use zeroize::Zeroizing;
 
-use super::Failure;
-use super::access::{Access, Proxy, ProxyPlace};
+use super::{Before, Failure};
+use heads::Refusal;
+use place::{Proxy, Site};
 
 /// Options of `sidekey curl`.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "sidekey curl [OPTIONS] <CONNECTION> <PATH> [CURL OPTIONS]...",
+    after_help = "\
+Exit codes: 0, the upstream has answered, whatever its status; 1, it has not, or curl ended with an error of its own, \
+which is told; 4, no proxy port answers; 5 and 6, the proxy itself refused: not authorized, no such connection."
+)]
 pub struct Options {
-    #[command(flatten)]
-    access: Access,
+    /// A server of ~/.config/sidekey/profiles.toml; also SIDEKEY_PROFILE
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
     /// The proxy port, as http://HOST:PORT or unix:/PATH; the first listener of this machine where it is not said
-    #[arg(long, value_name = "ORIGIN")]
+    #[arg(long, value_name = "ORIGIN", conflicts_with = "profile")]
     proxy: Option<String>,
+    /// The file with the caller's API key, - for stdin; also the key itself in SIDEKEY_CALLER_KEY. A listener that
+    /// trusts its network needs none
+    #[arg(long, value_name = "FILE")]
+    caller_key_file: Option<PathBuf>,
+    /// A CA that is trusted beside the system's
+    #[arg(long, value_name = "PEM")]
+    ca_file: Vec<PathBuf>,
+    /// Let the key go to another machine in clear
+    #[arg(long)]
+    plaintext: bool,
     /// The environment
     #[arg(long, short, value_name = "ENVIRONMENT")]
     environment: Option<String>,
@@ -31,60 +52,78 @@ pub struct Options {
     customer: Option<String>,
     /// The connection, by id or key
     connection: String,
-    /// The path below the base URL, or the URL of another allowed host
-    path: String,
-    /// Options of curl, such as -X POST --json '{"a":1}'
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CURL OPTIONS")]
-    curl: Vec<String>,
+    /// The path below the base URL, or the URL of another allowed host; everything behind it is curl's, such as
+    /// -X POST --json '{"a":1}'
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "PATH")]
+    request: Vec<String>,
 }
 
 /// A pipe holds this much without anybody reading.
 const PIPE: usize = 32 * 1024;
 
 /// Runs curl and hands on what it says.
-pub fn run(explicit: Option<PathBuf>, options: &Options) -> Result<(), Failure> {
-    let proxy = options.access.proxy(explicit, options.proxy.as_deref())?;
-    let configuration = options.configuration(&proxy)?;
+pub fn run(before: Before, options: Options) -> Result<(), Failure> {
+    let proxy = Proxy::find(before, &options)?;
+    let (heads, writer) = std::io::pipe()?;
+    let configuration = options.configuration(&proxy, &writer)?;
     if configuration.len() > PIPE {
         return Err(Failure::Usage("path and options are too long".to_owned()));
     }
-    let (reader, mut writer) = std::io::pipe()?;
-    writer.write_all(configuration.as_bytes())?;
-    drop(writer);
-    // The one descriptor that curl inherits; others are closed when it starts.
-    fcntl_setfd(&reader, FdFlags::empty()).map_err(std::io::Error::from)?;
-    // First of all that nobody's own configuration is read: what it says would be done with the caller's key.
-    let ended = Command::new("curl")
-        .arg("-q")
-        .arg("--config")
-        .arg(format!("/dev/fd/{}", reader.as_raw_fd()))
-        .args(options.of_curl())
-        .status();
-    match ended {
-        Ok(status) => match status.code() {
-            Some(0) => Ok(()),
-            Some(7) => {
-                Err(Failure::Unreachable("no proxy port answers there; start it with `sidekey serve`".to_owned()))
-            }
-            Some(code) => Err(Failure::Failed(format!("curl ended with {code}"))),
-            None => Err(Failure::Failed("curl was ended by a signal".to_owned())),
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::Failed(
-            "curl is not installed; install it, or send the request with a client of your own".to_owned(),
-        )),
-        Err(error) => Err(Failure::Failed(format!("curl cannot be started: {error}"))),
+    let (told, mut telling) = std::io::pipe()?;
+    telling.write_all(configuration.as_bytes())?;
+    drop(telling);
+    let (ended, refusal) = options.ask(&told, heads, writer)?;
+    if let Some(refusal) = refusal {
+        // The document that curl has shown ends without a line.
+        if std::io::stdout().is_terminal() {
+            eprintln!();
+        }
+        return Err(refusal.failure(&proxy, &options.connection));
+    }
+    match ended.code() {
+        Some(0) => Ok(()),
+        // Of the proxy port: nothing else is asked for by name, and nothing else is connected to.
+        Some(code @ 5..=7) => Err(Failure::Unreachable(format!(
+            "no proxy port answers there (curl ended with {code}); start it with `sidekey serve`, or name another \
+             with --proxy or --profile"
+        ))),
+        Some(code) => Err(Failure::Failed(format!("curl ended with {code}; `man curl` says what that means"))),
+        None => Err(Failure::Failed("curl was ended by a signal".to_owned())),
     }
 }
 
 impl Options {
-    /// The options of curl. A first `--json` was taken for the one of other commands, which means nothing here.
-    fn of_curl(&self) -> impl Iterator<Item = &str> {
-        let json = self.access.wants_json().then_some("--json");
-        json.into_iter().chain(self.curl.iter().map(String::as_str))
+    /// Starts curl and waits for its end, and for what the heads said.
+    fn ask(
+        &self,
+        told: &PipeReader,
+        heads: PipeReader,
+        writer: PipeWriter,
+    ) -> Result<(ExitStatus, Option<Refusal>), Failure> {
+        // The descriptors that curl inherits; others are closed when it starts.
+        fcntl_setfd(told, FdFlags::empty()).map_err(std::io::Error::from)?;
+        fcntl_setfd(&writer, FdFlags::empty()).map_err(std::io::Error::from)?;
+        // First of all that nobody's own configuration is read: what it says would be done with the caller's key.
+        let started = Command::new("curl")
+            .arg("-q")
+            .arg("--config")
+            .arg(format!("/dev/fd/{}", told.as_raw_fd()))
+            .args(self.request.iter().skip(1))
+            .spawn();
+        let mut child = started.map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Failure::Failed(
+                "curl is not installed; install it, or send the request with a client of your own".to_owned(),
+            ),
+            _ => Failure::Failed(format!("curl cannot be started: {error}")),
+        })?;
+        // The heads end where curl does, once nobody else could write any.
+        drop(writer);
+        let refusal = heads::read(heads)?;
+        Ok((child.wait()?, refusal))
     }
 
     /// What curl is told: a line for each option, values quoted as curl reads them.
-    fn configuration(&self, proxy: &Proxy) -> Result<Zeroizing<String>, Failure> {
+    fn configuration(&self, proxy: &Proxy, heads: &PipeWriter) -> Result<Zeroizing<String>, Failure> {
         let mut lines = Zeroizing::new(String::with_capacity(4096));
         let mut option = |name: &str, value: &str| {
             lines.push_str(name);
@@ -97,18 +136,24 @@ impl Options {
             }
             lines.push_str("\"\n");
         };
-        let base = match &proxy.place {
-            ProxyPlace::Origin(origin) => {
+        let base = match &proxy.site {
+            Site::Origin(origin) => {
                 // Wherever a redirect or another URL leads, only the proxy is connected to: nobody else is shown the key.
                 option("connect-to", &format!("::{}:{}", origin.host, origin.port));
                 origin.to_string()
             }
-            ProxyPlace::Unix(path) => {
+            Site::Unix(path) => {
                 option("unix-socket", &path.display().to_string());
                 "http://localhost".to_owned()
             }
         };
-        let (upstream, path) = split(&self.path)?;
+        let path = self.request.first().map_or("", String::as_str);
+        if path.starts_with('-') {
+            return Err(Failure::Usage(format!(
+                "{path} stands where the path belongs; options of curl come behind it"
+            )));
+        }
+        let (upstream, path) = split(path)?;
         option("url", &format!("{base}{path}"));
         for name in [&self.connection, self.environment.as_ref().unwrap_or(&self.connection)] {
             check(name)?;
@@ -126,7 +171,7 @@ impl Options {
                 option("header", &format!("{name}: {value}"));
             }
         }
-        if let Some(key) = &proxy.key {
+        if let Some((key, _)) = &proxy.key {
             check(key.trim())?;
             let line = Zeroizing::new(format!("Sidekey-Key: {}", key.trim()));
             option("header", &line);
@@ -134,6 +179,7 @@ impl Options {
         for file in &proxy.ca_files {
             option("cacert", &file.display().to_string());
         }
+        option("dump-header", &format!("/dev/fd/{}", heads.as_raw_fd()));
         // The proxy is asked itself, whatever HTTP_PROXY says, and the path goes as it was written.
         option("noproxy", "*");
         lines.push_str("path-as-is\ngloboff\nsilent\nshow-error\n");

@@ -14,6 +14,7 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::Failure;
+use super::show::print;
 use crate::config::{Config, Environment};
 use crate::server::Server;
 use crate::telemetry;
@@ -88,7 +89,7 @@ async fn once(proxy: &str, connections: &[Connection], captured: &Receiver<Vec<u
         rows.push(sample::ask(proxy, connection).await?);
     }
     let added = table::added_microseconds(captured, connections)?;
-    print!("{}", table::render(&rows, &added));
+    print(&table::render(&rows, &added))?;
     match rows.iter().filter(|row| !row.as_expected).count() {
         0 => Ok(()),
         wrong => Err(Failure::Failed(format!("{wrong} of {} connections did not do what they should", rows.len()))),
@@ -97,14 +98,15 @@ async fn once(proxy: &str, connections: &[Connection], captured: &Receiver<Vec<u
 
 /// Prints what to try and waits to be interrupted.
 async fn stay(proxy: &str, connections: &[Connection]) -> Result<(), Failure> {
-    println!("Sidekey listens on {proxy}; the sample API is https://{HOST}, a name that exists only in here.");
-    println!("These work now. No credential is in any of them; the answer shows, masked, what the API received:\n");
-    for connection in connections {
-        println!("# {}\n{}\n", connection.what, connection.curl(proxy));
-    }
-    println!("The same without a header, for clients that only take a base URL:");
-    println!("curl http://{proxy}/c/bearer/me\n\nAnd as a forward proxy:");
-    println!("curl --proxy http://bearer:@{proxy} http://{HOST}/me\n\nCtrl-C ends it; nothing is left behind.");
+    let each = connections.iter().map(|connection| format!("# {}\n{}\n\n", connection.what, connection.curl(proxy)));
+    print(&format!(
+        "Sidekey listens on {proxy}; the sample API is https://{HOST}, a name that exists only in here.\n\
+         These work now. No credential is in any of them; the answer shows, masked, what the API received:\n\n{}\
+         The same without a header, for clients that only take a base URL:\ncurl http://{proxy}/c/bearer/me\n\n\
+         And as a forward proxy:\ncurl --proxy http://bearer:@{proxy} http://{HOST}/me\n\n\
+         Ctrl-C ends it; nothing is left behind.\n",
+        each.collect::<String>()
+    ))?;
     tokio::signal::ctrl_c().await?;
     Ok(())
 }

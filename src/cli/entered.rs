@@ -4,7 +4,8 @@
 //! `--set token=-` reads stdin, `--set token=@file` a file, and `--set token` asks. Text behind the `=` is refused, and
 //! not repeated.
 
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Stdin};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use zeroize::Zeroizing;
 
@@ -21,8 +22,29 @@ pub(super) struct Entered {
     pub value: Zeroizing<String>,
 }
 
+/// What `--set` names, without a value being read: so that a wrong name is told before anybody is asked.
+pub(super) fn names(written: &[String]) -> Result<Vec<&str>, Failure> {
+    sources(written).map(|sources| sources.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Whether standard input was read already.
+static IS_READ: AtomicBool = AtomicBool::new(false);
+
+/// Standard input, which holds one thing: who wants it twice would get nothing the second time.
+pub(super) fn stdin() -> Result<Stdin, Failure> {
+    match IS_READ.swap(true, Ordering::Relaxed) {
+        false => Ok(std::io::stdin()),
+        true => Err(Failure::Usage("stdin can hold one thing only; put the others into files".to_owned())),
+    }
+}
+
 /// Reads everything that `--set` names.
 pub(super) fn read(written: &[String]) -> Result<Vec<Entered>, Failure> {
+    let read = |(name, source): (&str, Source<'_>)| Ok(Entered { value: source.read(name)?, name: name.to_owned() });
+    sources(written)?.into_iter().map(read).collect()
+}
+
+fn sources(written: &[String]) -> Result<Vec<(&str, Source<'_>)>, Failure> {
     let mut sources = Vec::with_capacity(written.len());
     for text in written {
         let (name, source) = parse(text)?;
@@ -36,8 +58,7 @@ pub(super) fn read(written: &[String]) -> Result<Vec<Entered>, Failure> {
             "stdin can hold one value only; put the others into files: --set NAME=@FILE".to_owned(),
         ));
     }
-    let read = |(name, source): (&str, Source<'_>)| Ok(Entered { value: source.read(name)?, name: name.to_owned() });
-    sources.into_iter().map(read).collect()
+    Ok(sources)
 }
 
 /// A JSON document of what was entered.
@@ -107,10 +128,11 @@ impl Source<'_> {
         let mut value = match self {
             Source::Prompt => ask(&format!("{name}: "))?,
             Source::Stdin => {
-                if std::io::stdin().is_terminal() {
+                let stdin = stdin()?;
+                if stdin.is_terminal() {
                     eprintln!("{name}: end with Ctrl-D");
                 }
-                read_all(std::io::stdin(), "stdin")?
+                read_all(stdin, "stdin")?
             }
             Source::File(path) => {
                 let file = std::fs::File::open(path).map_err(|error| Failure::Failed(format!("{path}: {error}")))?;

@@ -1,16 +1,15 @@
 //! `sidekey environment`: the environments of an organization, in their order.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value};
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
-use super::resource::{Listing, set, show, with_session};
+use super::foreseen::deletion;
+use super::resource::{Listing, called, set, show, with_session};
 use super::show::{Column, text};
+use super::{Before, Failure};
 
 /// `sidekey environment`
 #[derive(Debug, Args)]
@@ -56,6 +55,9 @@ enum Action {
     Delete {
         /// Its name
         name: String,
+        /// Say what has a value there, and delete nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -65,8 +67,8 @@ const COLUMNS: [Column; 2] = [
 ];
 
 /// Runs `sidekey environment`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |session| act(session, command.action).await)
 }
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
@@ -101,9 +103,27 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
             let changed = session.call(call).await?;
             session.output.done(&format!("the environment {name} is changed"), &changed.body)
         }
-        Action::Delete { name } => {
+        Action::Delete { name, dry_run: true } => foresee_deletion(&mut session, &name).await,
+        Action::Delete { name, dry_run: false } => {
             session.call(Call::new(Method::DELETE, &["environments", &name])).await?;
             session.output.done(&format!("the environment {name} is gone"), &Value::Null)
         }
     }
+}
+
+/// Tells what has a value in an environment, and so has to be deleted first.
+async fn foresee_deletion(session: &mut Session, name: &str) -> Result<(), Failure> {
+    session.call(show(&["environments", name])).await?;
+    let all = Listing { limit: None };
+    let connections = all.items(session, || show(&["connections"])).await?;
+    let is_set = |connection: &&Value| {
+        let fields = connection["environments"][name]["fields"].as_object();
+        fields.is_some_and(|fields| fields.values().any(|is_set| *is_set == true))
+    };
+    let connections: Value = connections.iter().filter(is_set).map(called).collect();
+    let secrets = all.items(session, || show(&["secrets"])).await?;
+    let has_value = |secret: &&Value| secret["environments"].as_array().is_some_and(|all| all.contains(&name.into()));
+    let secrets: Value = secrets.iter().filter(has_value).map(|secret| secret["key"].clone()).collect();
+    let along = [("connections_with_a_credential_there", connections), ("secrets_with_a_value_there", secrets)];
+    deletion(session.output, "environment", name, &along)
 }

@@ -1,16 +1,16 @@
 //! `sidekey integration`: how to talk to one provider.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
-use super::resource::{Listing, Written, pair, set, set_list, show, with_session};
-use super::show::{Column, Output, print, text};
+use super::foreseen::{Aim, Foreseen, deletion};
+use super::resource::{Listing, Written, called, pair, set, set_list, show, with_session};
+use super::show::{Column, Output, moment, text};
+use super::{Before, Failure};
+use crate::admin::integrations::SHOWN_ONLY;
 
 /// `sidekey integration`
 #[derive(Debug, Args)]
@@ -36,7 +36,7 @@ enum Action {
     Set {
         #[command(flatten)]
         change: Change,
-        /// Say which credentials would be blocked, and change nothing
+        /// Say what would differ and which credentials would be blocked, and change nothing
         #[arg(long)]
         dry_run: bool,
     },
@@ -47,11 +47,16 @@ enum Action {
         /// The value of a public field, which connections inherit; NAME= for none
         #[arg(long = "value", value_name = "NAME=VALUE", value_parser = pair)]
         values: Vec<(String, String)>,
+        /// Say what would differ and which credentials would be blocked, and change nothing
+        #[arg(long, requires = "values")]
+        dry_run: bool,
     },
-    /// List the versions of an integration, the newest first
+    /// List the versions of an integration, the newest first, or show one of them
     Versions {
         /// Its slug
         slug: String,
+        /// The number of a version
+        number: Option<u32>,
         #[command(flatten)]
         listing: Listing,
     },
@@ -110,13 +115,13 @@ fn methods(item: &Value) -> String {
 const VERSIONS: [Column; 4] = [
     ("VERSION", |item| text(&item["number"])),
     ("BY", |item| text(&item["actor"])),
-    ("AT", |item| text(&item["created_at"])),
+    ("AT", |item| moment(&item["created_at"])),
     ("BASE URL", |item| text(&item["document"]["base_url"])),
 ];
 
 /// Runs `sidekey integration`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |session| act(session, command.action).await)
 }
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
@@ -134,19 +139,21 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
         }
         Action::Show { slug } => {
             let answer = session.call(show(&["integrations", &slug])).await?;
-            match session.output {
-                Output::Json => session.output.thing(&answer.body),
-                // It is a document of its own kind, and reads best as one.
-                Output::People => Output::Json.thing(&answer.body),
-            }
+            // For people too: it is a document of its own kind, and reads best as one.
+            Output::Json.thing(&answer.body)
         }
         Action::Set { change, dry_run } => replace(&mut session, &change, dry_run).await,
         Action::Delete { slug, dry_run: true, .. } => {
             let users = connections(&mut session, &slug).await?;
-            tell(&session, &json!({ "dry_run": true, "integration": slug, "connections": users }), "this would delete")
+            deletion(session.output, "integration", &slug, &[("connections", users.into())])
         }
-        Action::Values { slug, values } => fill_in(&mut session, &slug, values).await,
-        Action::Versions { slug, listing } => {
+        Action::Values { slug, values, dry_run } => fill_in(&mut session, &slug, values, dry_run).await,
+        Action::Versions { slug, number: Some(number), .. } => {
+            let call = show(&["integrations", &slug, "versions", &number.to_string()]);
+            // As `show` does: what it was is a document.
+            Output::Json.thing(&session.call(call).await?.body)
+        }
+        Action::Versions { slug, number: None, listing } => {
             let items = listing.items(&mut session, || show(&["integrations", &slug, "versions"])).await?;
             session.output.list(&items, &VERSIONS)
         }
@@ -164,7 +171,12 @@ impl Reach {
 }
 
 /// Fills in values that connections inherit, or shows them.
-async fn fill_in(session: &mut Session, slug: &str, values: Vec<(String, String)>) -> Result<(), Failure> {
+async fn fill_in(
+    session: &mut Session,
+    slug: &str,
+    values: Vec<(String, String)>,
+    dry_run: bool,
+) -> Result<(), Failure> {
     let segments = ["integrations", slug, "values"];
     let found = session.call(show(&segments)).await?;
     if values.is_empty() {
@@ -176,6 +188,16 @@ async fn fill_in(session: &mut Session, slug: &str, values: Vec<(String, String)
             true => drop(filled.remove(&name)),
             false => drop(filled.insert(name, value.into())),
         }
+    }
+    if dry_run {
+        let (before, filled) = (&found.body["values"], Value::from(filled));
+        let document = session.call(show(&["integrations", slug])).await?.body;
+        // Judged as it is, before it is filled in: a value of a field that is not there would be dropped.
+        Aim::of(&document, &Value::Null)?.judge(&filled, true)?;
+        let (was, becomes) = (Aim::of(&document, before)?, Aim::of(&document, &filled)?);
+        let mut foreseen = Foreseen::of(("integration", slug), before, &filled, &[]);
+        foreseen.block_all(session, slug, &was, &becomes).await?;
+        return foreseen.tell(session.output);
     }
     let call = Call::new(Method::PUT, &segments).json(&json!({ "values": filled })).version(found.version);
     let stored = session.call(call).await?;
@@ -200,11 +222,7 @@ async fn replace(session: &mut Session, change: &Change, dry_run: bool) -> Resul
         return Err(Failure::Usage("nothing is to be changed; say --base-url, --host, --name or --file".to_owned()));
     }
     if dry_run {
-        let moved = destinations(&before) != destinations(&document);
-        let users = if moved { connections(session, &change.slug).await? } else { Vec::new() };
-        let would = json!({ "dry_run": true, "integration": change.slug, "hosts_change": moved, "connections": users });
-        let what = if moved { "this would block the credentials of" } else { "this would block no credential of" };
-        return tell(session, &would, what);
+        return foresee(session, &change.slug, &before.into(), &document.into()).await;
     }
     let call = Call::new(Method::PUT, &["integrations", &change.slug]).json(&document.into()).version(found.version);
     let call = change.reach.lay_over(call);
@@ -212,31 +230,18 @@ async fn replace(session: &mut Session, change: &Change, dry_run: bool) -> Resul
     session.output.done(&format!("the integration {} is changed", change.slug), &stored.body)
 }
 
-/// Everything of an integration that says where credentials go.
-fn destinations(document: &Map<String, Value>) -> Vec<Value> {
-    let auth = document.get("auth").and_then(Value::as_array).into_iter().flatten();
-    let endpoints = auth.flat_map(|auth| ["token_url", "authorize_url", "revoke_url"].map(|key| auth[key].clone()));
-    let of = |key| document.get(key).cloned().filter(|value| value.as_array().is_none_or(|items| !items.is_empty()));
-    [of("base_url"), of("hosts")].into_iter().map(Option::unwrap_or_default).chain(endpoints).collect()
+/// Tells what would differ and whose credentials would be blocked.
+async fn foresee(session: &mut Session, slug: &str, before: &Value, after: &Value) -> Result<(), Failure> {
+    let filled = session.call(show(&["integrations", slug, "values"])).await?.body;
+    let (was, becomes) = (Aim::of(before, &filled["values"])?, Aim::of(after, &filled["values"])?);
+    let mut foreseen = Foreseen::of(("integration", slug), before, after, &SHOWN_ONLY);
+    foreseen.block_all(session, slug, &was, &becomes).await?;
+    foreseen.tell(session.output)
 }
 
 /// The connections of an integration, with their customer where they have one.
 async fn connections(session: &mut Session, slug: &str) -> Result<Vec<Value>, Failure> {
-    let all = Listing { limit: None }.items(session, || show(&["connections"])).await?;
-    let name = |item: &Value| match item["customer"].as_str() {
-        Some(customer) => Value::from(format!("{} ({customer})", text(&item["key"]))),
-        None => item["key"].clone(),
-    };
-    Ok(all.iter().filter(|item| item["integration"] == slug).map(name).collect())
-}
-
-fn tell(session: &Session, would: &Value, what: &str) -> Result<(), Failure> {
-    if session.output == Output::Json {
-        return session.output.thing(would);
-    }
-    print(&format!(
-        "{what} the integration {}\nconnections:  {}\nnothing was changed\n",
-        text(&would["integration"]),
-        text(&would["connections"])
-    ))
+    let call = || show(&["connections"]).query("integration", slug);
+    let all = Listing { limit: None }.items(session, call).await?;
+    Ok(all.iter().map(|item| called(item).into()).collect())
 }

@@ -1,16 +1,15 @@
 //! `sidekey organization`: the tenants.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value};
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
+use super::foreseen::deletion;
 use super::resource::{Listing, set, show, with_session};
 use super::show::{Column, text};
+use super::{Before, Failure};
 
 /// `sidekey organization`
 #[derive(Debug, Args)]
@@ -64,6 +63,9 @@ enum Action {
     Delete {
         /// Its id or key
         organization: String,
+        /// Say what is in it, and delete nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -71,8 +73,8 @@ const COLUMNS: [Column; 3] =
     [("KEY", |item| text(&item["key"])), ("NAME", |item| text(&item["name"])), ("ID", |item| text(&item["id"]))];
 
 /// Runs `sidekey organization`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |session| act(session, command.action).await)
 }
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
@@ -109,12 +111,32 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
             let mut limits = found.body.as_object().cloned().filter(|_| !none).unwrap_or_default();
             set(&mut limits, "per_minute", per_minute);
             set(&mut limits, "per_hour", per_hour);
-            let set = session.call(Call::new(Method::PUT, &segments).json(&limits.into())).await?;
+            let call = Call::new(Method::PUT, &segments).json(&limits.into()).version(found.version);
+            let set = session.call(call).await?;
             session.output.thing(&set.body)
         }
-        Action::Delete { organization } => {
+        Action::Delete { organization, dry_run: true } => foresee_deletion(session, &organization).await,
+        Action::Delete { organization, dry_run: false } => {
             session.call(Call::new(Method::DELETE, &["organizations", &organization])).await?;
             session.output.done(&format!("the organization {organization} is gone"), &Value::Null)
         }
     }
+}
+
+/// Tells what is in an organization, and so has to be deleted first.
+async fn foresee_deletion(mut session: Session, organization: &str) -> Result<(), Failure> {
+    session.call(show(&["organizations", organization])).await?;
+    session.organization = Some(organization.to_owned());
+    let mut along = Vec::new();
+    // Integrations that everybody has are not this organization's, and revoked keys are nobody's.
+    let is_in_it = |item: &&Value| item["source"].as_str().is_none_or(|source| source == "stored");
+    let is_alive = |item: &&Value| item["status"] != "revoked";
+    for (kind, name) in
+        [("connections", "key"), ("integrations", "slug"), ("secrets", "key"), ("users", "email"), ("api-keys", "name")]
+    {
+        let items = Listing { limit: None }.items(&mut session, || show(&[kind])).await?;
+        let names = items.iter().filter(is_in_it).filter(is_alive).map(|item| item[name].clone());
+        along.push((if kind == "api-keys" { "api_keys" } else { kind }, names.collect()));
+    }
+    deletion(session.output, "organization", organization, &along)
 }

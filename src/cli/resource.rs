@@ -8,9 +8,10 @@ use clap::Args;
 use http::Method;
 use serde_json::{Map, Value};
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
+use super::show::{clean, text};
+use super::{Before, Failure};
 
 /// How many items a page of a list has.
 const PAGE: usize = 200;
@@ -33,11 +34,11 @@ pub(super) struct Written {
 
 /// Runs what a command does with the server it is about.
 pub(super) fn with_session(
+    before: Before,
     access: &Access,
-    explicit: Option<PathBuf>,
     act: impl AsyncFnOnce(Session) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let session = access.session(explicit)?;
+    let session = access.session(before.config)?;
     super::on_control_runtime(act(session))
 }
 
@@ -74,7 +75,7 @@ impl Written {
         let Some(path) = &self.file else { return Ok(Map::new()) };
         let text = if path == Path::new("-") {
             let mut text = String::new();
-            std::io::stdin().take(1 << 20).read_to_string(&mut text)?;
+            super::entered::stdin()?.take(1 << 20).read_to_string(&mut text)?;
             text
         } else {
             std::fs::read_to_string(path).map_err(|error| Failure::Failed(format!("{}: {error}", path.display())))?
@@ -113,6 +114,14 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+/// A connection as people call it: its key, with its customer where it has one.
+pub(super) fn called(connection: &Value) -> String {
+    match connection["customer"].as_str() {
+        Some(customer) => format!("{} ({})", text(&connection["key"]), clean(customer)),
+        None => text(&connection["key"]),
     }
 }
 

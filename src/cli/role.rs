@@ -1,14 +1,12 @@
 //! `sidekey role`: which roles there are and what each may do.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::Failure;
 use super::access::Access;
 use super::resource::{show, with_session};
 use super::show::{Column, Output, text};
+use super::{Before, Failure};
 
 /// `sidekey role`
 #[derive(Debug, Args)]
@@ -37,8 +35,8 @@ const COLUMNS: [Column; 7] = [
 ];
 
 /// Runs `sidekey role`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |mut session| {
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |mut session| {
         let Action::List = command.action;
         let mut answer = session.call(show(&["roles"])).await?.body;
         let roles: Vec<Value> = answer["items"].as_array_mut().map(std::mem::take).unwrap_or_default();

@@ -75,6 +75,16 @@ pub(super) fn text(value: &Value) -> String {
     }
 }
 
+/// A moment to the second, as a column has room for it: `2030-01-31 08:15:00`, in UTC.
+pub(super) fn moment(value: &Value) -> String {
+    match value.as_str().and_then(|moment| moment.split_once('T')) {
+        Some((day, time)) => {
+            clean(&format!("{day} {}", time.trim_end_matches('Z').split('.').next().unwrap_or_default()))
+        }
+        None => text(value),
+    }
+}
+
 /// Text of somebody else's, made unable to move a terminal's cursor or colour it.
 pub(super) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
@@ -108,6 +118,9 @@ fn table(items: &[Value], columns: &[Column]) -> String {
 
 fn fields(thing: &Value) -> String {
     let Value::Object(table) = thing else { return format!("{}\n", text(thing)) };
+    if table.is_empty() {
+        return format!("{}\n", text(thing));
+    }
     let width = table.keys().map(|name| name.chars().count()).max().unwrap_or_default();
     let mut shown = String::new();
     for (name, value) in table {

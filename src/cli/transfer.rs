@@ -8,11 +8,11 @@ use clap::Args;
 use http::Method;
 use serde_json::Value;
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
 use super::resource::{show, with_session};
 use super::show::{Output, clean, print, text};
+use super::{Before, Failure};
 
 /// The largest document that is read; the server takes no larger one.
 const LARGEST: u64 = 64 << 20;
@@ -43,8 +43,8 @@ pub struct Import {
 }
 
 /// Runs `sidekey export`.
-pub fn export(explicit: Option<PathBuf>, options: Export) -> Result<(), Failure> {
-    with_session(&options.access, explicit, async |mut session| {
+pub fn export(before: Before, options: Export) -> Result<(), Failure> {
+    with_session(before, &options.access, async |mut session| {
         let call = show(&["export"]).query_if("integration", options.integration);
         let exported = session.call(call).await?.body;
         let text = serde_json::to_string_pretty(&exported).map_err(|error| Failure::Failed(error.to_string()))? + "\n";
@@ -58,9 +58,9 @@ pub fn export(explicit: Option<PathBuf>, options: Export) -> Result<(), Failure>
 }
 
 /// Runs `sidekey import`.
-pub fn import(explicit: Option<PathBuf>, options: Import) -> Result<(), Failure> {
+pub fn import(before: Before, options: Import) -> Result<(), Failure> {
     let document = read(&options.file)?;
-    with_session(&options.access, explicit, async |mut session| {
+    with_session(before, &options.access, async |mut session| {
         let call = Call::new(Method::POST, &["import"]).json(&document);
         let imported = session.call(call.query_if("dry_run", options.dry_run.then_some("true"))).await?.body;
         tell(&session, &imported)
@@ -71,7 +71,7 @@ fn read(path: &Path) -> Result<Value, Failure> {
     let mut bytes = Vec::new();
     let wrong = |why: &dyn std::fmt::Display| Failure::Failed(format!("{}: {why}", path.display()));
     let read = if path == Path::new("-") {
-        std::io::stdin().take(LARGEST).read_to_end(&mut bytes)
+        super::entered::stdin()?.take(LARGEST).read_to_end(&mut bytes)
     } else {
         std::fs::File::open(path).and_then(|file| file.take(LARGEST).read_to_end(&mut bytes))
     };

@@ -1,16 +1,15 @@
-//! `sidekey user` and `sidekey session`: people, and where they are signed in.
-
-use std::path::PathBuf;
+//! `sidekey user`: people who sign in.
 
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Map, Value};
 
-use super::Failure;
 use super::access::{Access, Session};
 use super::client::Call;
-use super::resource::{Listing, set, set_list, show, with_session};
-use super::show::{Column, Output, print, text};
+use super::foreseen::deletion;
+use super::resource::{Listing, called, set, set_list, show, with_session};
+use super::show::{Column, Output, moment, print, text};
+use super::{Before, Failure};
 
 /// `sidekey user`
 #[derive(Debug, Args)]
@@ -56,8 +55,14 @@ enum Action {
     Disable(Named),
     /// Enable a user again
     Enable(Named),
-    /// Delete a user
-    Delete(Named),
+    /// Delete a user: their sessions end, and API keys that belong to them are revoked
+    Delete {
+        #[command(flatten)]
+        named: Named,
+        /// Say what would end with them, and delete nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// List the sessions of a user
     Sessions(Named),
 }
@@ -91,20 +96,12 @@ const COLUMNS: [Column; 6] = [
     ("ROLES", |item| text(&item["roles"])),
     ("STATUS", |item| text(&item["status"])),
     ("SIGN-IN", |item| text(&item["method"])),
-    ("LAST SIGN-IN", |item| text(&item["last_sign_in_at"])),
-];
-
-const SESSIONS: [Column; 5] = [
-    ("ID", |item| text(&item["id"])),
-    ("EMAIL", |item| text(&item["email"])),
-    ("ADDRESS", |item| text(&item["address"])),
-    ("LAST USED", |item| text(&item["used_at"])),
-    ("EXPIRES", |item| text(&item["expires_at"])),
+    ("LAST SIGN-IN", |item| moment(&item["last_sign_in_at"])),
 ];
 
 /// Runs `sidekey user`.
-pub fn run(explicit: Option<PathBuf>, command: Command) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |session| act(session, command.action).await)
+pub fn run(before: Before, command: Command) -> Result<(), Failure> {
+    with_session(before, &command.access, async |session| act(session, command.action).await)
 }
 
 async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
@@ -139,13 +136,13 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
         Action::Set { named, names, roles } => replace(&mut session, &named, &names, &roles).await,
         Action::Disable(named) => turn(&mut session, &named, "disable", "is disabled").await,
         Action::Enable(named) => turn(&mut session, &named, "enable", "is enabled").await,
-        Action::Delete(named) => {
+        Action::Delete { named, dry_run: true } => foresee_deletion(&mut session, &named).await,
+        Action::Delete { named, dry_run: false } => {
             session.call(named.call(Method::DELETE, &[])).await?;
             session.output.done(&format!("the user {} is gone", named.user), &Value::Null)
         }
         Action::Sessions(named) => {
-            let items = Listing { limit: None }.items(&mut session, || named.call(Method::GET, &["sessions"])).await?;
-            session.output.list(&items, &SESSIONS)
+            super::session::list(&mut session, &Listing { limit: None }, Some(&named.user)).await
         }
     }
 }
@@ -171,8 +168,26 @@ async fn replace(session: &mut Session, named: &Named, names: &Names, roles: &[S
     if document.is_empty() {
         return Err(Failure::Usage("nothing is to be changed; say --role, --first-name or --last-name".to_owned()));
     }
-    let changed = session.call(named.call(Method::PUT, &[]).json(&document.into())).await?;
+    // Roles alone are an endpoint of their own: names that somebody else changes meanwhile are not in the way.
+    let below: &[&str] = if document.keys().all(|key| key == "roles") { &["roles"] } else { &[] };
+    let changed = session.call(named.call(Method::PUT, below).json(&document.into())).await?;
     session.output.done(&format!("the user {} is changed", named.user), &changed.body)
+}
+
+/// Tells what ends with a user, and which connections nobody owns then.
+async fn foresee_deletion(session: &mut Session, named: &Named) -> Result<(), Failure> {
+    let user = session.call(named.call(Method::GET, &[])).await?.body;
+    let (all, is_theirs) = (Listing { limit: None }, |item: &&Value| item["owner"] == user["id"]);
+    let sessions = all.items(session, || named.call(Method::GET, &["sessions"])).await?;
+    let keys = all.items(session, || show(&["api-keys"])).await?;
+    let connections = all.items(session, || show(&["connections"])).await?;
+    let alive = keys.iter().filter(is_theirs).filter(|key| key["status"] != "revoked");
+    let along = [
+        ("sessions_that_end", sessions.iter().map(|session| session["id"].clone()).collect()),
+        ("api_keys_that_are_revoked", alive.map(|key| key["name"].clone()).collect()),
+        ("connections_that_stay_without_them", connections.iter().filter(is_theirs).map(called).collect()),
+    ];
+    deletion(session.output, "user", &text(&user["email"]), &along)
 }
 
 async fn turn(session: &mut Session, named: &Named, verb: &str, what: &str) -> Result<(), Failure> {
@@ -196,38 +211,4 @@ fn tell_link(session: &Session, invited: &Value) -> Result<(), Failure> {
         text(&invited["link_expires_at"])
     );
     print(&format!("{}\n", text(&invited["link"])))
-}
-
-/// `sidekey session`
-#[derive(Debug, Args)]
-pub struct SessionCommand {
-    #[command(flatten)]
-    access: Access,
-    #[command(subcommand)]
-    action: SessionAction,
-}
-
-#[derive(Debug, Subcommand)]
-enum SessionAction {
-    /// List the sessions
-    List(Listing),
-    /// End a session at once
-    Revoke {
-        /// Its id
-        session: String,
-    },
-}
-
-/// Runs `sidekey session`.
-pub fn run_session(explicit: Option<PathBuf>, command: SessionCommand) -> Result<(), Failure> {
-    with_session(&command.access, explicit, async |mut session| match command.action {
-        SessionAction::List(listing) => {
-            let items = listing.items(&mut session, || show(&["sessions"])).await?;
-            session.output.list(&items, &SESSIONS)
-        }
-        SessionAction::Revoke { session: id } => {
-            session.call(Call::new(Method::DELETE, &["sessions", &id])).await?;
-            session.output.done(&format!("the session {id} is over"), &Value::Null)
-        }
-    })
 }

@@ -34,8 +34,10 @@ pub struct Profile {
     pub server: Origin,
     /// Its proxy port, for `sidekey curl`.
     pub proxy: Option<Origin>,
-    /// Where the API key is.
+    /// Where the API key is that the admin port is asked with.
     pub key: Option<KeySource>,
+    /// Where the API key is that `sidekey curl` shows to the proxy port; one that trusts its network needs none.
+    pub caller_key: Option<KeySource>,
     /// The organization that is meant, for super admins.
     pub organization: Option<String>,
     /// The environment that is meant where a command needs one.
@@ -134,20 +136,12 @@ impl Profile {
             reader.problems().add(reader.pointer(), "the key `server` is missing: the origin of the admin port");
         }
         let proxy = read_origin(reader, "proxy");
-        let key = reader.table("key").and_then(|table| {
-            let file = table.text("file").map(|path| KeySource::File(folder.join(path)));
-            let env = table.text("env").map(|name| KeySource::Env(name.to_owned()));
-            if file.is_some() == env.is_some() {
-                table.problems().add(table.pointer(), "say either `file` or `env`: where the key is, never the key");
-            }
-            table.finish();
-            file.or(env)
-        });
+        let (key, caller_key) = (read_key(reader, "key", folder), read_key(reader, "caller_key", folder));
         let text = |name| reader.label(name, 200).map(str::to_owned);
         let (organization, environment) = (text("organization"), text("environment"));
         let ca_files = reader.parsed_list::<PathBuf>("ca_files").into_iter().map(|path| folder.join(path)).collect();
         let plaintext = reader.flag("plaintext").unwrap_or(false);
-        Some(Profile { server: server?, proxy, key, organization, environment, ca_files, plaintext })
+        Some(Profile { server: server?, proxy, key, caller_key, organization, environment, ca_files, plaintext })
     }
 }
 
@@ -155,6 +149,17 @@ fn read_origin(reader: &Reader<'_>, key: &'static str) -> Option<Origin> {
     let text = reader.text(key)?;
     let parsed = Origin::parse(text.strip_suffix('/').unwrap_or(text));
     parsed.map_err(|error| reader.problem(key, error.to_string())).ok()
+}
+
+fn read_key(reader: &Reader<'_>, key: &'static str, folder: &Path) -> Option<KeySource> {
+    let table = reader.table(key)?;
+    let file = table.text("file").map(|path| KeySource::File(folder.join(path)));
+    let env = table.text("env").map(|name| KeySource::Env(name.to_owned()));
+    if file.is_some() == env.is_some() {
+        table.problems().add(table.pointer(), "say either `file` or `env`: where the key is, never the key");
+    }
+    table.finish();
+    file.or(env)
 }
 
 #[cfg(test)]
@@ -170,7 +175,8 @@ mod tests {
         let profiles = read(
             "default = \"prod\"\n[profiles.prod]\nserver = \"https://sidekey.example.test:7879/\"\n\
              key = { file = \"prod.key\" }\norganization = \"acme\"\nca_files = [\"ca.pem\"]\n[profiles.here]\n\
-             server = \"http://127.0.0.1:7879\"\nproxy = \"http://127.0.0.1:7878\"\nkey = { env = \"HERE\" }",
+             server = \"http://127.0.0.1:7879\"\nproxy = \"http://127.0.0.1:7878\"\nkey = { env = \"HERE\" }\n\
+             caller_key = { file = \"caller.key\" }",
         )
         .unwrap();
         assert_eq!(profiles.default.as_ref().map(Key::as_str), Some("prod"));
@@ -179,6 +185,8 @@ mod tests {
         assert_eq!(prod.key, Some(KeySource::File("/config/sidekey/prod.key".into())));
         assert_eq!(prod.ca_files, [PathBuf::from("/config/sidekey/ca.pem")]);
         assert_eq!(profiles.named["here"].key, Some(KeySource::Env("HERE".to_owned())));
+        assert_eq!(profiles.named["here"].caller_key, Some(KeySource::File("/config/sidekey/caller.key".into())));
+        assert_eq!(prod.caller_key, None, "an administrator's key is no caller's");
     }
 
     #[test]

@@ -102,9 +102,31 @@ impl<'a> Caller<'a> {
         let of_listener = first(&self.listener.connections, connection)?;
         let of_key = self.key().and_then(|key| first(&key.terms.scope.connections, connection));
         Some(match of_key {
+            Some(of_key) if of_listener.is_everything() => format!("the key covers `{of_key}`"),
             Some(of_key) => format!("the key covers `{of_key}`, and the listener `{of_listener}`"),
             None => format!("the listener covers `{of_listener}`"),
         })
+    }
+
+    /// Why a connection is outside, in words: for who administers the key, and never for the caller.
+    pub fn refusing_rule(&self, connection: &Connection) -> String {
+        let owner = self.key().map_or(self.listener.owner, |key| key.terms.owner);
+        if connection.keeper().is_some_and(|keeper| !keeper.is(owner)) {
+            return "it is personal, and the key does not belong to its owner".to_owned();
+        }
+        let own = self.key().map_or(&self.listener.connections, |key| &key.terms.scope.connections);
+        if !names(own, connection) {
+            let all = own.iter().map(|glob| format!("`{glob}`")).collect::<Vec<_>>().join(", ");
+            let all = if all.is_empty() { "none at all".to_owned() } else { all };
+            return format!("the key's connections do not name it; they are {all}");
+        }
+        "its customer is not among those of the key".to_owned()
+    }
+
+    /// The environments that its key names, in words; `None` where it names none and has the listener's.
+    pub fn environments_of_key(&self) -> Option<String> {
+        let environments = self.key()?.terms.environments()?;
+        Some(environments.iter().map(EnvironmentName::as_str).collect::<Vec<_>>().join(", "))
     }
 
     /// What each rule of its key says to a request; nothing where it has none. `path` is as in `allows`.
@@ -155,7 +177,7 @@ impl<'a> Caller<'a> {
 /// What a rule says to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruling {
-    /// `method` or `path`.
+    /// `key`, `method` or `path`.
     pub about: &'static str,
     /// Whether it lets the request pass.
     pub passed: bool,

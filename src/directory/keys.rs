@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cache::{Entry, LoadFailed, Stamped};
+use super::caller::Ruling;
 use super::rate::{Limiter, Rates};
 use super::table::Shown;
 use super::{Beside, Directory, LookupError, Table};
-use crate::model::api_key::ApiKey;
+use crate::model::api_key::{ApiKey, KeyStatus};
 use crate::model::id::ApiKeyId;
+use crate::model::moment::Moment;
 use crate::model::role::{Grant, Permission};
 use crate::vault::api_key::{KeyCheck, id_of};
 use crate::vault::revision::{Stamp, Subject};
@@ -43,6 +45,15 @@ impl Holder {
     pub fn is_current(&self) -> bool {
         self.stamp.is_current()
     }
+}
+
+/// A key that was looked up by its id.
+#[derive(Debug)]
+pub struct Supposed {
+    /// The key.
+    pub key: Arc<ApiKey>,
+    /// Its holder, if it may use the proxy port now.
+    pub shown: Option<Rc<Shown>>,
 }
 
 /// What is known of a public part: what a text is compared with, and whose it then is.
@@ -80,6 +91,17 @@ impl Directory {
         Ok(Some(table.keys.insert(presented, Arc::clone(holder), expires)))
     }
 
+    /// A key by its id, and its holder if whoever presented it now would be let in. For who administers it: it was not
+    /// presented.
+    pub async fn supposed_holder(&self, id: ApiKeyId) -> Result<Option<(Ruling, Supposed)>, LookupError> {
+        let Entry { value: loaded, expires } = self.loaded(id).await?;
+        let Some(key) = loaded.check.key() else { return Ok(None) };
+        let ruling = rule(key, loaded.holder.is_some(), self.vault.now());
+        let holder = loaded.holder.as_ref().filter(|_| ruling.passed);
+        let shown = holder.map(|holder| Shown::supposed(Arc::clone(holder), expires));
+        Ok(Some((ruling, Supposed { key: Arc::clone(key), shown })))
+    }
+
     async fn loaded(&self, id: ApiKeyId) -> Result<Entry<Arc<Loaded>>, LookupError> {
         if let Some(entry) = self.keys.get(&id).await {
             return Ok(entry);
@@ -90,6 +112,20 @@ impl Directory {
             LoadFailed::Lost => LookupError::Vault(Arc::new(VaultError::Stopped)),
         })
     }
+}
+
+/// Whether a key by itself lets somebody in, as [`KeyCheck::verify`] and [`load`] judge it.
+fn rule(key: &ApiKey, may_call: bool, now: Moment) -> Ruling {
+    let passed = key.is_valid(now) && may_call;
+    let text = match (key.status, key.terms.expires_at) {
+        (KeyStatus::Revoked, _) => "it is revoked".to_owned(),
+        (KeyStatus::Suspended, _) => "it is suspended".to_owned(),
+        (KeyStatus::Active, Some(end)) if end <= now => format!("it expired at {end}"),
+        _ if !may_call => format!("its roles do not grant `{}`", Permission::UseProxy.as_str()),
+        (KeyStatus::Active, Some(end)) => format!("it is active until {end}"),
+        (KeyStatus::Active, None) => "it is active".to_owned(),
+    };
+    Ruling { about: "key", passed, text }
 }
 
 async fn load(vault: Vault, id: ApiKeyId, rates: Arc<Rates>) -> Result<Arc<Loaded>, VaultError> {

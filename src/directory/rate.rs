@@ -93,24 +93,37 @@ fn decide(empty_at: u64, now: u64, quota: Quota) -> Result<u64, NonZeroU64> {
     }
 }
 
-/// What a limit belongs to.
+/// What a limit belongs to, and for which time it holds where there is one for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// A connection, whoever uses it.
     Connection,
     /// An API key, whatever it is used for.
-    Key,
+    Key(Window),
     /// An organization: all of its callers together.
-    Organization,
+    Organization(Window),
 }
 
 impl Holder {
-    /// The word for it in answers.
+    /// The name of the limit in answers; the name of a policy in `RateLimit-Policy` too.
     pub const fn as_str(self) -> &'static str {
         match self {
             Holder::Connection => "connection",
-            Holder::Key => "key",
-            Holder::Organization => "organization",
+            Holder::Key(Window::Minute) => "key_per_minute",
+            Holder::Key(Window::Hour) => "key_per_hour",
+            Holder::Organization(Window::Minute) => "organization_per_minute",
+            Holder::Organization(Window::Hour) => "organization_per_hour",
+        }
+    }
+
+    /// The same for people.
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Holder::Connection => "the limit of this connection",
+            Holder::Key(Window::Minute) => "this key's limit per minute",
+            Holder::Key(Window::Hour) => "this key's limit per hour",
+            Holder::Organization(Window::Minute) => "this organization's limit per minute",
+            Holder::Organization(Window::Hour) => "this organization's limit per hour",
         }
     }
 }
@@ -193,8 +206,8 @@ impl Owner {
     const fn holder(self) -> Holder {
         match self {
             Owner::Connection(_) => Holder::Connection,
-            Owner::Key(..) => Holder::Key,
-            Owner::Organization(..) => Holder::Organization,
+            Owner::Key(_, window) => Holder::Key(window),
+            Owner::Organization(_, window) => Holder::Organization(window),
         }
     }
 }

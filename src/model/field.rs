@@ -87,6 +87,9 @@ impl Field {
         {
             reader.problem("default", "the default does not match the field's own pattern");
         }
+        if default.as_deref().is_some_and(super::credential::refers) {
+            reader.problem("default", "a default is plain text; secrets are referred to in credentials only");
+        }
         if secret && default.is_some() {
             reader.problem("default", "a secret field has no default: an integration holds no secret");
         }

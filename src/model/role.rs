@@ -102,6 +102,8 @@ permissions! {
     ReadSecrets, "secrets.read",                         [All,   All,   All,   All,   All,   None];
     /// Making and changing secrets.
     ManageSecrets, "secrets.manage",                     [All,   All,   All,   None,  None,  None];
+    /// Entering credentials that refer to secrets: whoever does so says where a secret goes.
+    UseSecrets, "secrets.use",                           [All,   All,   All,   None,  None,  None];
     /// Seeing API keys.
     ReadApiKeys, "api_keys.read",                        [All,   All,   None,  None,  None,  None];
     /// Making, limiting, suspending and revoking API keys.

@@ -88,7 +88,7 @@ pub enum ProxyError {
     #[error("this connection's credential goes into the body: {0}")]
     BodyUnsupported(String),
     /// More requests than a limit allows.
-    #[error("more requests than the limit of this {} allows", .0.holder.as_str())]
+    #[error("more requests than {} allows", .0.holder.in_words())]
     RateLimited(Exceeded),
     /// Nothing to inject.
     #[error(transparent)]

@@ -15,7 +15,7 @@ use super::record::Record;
 use super::tag::Login;
 use crate::credentials::outline::{Outline, Part};
 use crate::directory::{Allowance, Preview};
-use crate::model::id::ConnectionId;
+use crate::model::id::{ApiKeyId, ConnectionId};
 use crate::model::moment::Moment;
 use crate::model::name::{EnvironmentName, Key};
 use crate::wire::RequestHead;
@@ -51,10 +51,19 @@ pub struct Explanation {
     pub key_expires_at: Option<Moment>,
 }
 
+/// Who is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Audience {
+    /// The caller, who is told nothing of what its scope does not cover.
+    Caller,
+    /// Who administers the caller's key, and may read all of its rules.
+    Administrator,
+}
+
 /// One thing that was decided.
 #[derive(Debug, Serialize)]
 pub struct Decision {
-    /// `environment`, `customer`, `connection`, `host`, `method`, `path`, `limits` or `credential`.
+    /// `key` (where somebody else asks about one), `environment`, `customer`, `connection`, `host`, `method`, `path`, `limits` or `credential`.
     pub about: &'static str,
     /// Whether it let the request pass.
     pub passed: bool,
@@ -94,7 +103,7 @@ impl From<Part> for Injected {
 /// A limit.
 #[derive(Debug, Serialize)]
 pub struct Limit {
-    /// `connection`, `key` or `organization`.
+    /// `connection`, `key_per_minute`, `key_per_hour`, `organization_per_minute` or `organization_per_hour`.
     pub of: &'static str,
     /// So many requests at once.
     pub requests: u32,
@@ -145,22 +154,61 @@ impl Proxy {
             return Err(ProxyError::ExplainNotPermitted);
         }
         let asked = Asked::by(caller, said, record)?;
-        record.asked(asked.reference);
         let mut explanation = Explanation {
             caller: asked.caller.shown().map_or_else(|| "local".to_owned(), |shown| shown.key.id.to_string()),
             method: head.method.to_string(),
             key_expires_at: asked.caller.shown().and_then(|shown| shown.key.terms.expires_at),
             ..Explanation::default()
         };
-        match self.explain_asked(&asked, &mut explanation).await {
-            Ok(()) => explanation.permitted = true,
-            Err(error) => explanation.refused(&error),
+        self.explain_to(Audience::Caller, &asked, &mut explanation, record).await;
+        Ok(explanation)
+    }
+
+    /// Explains a request for who administers a key, as if its holder had sent it. Whether the key lets its holder ask
+    /// for that does not matter.
+    pub(super) async fn explain_key(
+        &self,
+        gate: &Gate,
+        key: ApiKeyId,
+        head: &RequestHead,
+        record: &mut Record,
+    ) -> Result<Explanation, ProxyError> {
+        let mut login = Login::default();
+        let said = self.read(gate, head, &mut login)?;
+        let found = self.shared.directory.supposed_holder(key).await.map_err(not_found)?;
+        let (ruling, supposed) = found.ok_or(ProxyError::KeyUnknown)?;
+        let mut explanation = Explanation {
+            caller: key.to_string(),
+            method: head.method.to_string(),
+            key_expires_at: supposed.key.terms.expires_at,
+            ..Explanation::default()
+        };
+        explanation.decided(ruling.about, ruling.passed, ruling.text);
+        match supposed.shown {
+            None => explanation.refused(&ProxyError::KeyUnknown),
+            Some(shown) => {
+                let asked = Asked::by(gate.holder(shown)?, said, record)?;
+                self.explain_to(Audience::Administrator, &asked, &mut explanation, record).await;
+            }
         }
         Ok(explanation)
     }
 
-    async fn explain_asked(&self, asked: &Asked<'_>, told: &mut Explanation) -> Result<(), ProxyError> {
-        let environment = asked.explain_scope(told)?;
+    async fn explain_to(&self, audience: Audience, asked: &Asked<'_>, told: &mut Explanation, record: &mut Record) {
+        record.asked(asked.reference);
+        match self.explain_asked(audience, asked, told).await {
+            Ok(()) => told.permitted = true,
+            Err(error) => told.refused(&error),
+        }
+    }
+
+    async fn explain_asked(
+        &self,
+        audience: Audience,
+        asked: &Asked<'_>,
+        told: &mut Explanation,
+    ) -> Result<(), ProxyError> {
+        let environment = asked.explain_scope(audience, told)?;
         let (named, _) = asked.within_scope()?;
         let found = self.shared.directory.route(&self.known, named, Instant::now()).await.map_err(not_found);
         let outside = |told: &mut Explanation| {
@@ -169,7 +217,12 @@ impl Proxy {
         let kept = found.inspect_err(|_| outside(told))?;
         asked.check_key()?;
         let Some(rule) = asked.caller.covering_rule(&kept.connection) else {
-            outside(told);
+            match audience {
+                Audience::Caller => outside(told),
+                Audience::Administrator => {
+                    told.decided("connection", false, asked.caller.refusing_rule(&kept.connection));
+                }
+            }
             return Err(ProxyError::ConnectionUnknown);
         };
         told.decided("connection", true, rule);
@@ -206,12 +259,20 @@ impl Explanation {
 
 impl Asked<'_> {
     /// Environment and customer, as the caller's scope judges them.
-    fn explain_scope(&self, told: &mut Explanation) -> Result<EnvironmentName, ProxyError> {
+    fn explain_scope(&self, audience: Audience, told: &mut Explanation) -> Result<EnvironmentName, ProxyError> {
         let tag = &self.said.tag;
         let from = if tag.environment.is_some() { "the request names" } else { "key or listener mean" };
+        let of_key = self.caller.environments_of_key().filter(|_| audience == Audience::Administrator);
         match self.caller.environment(tag.environment.as_ref()) {
             Some(environment) => {
-                told.decided("environment", true, format!("{from} {environment}, which the caller may use"));
+                let rule = match (audience, &of_key) {
+                    (Audience::Caller, _) => format!("{from} {environment}, which the caller may use"),
+                    (Audience::Administrator, Some(all)) => format!("{from} {environment}; the key allows {all}"),
+                    (Audience::Administrator, None) => {
+                        format!("the key names none: it may use {environment} at listeners that mean it")
+                    }
+                };
+                told.decided("environment", true, rule);
                 if let Some(customer) = &tag.customer {
                     let covered = self.caller.covers_customer(customer);
                     let rule = if covered {
@@ -227,7 +288,9 @@ impl Asked<'_> {
                 Ok(environment)
             }
             None => {
-                told.decided("environment", false, format!("{from} an environment that the caller may not use"));
+                let allowed = of_key.map(|all| format!("; the key allows {all}")).unwrap_or_default();
+                let rule = format!("{from} an environment that the caller may not use{allowed}");
+                told.decided("environment", false, rule);
                 Err(ProxyError::EnvironmentNotPermitted)
             }
         }

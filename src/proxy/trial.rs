@@ -19,6 +19,7 @@ use super::gate::Gate;
 use super::record::Record;
 use super::{Proxy, ProxyError, Relayed, Request};
 use crate::credentials::Injection;
+use crate::model::id::ApiKeyId;
 use crate::upstream::{UpstreamBody, UpstreamError};
 use crate::wire::{Chunk, Fields, RequestHead, Size, Source};
 
@@ -36,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Trial {
     /// In whose name: what its scope does not cover is refused like any request.
     pub gate: Gate,
+    /// The key that is supposed to be shown there; of an explanation only.
+    pub key: Option<ApiKeyId>,
     /// Its method.
     pub method: Method,
     /// Path and query below the base URL.
@@ -152,10 +155,13 @@ async fn give<T>(mut answer: oneshot::Sender<T>, result: impl Future<Output = T>
 impl Proxy {
     /// Explains a request.
     async fn preview(&self, trial: Trial) -> Explanation {
-        let Trial { gate, method, path, fields, body } = trial;
+        let Trial { gate, key, method, path, fields, body } = trial;
         let mut record = Record::begin(Rc::clone(&self.reporter), method.clone());
         let request = request(method, &path, &fields, body);
-        let explained = self.explain(&gate, &request.head, &mut record).await;
+        let explained = match key {
+            Some(key) => self.explain_key(&gate, key, &request.head, &mut record).await,
+            None => self.explain(&gate, &request.head, &mut record).await,
+        };
         record.answered(StatusCode::OK, None);
         record.completed();
         explained.unwrap_or_else(|error| Explanation::of_refusal(&request.head, &error))
@@ -163,7 +169,7 @@ impl Proxy {
 
     /// Tries a request, and looks into its answer.
     pub async fn attempt(&self, trial: Trial) -> Tried {
-        let Trial { gate, method, path, fields, body } = trial;
+        let Trial { gate, method, path, fields, body, .. } = trial;
         let mut record = Record::begin(Rc::clone(&self.reporter), method.clone());
         let request_id = record.request_id().to_owned();
         let began = Instant::now();

@@ -1,5 +1,6 @@
 //! The admin port: its own listener, on the control runtime, read by the same rules as the proxy port.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,9 +16,11 @@ use tower::ServiceExt;
 
 use super::bind::{Sockets, take};
 use super::connection::Protocol;
+use super::strict::Strict;
 use super::{StartError, assemble};
 use crate::admin::{self, Control, Peer};
 use crate::config::{Address, AdminSettings};
+use crate::telemetry::metrics::Metrics;
 use crate::tls::ServerTls;
 
 /// A bound admin port.
@@ -50,7 +53,8 @@ impl AdminPort {
         drain: CancellationToken,
     ) -> Result<SocketAddr, StartError> {
         let listener = TcpListener::from_std(self.listener)?;
-        let protocol = Rc::new(Protocol::new(head_timeout, Arc::clone(&control.metrics)));
+        let metrics = Arc::clone(&control.metrics);
+        let protocol = Rc::new(Protocol::new(head_timeout, Arc::clone(&metrics)));
         let router = admin::router(control);
         let (address, tls) = (self.address, self.tls);
         tokio::task::spawn_local(async move {
@@ -63,8 +67,9 @@ impl AdminPort {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
-                let connection =
-                    Connection { protocol: Rc::clone(&protocol), router: router.clone(), peer, drain: drain.clone() };
+                let (protocol, metrics) = (Rc::clone(&protocol), Arc::clone(&metrics));
+                let (router, drain) = (router.clone(), drain.clone());
+                let connection = Connection { protocol, router, metrics, peer, head_timeout, drain };
                 let tls = tls.clone();
                 tokio::task::spawn_local(async move {
                     match tls {
@@ -85,14 +90,23 @@ impl AdminPort {
 struct Connection {
     protocol: Rc<Protocol>,
     router: Router,
+    metrics: Arc<Metrics>,
     peer: SocketAddr,
+    head_timeout: Duration,
     drain: CancellationToken,
 }
 
 impl Connection {
     async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
+        let (stream, verdict) = Strict::new(stream, self.head_timeout);
+        let asked = Cell::new(0);
         let answer = |mut request: Request<Incoming>| {
+            asked.set(asked.get() + 1);
             request.extensions_mut().insert(Peer(self.peer));
+            if let Some(why) = verdict.on(asked.get()) {
+                self.metrics.malformed_connections.inc();
+                request.extensions_mut().insert(why);
+            }
             let answered = self.router.clone().oneshot(request);
             async move { answered.await.unwrap_or_else(|never| match never {}) }
         };

@@ -39,16 +39,11 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// HTTP/1.1 and HTTP/2 with prior knowledge. `head_timeout` bounds the reading of a head, the time until the first
-    /// request, and the time a connection is kept between two.
+    /// HTTP/1.1, of which the heads were judged and bounded before, and HTTP/2 with prior knowledge. Twice `head_timeout`
+    /// bounds the time until the first request: who judges heads is patient once before a head begins and once with it.
     pub fn new(head_timeout: Duration, metrics: Arc<Metrics>) -> Self {
         let mut builder = auto::Builder::new(Local);
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(head_timeout)
-            .max_buf_size(LARGEST_HEAD)
-            .half_close(true);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD).half_close(true);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -74,8 +69,8 @@ impl Protocol {
             async move { Ok::<_, Infallible>(answered.await) }
         });
         let mut connection = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
-        // hyper's own deadline for a head does not run while it does not know yet which protocol is spoken.
-        let mut first = pin!(tokio::time::sleep(self.head_timeout));
+        // hyper has no deadline for the beginning of HTTP/2.
+        let mut first = pin!(tokio::time::sleep(2 * self.head_timeout));
         let mut waits_for_first = true;
         let mut drains = false;
         let ended = loop {

@@ -321,7 +321,7 @@ impl Writing<'_> {
             Change::CreateOrganization { id, key, name } => self.create_organization(id, &key, &name).await,
             Change::DeleteOrganization { organization } => self.delete_organization(organization).await,
             Change::CreateEnvironment { organization, name } => {
-                self.create_environment(organization, &EnvironmentDraft { name, position: None, designer: false }).await
+                self.create_environment(organization, &EnvironmentDraft { name, position: None, designer: None }).await
             }
             Change::DeleteEnvironment { organization, name } => self.delete_environment(organization, &name).await,
             Change::PutIntegration { organization, integration, mode } => {

@@ -9,7 +9,7 @@ use super::query;
 use super::schema;
 use super::seal::Counters;
 use crate::model::connection::Connection;
-use crate::model::integration::Integration;
+use crate::model::integration::{Integration, Values};
 
 /// What was found.
 #[derive(Debug)]
@@ -71,8 +71,19 @@ pub async fn inspect(options: &Options) -> Result<Inspection, DatabaseError> {
     Ok(Inspection { vault, key: master.map(|master| master.map(|master| master.id().clone())) })
 }
 
-/// The connections that are stored, with the integrations they name where those are stored too. Takes no lock.
-pub async fn connections(options: &Options) -> Result<Vec<(Connection, Option<Integration>)>, DatabaseError> {
+/// A stored connection, and what else of the vault says where it leads.
+#[derive(Debug)]
+pub struct StoredConnection {
+    /// The connection.
+    pub connection: Connection,
+    /// The integration it names, where that is stored too.
+    pub integration: Option<Integration>,
+    /// What its organization has filled in for all connections of that integration.
+    pub filled: Values,
+}
+
+/// The connections that are stored. Takes no lock.
+pub async fn connections(options: &Options) -> Result<Vec<StoredConnection>, DatabaseError> {
     let path = database::resolved(&options.path)?;
     let mut engine = schema::look(&path).await?;
     let rows = sqlx::query(
@@ -94,7 +105,14 @@ pub async fn connections(options: &Options) -> Result<Vec<(Connection, Option<In
         .fetch_optional(&mut engine)
         .await?;
         let integration = stored.as_ref().map(query::integration).transpose()?;
-        found.push((connection, integration));
+        let filled: Option<String> =
+            sqlx::query_scalar("SELECT values_json FROM integration_values WHERE organization_id = $1 AND slug = $2")
+                .bind(connection.organization.to_string())
+                .bind(connection.integration.as_str())
+                .fetch_optional(&mut engine)
+                .await?;
+        let filled = filled.and_then(|filled| query::read_values(&filled)).unwrap_or_default();
+        found.push(StoredConnection { connection, integration, filled });
     }
     engine.close().await?;
     Ok(found)

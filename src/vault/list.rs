@@ -175,6 +175,25 @@ impl Database {
         page.list(&rows, query::integration, |integration| integration.slug.to_string())
     }
 
+    /// Of these, those that are the organization's own.
+    pub async fn own_integrations(
+        &self,
+        organization: OrganizationId,
+        page: Page<'_>,
+    ) -> Result<List<Integration>, DatabaseError> {
+        self.inner.counters.read();
+        let rows = sqlx::query(
+            "SELECT id, slug, document FROM integrations WHERE organization_id = $1 AND slug > $2 \
+             ORDER BY slug LIMIT $3",
+        )
+        .bind(organization.to_string())
+        .bind(page.cursor())
+        .bind(page.fetch())
+        .fetch_all(&self.inner.readers)
+        .await?;
+        page.list(&rows, query::integration, |integration| integration.slug.to_string())
+    }
+
     /// The connections of an organization, its own first, then by customer, each by key.
     pub async fn connections(
         &self,

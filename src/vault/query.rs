@@ -325,7 +325,7 @@ fn sharing(row: &SqliteRow, id: &str) -> Result<Sharing, DatabaseError> {
     })
 }
 
-fn read_values(text: &str) -> Option<Values> {
+pub(super) fn read_values(text: &str) -> Option<Values> {
     let values: BTreeMap<String, String> = serde_json::from_str(text).ok()?;
     values.into_iter().map(|(name, value)| Some((name.parse().ok()?, value))).collect()
 }

@@ -389,7 +389,7 @@ async fn what_belongs_to_one_organization_is_nothing_to_another_tn_01_tn_07() {
         ("DELETE", format!("connections/{connection}/credentials/production"), None),
     ] {
         let reply = admin.call(method, &format!("{path}?organization=acme"), &[], body).await;
-        assert_eq!((reply.status, reply.text()), (404, unknown.text()), "{method} {path}");
+        assert_eq!((reply.status, reply.said()), (404, unknown.said()), "{method} {path}");
     }
     assert_eq!(admin.get("integrations/crm?organization=acme").await.status, 404);
     assert_eq!(admin.get("secrets/K?organization=acme").await.status, 404);

@@ -78,7 +78,7 @@ async fn nothing_is_told_or_done_without_a_key_ad_08() {
             let body = if matches!(*method, "POST" | "PUT") { "{" } else { "" };
             let reply = request(&server.admin_address, method, &format!("/api/v1/{path}"), &headers, body).await;
             assert_eq!(reply.status, 401, "{method} {path} {}", headers.len());
-            assert_eq!(reply.text(), first.text(), "{method} {path}");
+            assert_eq!(reply.said(), first.said(), "{method} {path}");
         }
     }
     // A body of 100 MiB is not waited for.

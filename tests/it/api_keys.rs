@@ -67,7 +67,7 @@ async fn a_key_that_is_suspended_or_revoked_is_of_no_use_at_once() {
     assert_eq!(may().await, 200);
     assert_eq!(set("suspend").await.json()["status"], "suspended");
     let unknown = holder.get("connections").await;
-    assert_eq!(unknown.text(), admin.with_key("").get("connections").await.text(), "told as any other");
+    assert_eq!(unknown.said(), admin.with_key("").get("connections").await.said(), "told as any other");
     assert_eq!(set("resume").await.json()["status"], "active");
     assert_eq!(may().await, 200);
     assert_eq!(set("revoke").await.json()["status"], "revoked");

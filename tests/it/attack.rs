@@ -4,6 +4,7 @@
 //! Tables collect what went wrong, so that one run shows every row that fails. `finish` runs the oracles that hold
 //! after every attack: everything the upstream received was well formed, no canary got out, the server ends well.
 
+use crate::harness::client::Address;
 use crate::harness::sink::Seen;
 use crate::harness::wires::{Version, wires};
 use crate::harness::{Canary, Config, Raw, Reply, Sidekey, Sink, client};
@@ -68,32 +69,8 @@ impl Stage {
 
     async fn exchange(&self, bytes: &[u8], client: Client) -> Outcome {
         let before = self.sink.count();
-        let mut raw = Raw::connect(self.server.proxy()).await;
-        // A server that has seen enough may end the connection while we still send.
-        let sent = raw.try_send(bytes).await;
-        let mut outcome = Outcome { closed: client == Client::Stays, ..Outcome::default() };
-        let mut open = sent.is_ok();
-        if client == Client::EndsAtOnce && open {
-            open = raw.try_finish().await.is_ok();
-        }
-        loop {
-            match raw.try_response().await {
-                Ok(reply) => {
-                    let ends = reply.all("connection").iter().any(|value| value.eq_ignore_ascii_case("close"));
-                    outcome.replies.push(reply);
-                    if !ends && client == Client::Stays && open {
-                        outcome.closed = false;
-                        open = raw.try_finish().await.is_err();
-                    }
-                }
-                Err(broken) => {
-                    outcome.partial = broken.partial;
-                    break;
-                }
-            }
-        }
-        outcome.seen = self.sink.requests().split_off(before);
-        outcome
+        let outcome = exchange(&self.server.proxy(), bytes, client).await;
+        Outcome { seen: self.sink.requests().split_off(before), ..outcome }
     }
 
     /// A clean request on a new socket, after whatever came before, still reaches the upstream as it is.
@@ -123,10 +100,40 @@ impl Stage {
     }
 }
 
+/// When the client ends its side.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Client {
+pub(crate) enum Client {
+    /// Once the server has kept the connection open.
     Stays,
     EndsAtOnce,
+}
+
+/// Sends bytes on a connection of their own, and says what was answered.
+pub(crate) async fn exchange(address: &Address, bytes: &[u8], client: Client) -> Outcome {
+    let mut raw = Raw::connect(address).await;
+    // A server that has seen enough may end the connection while we still send.
+    let sent = raw.try_send(bytes).await;
+    let mut outcome = Outcome { closed: client == Client::Stays, ..Outcome::default() };
+    let mut open = sent.is_ok();
+    if client == Client::EndsAtOnce && open {
+        open = raw.try_finish().await.is_ok();
+    }
+    loop {
+        match raw.try_response().await {
+            Ok(reply) => {
+                let ends = reply.all("connection").iter().any(|value| value.eq_ignore_ascii_case("close"));
+                outcome.replies.push(reply);
+                if !ends && client == Client::Stays && open {
+                    outcome.closed = false;
+                    open = raw.try_finish().await.is_err();
+                }
+            }
+            Err(broken) => {
+                outcome.partial = broken.partial;
+                return outcome;
+            }
+        }
+    }
 }
 
 /// What became of an attack.

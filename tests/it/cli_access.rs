@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::cli_resources::on;
+use serde_json::json;
+
+use crate::cli_resources::{json_of, on};
 use crate::harness::process::{Ran, run};
 use crate::harness::{Sidekey, Sink, pki};
 use crate::listeners::certificate;
@@ -23,6 +25,55 @@ async fn on_the_same_machine_nothing_needs_to_be_said() {
     let unknown = on(&server, &["organization", "list", "--key-file", "other.key"], "").await;
     assert_eq!(unknown.code, 5);
     assert!(unknown.stderr.contains("other.key"), "{}", unknown.stderr);
+    server.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn what_says_which_server_is_asked_stands_before_the_command_or_behind_it() {
+    let server = Sidekey::with(|_| {}).await;
+    let named = format!("http://{}", server.admin_address);
+    let options = ["--server", &named, "--key-file", "admin.key", "--organization", "default", "--json"];
+    let verb = ["organization", "list"];
+    // Anywhere: before the noun, behind it, behind the verb.
+    for at in 0..=verb.len() {
+        let args = [&verb[..at], &options, &verb[at..]].concat();
+        let ran = in_folder(&args, server.folder(), &[]).await;
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{args:?}");
+        assert!(ran.stdout.starts_with('['), "{args:?}: {}", ran.stdout);
+    }
+    let split = [&options[..2], &verb, &options[2..]].concat();
+    assert_eq!(in_folder(&split, server.folder(), &[]).await.code, 0);
+    // What contradicts itself is told, and so is what means nothing.
+    for (args, told) in [
+        (&["--server", &named, "organization", "list", "--profile", "x"][..], "either --server or --profile"),
+        (&["--json", "check"], "--json means nothing to `sidekey check`"),
+        (&["--organization", "x", "keygen", "x.key"], "--organization means nothing"),
+    ] {
+        let ran = in_folder(args, server.folder(), &[]).await;
+        assert!(ran.code == 2 && ran.stderr.contains(told), "{args:?}: {}", ran.stderr);
+    }
+    server.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn stdin_holds_one_thing() {
+    let server = Sidekey::with(|_| {}).await;
+    let key = std::fs::read_to_string(server.folder().join("admin.key")).expect("admin.key");
+    let asked = on(&server, &["whoami", "--key-file", "-"], &key).await;
+    assert_eq!(asked.code, 0, "{}", asked.stderr);
+    let twice = ["integration", "create", "crm", "--key-file", "-", "-f", "-"];
+    let refused = on(&server, &twice, &key).await;
+    assert!(refused.code == 2 && refused.stderr.contains("stdin can hold one thing"), "{}", refused.stderr);
+    server.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn whoami_tells_which_server_is_asked_and_what_the_key_may_do() {
+    let server = Sidekey::with(|_| {}).await;
+    let me = json_of(&server, &["whoami", "--organization", "default"]).await;
+    assert_eq!(me["server"], format!("http://{}", server.admin_address));
+    assert!(me["key_from"].as_str().is_some_and(|from| from.ends_with("admin.key")), "{me}");
+    assert_eq!((&me["roles"], &me["acts_in"]), (&json!(["super_admin"]), &json!("default")), "{me}");
     server.finish(&[]).await;
 }
 

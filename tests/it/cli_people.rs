@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::cli_resources::{json_of, on};
 use crate::harness::Sidekey;
-use crate::harness::process::run;
+use crate::harness::process::{run, unread};
 
 #[tokio::test]
 async fn the_audit_log_is_listed_exported_and_verified() {
@@ -29,6 +29,24 @@ async fn the_audit_log_is_listed_exported_and_verified() {
     let cut = on(&server, &["audit", "verify", "--count", &count, "--head", &other], "").await;
     assert_eq!(cut.code, 1);
     assert!(cut.stderr.contains("not as it was written"), "{}", cut.stderr);
+    server.finish(&[]).await;
+}
+
+/// A pipe that nobody reads from any more, as `head` leaves one.
+#[tokio::test]
+async fn who_stops_reading_early_has_read_enough() {
+    let server = Sidekey::with(|_| {}).await;
+    let named = format!("http://{}", server.admin_address);
+    let to_admin = ["--server", &named, "--key-file", "admin.key"];
+    for verb in [&["audit", "export"][..], &["audit", "list"], &["export"], &["organization", "list", "--json"]] {
+        let args = [&to_admin, verb].concat();
+        let ran = unread(&args, server.folder()).await;
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{verb:?}");
+    }
+    for verb in [&["check"][..], &["keygen", "unread.key"], &["admin-link"], &["completions", "bash"], &["--help"]] {
+        let ran = unread(verb, server.folder()).await;
+        assert!(ran.code < 2 && !ran.stderr.contains("panicked"), "{verb:?}: {} {}", ran.code, ran.stderr);
+    }
     server.finish(&[]).await;
 }
 
@@ -91,6 +109,11 @@ async fn people_are_invited_given_roles_disabled_and_deleted() {
     }
     assert_eq!(json_of(&server, &["user", "sessions", "ada@example.test"]).await, json!([]));
     assert_eq!(json_of(&server, &["session", "list"]).await, json!([]));
+    assert_eq!(json_of(&server, &["session", "list", "--user", "ada@example.test"]).await, json!([]));
+    assert_eq!(on(&server, &["session", "revoke", "--user", "ada@example.test"], "").await.code, 0);
+    assert_eq!(on(&server, &["session", "revoke", "--user", "bob@example.test"], "").await.code, 6);
+    assert_eq!(on(&server, &["session", "revoke"], "").await.code, 2, "all of nobody's");
+    assert_eq!(on(&server, &["session", "revoke", "x", "--user", "ada@example.test"], "").await.code, 2);
     let listed = on(&server, &["user", "list"], "").await;
     assert!(listed.stdout.lines().any(|line| line.starts_with("ada@example.test  Ada L  editor")), "{}", listed.stdout);
     assert_eq!(on(&server, &["user", "delete", "ada@example.test"], "").await.code, 0);

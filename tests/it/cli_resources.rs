@@ -89,7 +89,14 @@ async fn what_is_refused_says_why_and_the_exit_code_which_kind_it_is() {
     let sink = Sink::https().await;
     let server = server(&sink).await;
     let ran = on(&server, &["connection", "show", "nope"], "").await;
-    assert_eq!((ran.code, ran.stderr.as_str()), (6, "sidekey: there is no such connection\n"));
+    assert_eq!(ran.code, 6);
+    assert!(
+        ran.stderr.starts_with("sidekey: there is no such connection; `sidekey connection list`"),
+        "{}",
+        ran.stderr
+    );
+    let nowhere = on(&server, &["connection", "show", "nope", "-e", "nope"], "").await;
+    assert_eq!(nowhere.code, 6, "{}", nowhere.stderr);
     let wrong = on(&server, &["connection", "create", "x", "--integration", "nope", "--per-second", "0"], "").await;
     assert_eq!(wrong.code, 1);
     assert!(wrong.stderr.contains("/limit/per_second: "), "each mistake with its place: {}", wrong.stderr);
@@ -99,6 +106,54 @@ async fn what_is_refused_says_why_and_the_exit_code_which_kind_it_is() {
     assert_eq!(on(&server, &["connection", "set", "crm"], "").await.code, 2, "nothing to change");
     assert_eq!(on(&server, &["connection", "lsit"], "").await.code, 2);
     server.finish(&[]).await;
+}
+
+/// Nothing is half made: neither where it can be known before, nor where the server alone knows.
+#[tokio::test]
+async fn a_connection_is_made_with_its_credential_or_not_at_all() {
+    let (sink, canary) = (Sink::https().await, Canary::new("half"));
+    let server = server(&sink).await;
+    let refused = [
+        (&["--set", "tokn=-"][..], 2, "there are: token"),
+        (&["--set", "token=-", "-e", "nowhere"], 6, "`sidekey environment list`"),
+        // What only the server knows: this cannot stand in a header.
+        (&["--set", "token=@two-lines"], 1, "nothing was changed"),
+        (&["--set", "token=-", "--expires-at", "never"], 1, "nothing was changed"),
+    ];
+    std::fs::write(server.folder().join("two-lines"), "one\ntwo").expect("a file");
+    for (options, code, told) in refused {
+        let ran = on(&server, &[&["connection", "create", "crm"], options].concat(), canary.text()).await;
+        assert_eq!(ran.code, code, "{options:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(told), "{options:?}: {}", ran.stderr);
+        assert_eq!(on(&server, &["connection", "show", "crm"], "").await.code, 6, "{options:?}");
+    }
+    printed(&on(&server, &["connection", "create", "crm", "--set", "token=-"], canary.text()).await);
+    let before = json_of(&server, &["connection", "show", "crm"]).await;
+    for (options, code, told) in refused {
+        let set = ["connection", "set", "crm", "--name", "Other", "--rename", "other"];
+        let ran = on(&server, &[&set, options].concat(), canary.text()).await;
+        assert!(ran.code == code && ran.stderr.contains(told), "{options:?}: {} {}", ran.code, ran.stderr);
+        let after = json_of(&server, &["connection", "show", "crm"]).await;
+        assert_eq!((&after["name"], &after["key"]), (&before["name"], &before["key"]), "{options:?}");
+    }
+    assert_eq!(get(server.proxy(), "/", &[("Sidekey-Connection", "crm")]).await.status, 200, "the old token holds");
+    // Another host and the credential for it, at once: it is bound to the new one.
+    let mut regional = integration("regional", bearer());
+    regional["base_url"] = "https://{{ region }}.example.test".into();
+    regional["fields"] = json!([{ "name": "region", "default": "eu" }]);
+    server.admin().must("POST", "integrations", regional).await;
+    printed(&on(&server, &["connection", "create", "regional", "--set", "token=-"], canary.text()).await);
+    let moved = ["connection", "set", "regional", "--value", "region=us", "--set", "token=-"];
+    let moved = on(&server, &moved, canary.text()).await;
+    assert!(printed(&moved).contains("production active"), "{}", moved.stdout);
+    // A secret likewise.
+    for (options, code) in [(["--set", "nowhere=-"], 6), (["--set", "production=@empty"], 1)] {
+        std::fs::write(server.folder().join("empty"), "").expect("a file");
+        let ran = on(&server, &[&["secret", "create", "TOKEN"], &options[..]].concat(), "v").await;
+        assert_eq!(ran.code, code, "{options:?}: {}", ran.stderr);
+        assert_eq!(on(&server, &["secret", "show", "TOKEN"], "").await.code, 6, "{options:?}");
+    }
+    server.finish(&[&canary]).await;
 }
 
 #[tokio::test]
@@ -113,6 +168,9 @@ async fn people_get_tables_and_scripts_get_json() {
     assert_eq!(lines.len(), 4, "{}", table.stdout);
     let column = lines[0].find("INTEGRATION").expect("a column");
     assert!(lines[1..].iter().all(|line| line[column..].starts_with("crm ")), "{}", table.stdout);
+    for column in ["STATUS", "EXPIRES", "LAST USED", "USED BY", "VISIBILITY", "OWNER", "SOURCE"] {
+        assert!(lines[0].contains(column), "{column}: {}", lines[0]);
+    }
     let items = json_of(&server, &["connection", "list"]).await;
     let keys: Vec<&str> = items.as_array().expect("a list").iter().filter_map(|item| item["key"].as_str()).collect();
     assert_eq!(keys, ["alpha", "beta-with-a-long-name", "gamma"]);
@@ -142,9 +200,9 @@ async fn a_large_change_can_be_looked_at_before_it_is_made() {
     assert!(printed(&would).contains("production") && would.stdout.contains("nothing was deleted"), "{}", would.stdout);
     let moved = ["integration", "set", "crm", "--base-url", "https://other.example.test", "--dry-run"];
     let would = json_of(&server, &moved).await;
-    assert_eq!((&would["hosts_change"], &would["connections"]), (&json!(true), &json!(["crm"])));
+    assert_eq!(would["blocked"], json!([{ "connection": "crm", "environments": ["production"] }]));
     let renamed = json_of(&server, &["integration", "set", "crm", "--name", "X", "--dry-run"]).await;
-    assert_eq!(renamed["hosts_change"], json!(false));
+    assert_eq!(renamed["blocked"], json!([]));
     assert_eq!(
         json_of(&server, &["connection", "show", "crm"]).await["environments"]["production"]["status"],
         "active"

@@ -1,6 +1,8 @@
 //! What holds for every call that the description has: a new one is tried as soon as it is described.
 
+mod answers;
 mod bodies;
+mod cells;
 mod strangers;
 mod world;
 

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::admin::bearer;
+use crate::api_keys::create;
 use crate::harness::admin::Admin;
 use crate::harness::client::Raw;
 use crate::harness::sink::HOST;
@@ -68,24 +69,144 @@ async fn what_one_organization_exports_another_imports() {
     server.finish(&[&token]).await;
 }
 
-#[tokio::test]
-async fn an_organization_takes_its_own_export_with_what_it_has_filled_in_once() {
-    let server = Sidekey::with(|_| {}).await;
-    let admin = server.admin();
-    let document = json!({
+/// An integration whose connections lead to an account that is filled in once.
+fn desk() -> Value {
+    json!({
         "slug": "desk", "base_url": "https://{{ account }}.desk.example.test", "auth": [bearer()],
-        "fields": [{ "name": "account" }],
-    });
-    admin.must("POST", "integrations", document).await;
-    admin.must("PUT", "integrations/desk/values", json!({ "values": { "account": "acme" } })).await;
+        "fields": [{ "name": "account" }, { "name": "plan", "required": false }],
+    })
+}
+
+#[tokio::test]
+async fn what_is_filled_in_once_goes_along_and_what_became_secret_does_not() {
+    let server = Sidekey::with(|_| {}).await;
+    let (admin, token) = (server.admin(), Canary::new("plan"));
+    admin.must("POST", "integrations", desk()).await;
+    let plan = json!({ "account": "acme", "plan": token.text() });
+    admin.must("PUT", "integrations/desk/values", json!({ "values": plan })).await;
+    admin.must("PUT", "integrations/gitlab/values", json!({ "values": { "host": "git.example.test" } })).await;
+    let of_its_own = json!({ "key": "own", "integration": "desk", "values": { "plan": token.text() } });
     admin.must("POST", "connections", json!({ "key": "desk", "integration": "desk" })).await;
+    admin.must("POST", "connections", of_its_own).await;
+    admin.must("POST", "connections", json!({ "key": "lab", "integration": "gitlab", "auth": "token" })).await;
+    let with_plan = admin.get("export").await.json();
+    assert_eq!(with_plan["values"][0], json!({ "integration": "desk", "values": plan }));
+    let again = admin.must("POST", "import?dry_run=true", with_plan).await.json();
+    assert_eq!(actions(&again), ["same"; 6], "{again}");
+    // A field that has become secret since is not told.
+    let mut secret = desk();
+    secret["fields"][1]["secret"] = json!(true);
+    admin.must("PUT", "integrations/desk", secret).await;
     let exported = admin.get("export").await.json();
-    let again = admin.must("POST", "import?dry_run=true", exported.clone()).await.json();
-    assert_eq!(actions(&again), ["same"; 2], "{again}");
-    // Another one is told what it must fill in first.
+    assert!(!exported.to_string().contains(token.text()), "{exported}");
+    let values = json!([
+        { "integration": "desk", "values": { "account": "acme" } },
+        { "integration": "gitlab", "values": { "host": "git.example.test" } },
+    ]);
+    assert_eq!(exported["values"], values);
+
     admin.must("POST", "organizations", json!({ "key": "other", "name": "Other" })).await;
-    assert_eq!(admin.call("POST", "import?organization=other", &[], Some(exported)).await.status, 422);
+    let dry = admin.must("POST", "import?organization=other&dry_run=true", exported.clone()).await.json();
+    assert_eq!(actions(&dry), ["create"; 6]);
+    assert_eq!(dry["changes"][1]["text"], "+ values desk");
+    let done = admin.must("POST", "import?organization=other", exported.clone()).await.json();
+    assert_eq!((&done["changes"], &done["applied"]), (&dry["changes"], &json!(true)));
+    assert_eq!(admin.get("export?organization=other").await.json(), exported, "the same on both sides");
+    let shown = admin.get("connections/desk?organization=other").await.json();
+    assert_eq!(shown["effective_values"]["account"], "acme");
+    let told = admin.get("audit?organization=other&action=integration.put_values").await.json();
+    assert_eq!(told["items"].as_array().map(Vec::len), Some(2), "each is told to the audit log");
+
+    // Another account is told, and that it leads elsewhere.
+    let mut moved = exported.clone();
+    moved["values"][0]["values"]["account"] = json!("zen");
+    moved["values"][1]["values"] = json!({});
+    let dry = admin.must("POST", "import?organization=other&dry_run=true", moved.clone()).await.json();
+    assert_eq!(dry["changes"][1]["text"], "~ values desk: account: \"acme\" -> \"zen\"");
+    assert!(dry["changes"][1]["note"].as_str().is_some_and(|note| note.contains("entered again")), "{dry}");
+    assert_eq!(dry["changes"][2]["text"], "~ values gitlab: host: \"git.example.test\" -> none");
+    admin.must("POST", "import?organization=other", moved).await;
+    assert_eq!(admin.get("connections/desk?organization=other").await.json()["effective_values"]["account"], "zen");
+    let again = admin.get("export?organization=other").await.json();
+    assert_eq!(again["values"], json!([{ "integration": "desk", "values": { "account": "zen" } }]));
+    // What the document does not name stays.
+    let part = json!({ "version": 1, "integrations": again["integrations"], "connections": [] });
+    admin.must("POST", "import?organization=other", part).await;
+    assert_eq!(admin.get("export?organization=other").await.json(), again);
+    drop(token);
     server.finish(&[]).await;
+}
+
+/// A user's own connection `mine`, by a key of theirs.
+async fn make_personal(admin: &Admin) {
+    let user = json!({ "email": "ada@example.test", "roles": ["member"] });
+    let id = admin.must("POST", "users", user).await.json()["id"].clone();
+    let (_, key) = create(admin, json!({ "name": "ada", "roles": ["member"], "owner": id })).await;
+    admin.with_key(&key).must("POST", "connections", json!({ "key": "mine", "integration": "crm" })).await;
+}
+
+#[tokio::test]
+async fn a_dry_run_refuses_what_the_import_refuses() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let server = Sidekey::with(|config| {
+        config.to(&sink).bearer("declared", token.text());
+    })
+    .await;
+    let admin = server.admin();
+    admin.must("POST", "integrations", integration("crm", &format!("https://{HOST}/v1"))).await;
+    admin.must("POST", "integrations?system=true", integration("common", &format!("https://{HOST}/all"))).await;
+    admin.must("PUT", "integrations/common/values", json!({ "values": { "region": "us" } })).await;
+    admin.must("POST", "connections", json!({ "key": "all", "integration": "common" })).await;
+    make_personal(&admin).await;
+    // What every organization has and what is one person's own stays where it is.
+    let good = admin.get("export").await.json();
+    let slugs = |list: &str, name: &str| -> Vec<Value> {
+        good[list].as_array().expect("a list").iter().map(|item| item[name].clone()).collect()
+    };
+    assert_eq!((slugs("integrations", "slug"), slugs("connections", "key")), (vec![json!("crm")], vec![json!("all")]));
+    assert_eq!(slugs("values", "integration"), ["common"]);
+    // It can be in a document as it is, and not as something else.
+    let with = |list: &str, item: Value| {
+        let mut document = good.clone();
+        document[list].as_array_mut().expect("a list").push(item);
+        document
+    };
+    let github = admin.get("integrations/github").await.json();
+    let mut github: Value = github.as_object().expect("a table").clone().into();
+    for name in ["id", "source", "number"] {
+        github.as_object_mut().expect("a table").remove(name);
+    }
+    let common = integration("common", &format!("https://{HOST}/all"));
+    for same in [github.clone(), common.clone()] {
+        let dry = admin.must("POST", "import?dry_run=true", with("integrations", same)).await.json();
+        assert_eq!(actions(&dry), ["same"; 4], "{dry}");
+    }
+    let renamed = |mut document: Value| {
+        document["name"] = json!("Another");
+        document
+    };
+    let before = admin.get("audit/verify").await.json();
+    for (pointer, document) in [
+        ("/integrations/1", with("integrations", renamed(github))),
+        ("/integrations/1", with("integrations", renamed(common))),
+        ("/connections/1", with("connections", json!({ "key": "declared", "integration": "crm" }))),
+        ("/connections/1", with("connections", json!({ "key": "mine", "integration": "crm", "name": "Mine" }))),
+        ("/connections/1", with("connections", json!({ "key": "x", "integration": "nobody" }))),
+        ("/values/1", with("values", json!({ "integration": "nobody", "values": {} }))),
+        ("/values/1/values/planet", with("values", json!({ "integration": "crm", "values": { "planet": "x" } }))),
+        ("/values/1", with("values", json!({ "integration": "common", "values": {} }))),
+        ("/values/1/more", with("values", json!({ "integration": "crm", "values": {}, "more": 1 }))),
+    ] {
+        let dry = admin.post("import?dry_run=true", document.clone()).await;
+        let done = admin.post("import", document).await;
+        assert_eq!(dry.status, 422, "{pointer}: {}", dry.text());
+        assert_eq!(problem(&dry).snapshot, problem(&done).snapshot, "{pointer}");
+        let errors = problem(&dry).body["errors"].clone();
+        assert_eq!(errors.as_array().map(Vec::len), Some(1), "{errors}");
+        assert_eq!(errors[0]["pointer"], pointer, "{errors}");
+    }
+    assert_eq!(admin.get("audit/verify").await.json(), before, "nothing was done");
+    server.finish(&[&token]).await;
 }
 
 #[tokio::test]
@@ -157,13 +278,13 @@ async fn an_import_with_a_mistake_changes_nothing_ad_17() {
         let found = errors.as_array().expect("errors").iter().any(|error| error["pointer"] == pointer);
         assert!(found, "{pointer} is not in {errors}");
     }
-    let nothing = json!({ "version": 1, "integrations": [], "connections": [] });
+    let nothing = json!({ "version": 1, "integrations": [], "values": [], "connections": [] });
     assert_eq!(admin.get("export?organization=other").await.json(), nothing);
-    // What comes too late in the document takes back what came before it.
+    // What is wrong late in the document keeps what comes before it from being made.
     let mut taken = good.clone();
     taken["integrations"][1]["slug"] = json!("github");
     taken["connections"] = json!([]);
-    assert_eq!(admin.post("import?organization=other", taken).await.status, 409, "every organization has that one");
+    assert_eq!(admin.post("import?organization=other", taken).await.status, 422, "every organization has that one");
     assert_eq!(admin.get("export?organization=other").await.json(), nothing);
     server.finish(&[&token]).await;
 }

@@ -244,8 +244,12 @@ async fn check_looks_at_what_is_stored_too() {
     admin.must("POST", "integrations", integration("stored", bearer())).await;
     admin.must("POST", "connections", json!({ "key": "crm", "integration": "stored", "labels": ["one"] })).await;
     admin.must("PUT", "connections/crm/credentials/production", json!({ "token": token.text() })).await;
+    // What is filled in once for an integration's connections, a built-in one's too.
+    admin.must("PUT", "integrations/azure_devops/values", json!({ "values": { "organization": "acme" } })).await;
+    admin.must("POST", "connections", json!({ "key": "az", "integration": "azure_devops", "auth": "pat" })).await;
     let ran = run(&["check", "--config", "sidekey.toml"], server.folder(), &[], "").await;
     let line = ran.stdout.lines().find(|line| line.contains("crm"));
+    assert!(ran.stdout.contains("(az)") && !ran.stdout.contains("connection az:"), "{}{}", ran.stdout, ran.stderr);
     assert!(line.is_some() && !ran.stdout.contains("not available"), "{}{}", ran.stdout, ran.stderr);
     server.finish(&[&token]).await;
 }

@@ -22,41 +22,40 @@ async fn broken_off(stage: &Stage, outcome: &Outcome) -> bool {
     outcome.closed && told_failure && outcome.seen.iter().all(|seen| !seen.complete)
 }
 
+pub(crate) const MISFRAMED: [&[u8]; 24] = [
+    b"5 \r\nhello\r\n0\r\n\r\n",
+    b"5\t\r\nhello\r\n0\r\n\r\n",
+    b"FFFFFFFFFFFFFFFFF\r\nhello\r\n0\r\n\r\n",
+    b"10000000000000000\r\nhello\r\n0\r\n\r\n",
+    b"10000000000000005\r\nhello\r\n0\r\n\r\n",
+    b"0x5\r\nhello\r\n0\r\n\r\n",
+    b"+5\r\nhello\r\n0\r\n\r\n",
+    b"-5\r\nhello\r\n0\r\n\r\n",
+    b"5_0\r\nhello\r\n0\r\n\r\n",
+    b" 5\r\nhello\r\n0\r\n\r\n",
+    b"\r\nhello\r\n0\r\n\r\n",
+    b"G\r\nhello\r\n0\r\n\r\n",
+    b"\x005\r\nhello\r\n0\r\n\r\n",
+    b"5;a\nb\r\nhello\r\n0\r\n\r\n",
+    b"5;a\rX\r\nhello\r\n0\r\n\r\n",
+    b"5\r\r;A\r\nhello\r\n0\r\n\r\n",
+    b"5\rhello\r\n0\r\n\r\n",
+    b"5\nhello\r\n0\r\n\r\n",
+    b"5\r\nhelloX0\r\n\r\n",
+    b"5\r\nhello\n0\r\n\r\n",
+    b"5\r\nhello\rX0\r\n\r\n",
+    b"4\r\nhello\r\n0\r\n\r\n",
+    b"6\r\nhello\r\n0\r\n\r\n",
+    b"5\r\nhello\r\n0\r\nno colon\r\n\r\n",
+];
+
 /// H1-28, H1-29, H1-30, H1-31
 #[tokio::test]
 async fn a_chunk_that_is_not_framed_as_it_says_breaks_the_request_off() {
     let (stage, mut table) = (Stage::new().await, Table::default());
     let long_extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "e".repeat(20 << 10));
     let many_extensions = format!("1;{}\r\nx\r\n", "e".repeat(10 << 10)).repeat(3);
-    let bodies: [&[u8]; 26] = [
-        b"5 \r\nhello\r\n0\r\n\r\n",
-        b"5\t\r\nhello\r\n0\r\n\r\n",
-        b"FFFFFFFFFFFFFFFFF\r\nhello\r\n0\r\n\r\n",
-        b"10000000000000000\r\nhello\r\n0\r\n\r\n",
-        b"10000000000000005\r\nhello\r\n0\r\n\r\n",
-        b"0x5\r\nhello\r\n0\r\n\r\n",
-        b"+5\r\nhello\r\n0\r\n\r\n",
-        b"-5\r\nhello\r\n0\r\n\r\n",
-        b"5_0\r\nhello\r\n0\r\n\r\n",
-        b" 5\r\nhello\r\n0\r\n\r\n",
-        b"\r\nhello\r\n0\r\n\r\n",
-        b"G\r\nhello\r\n0\r\n\r\n",
-        b"\x005\r\nhello\r\n0\r\n\r\n",
-        b"5;a\nb\r\nhello\r\n0\r\n\r\n",
-        b"5;a\rX\r\nhello\r\n0\r\n\r\n",
-        b"5\r\r;A\r\nhello\r\n0\r\n\r\n",
-        b"5\rhello\r\n0\r\n\r\n",
-        b"5\nhello\r\n0\r\n\r\n",
-        b"5\r\nhelloX0\r\n\r\n",
-        b"5\r\nhello\n0\r\n\r\n",
-        b"5\r\nhello\rX0\r\n\r\n",
-        b"4\r\nhello\r\n0\r\n\r\n",
-        b"6\r\nhello\r\n0\r\n\r\n",
-        b"5\r\nhello\r\n0\r\nno colon\r\n\r\n",
-        long_extension.as_bytes(),
-        many_extensions.as_bytes(),
-    ];
-    for body in bodies {
+    for body in MISFRAMED.into_iter().chain([long_extension.as_bytes(), many_extensions.as_bytes()]) {
         let outcome = stage.attack(chunked(&[body, SMUGGLED.as_bytes()].concat())).await;
         let holds = broken_off(&stage, &outcome).await;
         table.row(body[..body.len().min(40)].escape_ascii().to_string(), holds, &outcome);

@@ -6,6 +6,75 @@
 use crate::attack::{SMUGGLED, Stage, TAG, Table};
 use crate::harness::{Raw, Script};
 
+pub(crate) const LENGTHS: [&[u8]; 26] = [
+    b"Content-Length: 5\r\nContent-Length: 5",
+    b"Content-Length: 5\r\nContent-Length: 05",
+    b"Content-Length: 5\r\nContent-Length: 6",
+    b"Content-Length: 6\r\nContent-Length: 5",
+    b"Content-Length: 5\r\ncontent-length: 6",
+    b"Content-Length: 5, 5",
+    b"Content-Length: 5, 6",
+    b"Content-Length: 5,5,5",
+    b"Content-Length: +5",
+    b"Content-Length: -5",
+    b"Content-Length: -0",
+    b"Content-Length: -48",
+    b"Content-Length: 0x5",
+    b"Content-Length: 5_0",
+    b"Content-Length: 5 5",
+    b"Content-Length: ",
+    b"Content-Length:",
+    b"Content-Length: 5.0",
+    b"Content-Length: 5e0",
+    b"Content-Length: 5;",
+    b"Content-Length: 18446744073709551616",
+    b"Content-Length: 99999999999999999999999",
+    b"Content-Length: \xd9\xa5",
+    b"Content-Length: \x0b5",
+    b"Content-Length : 5",
+    b"Content-Length: 5\r\n Content-Length: 6",
+];
+
+pub(crate) const CODINGS: [&[u8]; 20] = [
+    b"Transfer-Encoding: xchunked",
+    b"Transfer-Encoding: identity",
+    b"Transfer-Encoding: chunked, identity",
+    b"Transfer-Encoding: identity, chunked",
+    b"Transfer-Encoding: chunked;q=1",
+    b"Transfer-Encoding: \"chunked\"",
+    b"Transfer-Encoding: \x0bchunked",
+    b"Transfer-Encoding: chunked\x00",
+    b"Transfer-Encoding: \xa0chunked",
+    b"Transfer-Encoding: chunked\x85",
+    b"Transfer-Encoding: gzip",
+    b"Transfer-Encoding: gzip, chunked",
+    b"Transfer-Encoding: ",
+    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    b"Transfer-Encoding: chunked, chunked",
+    b"Transfer-Encoding: ,chunked",
+    b"Transfer-Encoding: chunked,",
+    b"Transfer-Encoding : chunked",
+    b"Transfer-Encoding:\r\n chunked",
+];
+
+pub(crate) const NO_FIELDS: [&[u8]; 14] = [
+    b": x",
+    b":",
+    b"A B: x",
+    b"A(: x",
+    b"\xc3\xa9: x",
+    b"no colon",
+    b"A : x",
+    b" A: x",
+    b"\tA: x",
+    b"A\x00: x",
+    b"A\"B: x",
+    b"A/B: x",
+    b"{A}: x",
+    b"X-A: b\r\n folded",
+];
+
 /// H1-01, H1-02
 #[tokio::test]
 async fn a_message_with_two_framings_is_refused() {
@@ -35,35 +104,7 @@ async fn a_message_with_two_framings_is_refused() {
 #[tokio::test]
 async fn a_doubtful_length_is_refused() {
     let (stage, mut table) = (Stage::new().await, Table::default());
-    let lengths: [&[u8]; 26] = [
-        b"Content-Length: 5\r\nContent-Length: 5",
-        b"Content-Length: 5\r\nContent-Length: 05",
-        b"Content-Length: 5\r\nContent-Length: 6",
-        b"Content-Length: 6\r\nContent-Length: 5",
-        b"Content-Length: 5\r\ncontent-length: 6",
-        b"Content-Length: 5, 5",
-        b"Content-Length: 5, 6",
-        b"Content-Length: 5,5,5",
-        b"Content-Length: +5",
-        b"Content-Length: -5",
-        b"Content-Length: -0",
-        b"Content-Length: -48",
-        b"Content-Length: 0x5",
-        b"Content-Length: 5_0",
-        b"Content-Length: 5 5",
-        b"Content-Length: ",
-        b"Content-Length:",
-        b"Content-Length: 5.0",
-        b"Content-Length: 5e0",
-        b"Content-Length: 5;",
-        b"Content-Length: 18446744073709551616",
-        b"Content-Length: 99999999999999999999999",
-        b"Content-Length: \xd9\xa5",
-        b"Content-Length: \x0b5",
-        b"Content-Length : 5",
-        b"Content-Length: 5\r\n Content-Length: 6",
-    ];
-    for length in lengths {
+    for length in LENGTHS {
         let head = [b"POST /p HTTP/1.1\r\n", TAG.as_bytes(), length, b"\r\n\r\nhello"].concat();
         let outcome = stage.attack(head).await;
         table.row(length.escape_ascii().to_string(), outcome.is_malformed(), &outcome);
@@ -93,29 +134,7 @@ async fn a_clear_length_arrives_once_and_in_its_plain_form() {
 #[tokio::test]
 async fn a_doubtful_transfer_coding_is_refused() {
     let (stage, mut table) = (Stage::new().await, Table::default());
-    let codings: [&[u8]; 20] = [
-        b"Transfer-Encoding: xchunked",
-        b"Transfer-Encoding: identity",
-        b"Transfer-Encoding: chunked, identity",
-        b"Transfer-Encoding: identity, chunked",
-        b"Transfer-Encoding: chunked;q=1",
-        b"Transfer-Encoding: \"chunked\"",
-        b"Transfer-Encoding: \x0bchunked",
-        b"Transfer-Encoding: chunked\x00",
-        b"Transfer-Encoding: \xa0chunked",
-        b"Transfer-Encoding: chunked\x85",
-        b"Transfer-Encoding: gzip",
-        b"Transfer-Encoding: gzip, chunked",
-        b"Transfer-Encoding: ",
-        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
-        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-        b"Transfer-Encoding: chunked, chunked",
-        b"Transfer-Encoding: ,chunked",
-        b"Transfer-Encoding: chunked,",
-        b"Transfer-Encoding : chunked",
-        b"Transfer-Encoding:\r\n chunked",
-    ];
-    for coding in codings {
+    for coding in CODINGS {
         for length in [&b""[..], b"Content-Length: 5\r\n"] {
             let head = [b"POST /p HTTP/1.1\r\n", TAG.as_bytes(), length, coding, b"\r\n\r\n0\r\n\r\n"].concat();
             let outcome = stage.attack(head).await;
@@ -212,23 +231,7 @@ async fn control_bytes_in_a_value_are_refused_and_other_bytes_arrive_as_they_are
 #[tokio::test]
 async fn a_line_that_is_no_field_is_refused_and_nothing_after_it_is_dropped_silently() {
     let (stage, mut table) = (Stage::new().await, Table::default());
-    let lines: [&[u8]; 14] = [
-        b": x",
-        b":",
-        b"A B: x",
-        b"A(: x",
-        b"\xc3\xa9: x",
-        b"no colon",
-        b"A : x",
-        b" A: x",
-        b"\tA: x",
-        b"A\x00: x",
-        b"A\"B: x",
-        b"A/B: x",
-        b"{A}: x",
-        b"X-A: b\r\n folded",
-    ];
-    for line in lines {
+    for line in NO_FIELDS {
         let head = [b"GET /p HTTP/1.1\r\n", line, b"\r\n", TAG.as_bytes(), b"\r\n"].concat();
         let outcome = stage.attack(head).await;
         table.row(line.escape_ascii().to_string(), outcome.is_malformed(), &outcome);

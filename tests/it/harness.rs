@@ -21,6 +21,7 @@ pub mod pki;
 pub mod problem;
 pub mod process;
 pub mod provider;
+pub mod recorder;
 pub mod server;
 pub mod sink;
 pub mod socket;

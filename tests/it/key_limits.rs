@@ -54,8 +54,8 @@ async fn a_key_may_make_so_many_requests_over_all_connections_rl_03_rl_08() {
     let (id, key) = keyed(&server, json!({ "per_minute": 6, "per_hour": 1000 })).await;
     let (_, other) = keyed(&server, json!({ "per_minute": 60 })).await;
     let begun = Instant::now();
-    assert_eq!(passed(&server, &key, "api", 4, "key").await, 4);
-    let rest = passed(&server, &key, "other", 6, "key").await;
+    assert_eq!(passed(&server, &key, "api", 4, "key_per_minute").await, 4);
+    let rest = passed(&server, &key, "other", 6, "key_per_minute").await;
     // One comes back every ten seconds.
     let earned = begun.elapsed().as_secs() as usize / 10 + 1;
     assert!((2..=2 + earned).contains(&rest), "{rest}");
@@ -65,21 +65,21 @@ async fn a_key_may_make_so_many_requests_over_all_connections_rl_03_rl_08() {
             break reply;
         }
     };
-    assert_eq!(refused.header("ratelimit-policy"), Some("\"key\";q=6;w=60"));
+    assert_eq!(refused.header("ratelimit-policy"), Some("\"key_per_minute\";q=6;w=60"));
     let wait: u64 = refused.header("retry-after").expect("Retry-After").parse().expect("seconds");
     assert!((1..=10).contains(&wait), "{wait}");
-    assert_eq!(refused.header("ratelimit"), Some(&*format!("\"key\";r=0;t={wait}")));
+    assert_eq!(refused.header("ratelimit"), Some(&*format!("\"key_per_minute\";r=0;t={wait}")));
     assert_eq!(refused.header("sidekey-error"), Some("rate_limited"));
-    assert_eq!(passed(&server, &other, "api", 20, "key").await, 20);
+    assert_eq!(passed(&server, &other, "api", 20, "key_per_minute").await, 20);
     let count = sink.count();
     // More a minute does not refill what was spent, nor does less.
     for limits in [json!({ "per_minute": 7 }), json!({ "per_minute": 1 }), json!({ "per_minute": 6 })] {
         server.admin().must("PUT", &format!("api-keys/{id}/limits"), limits).await;
-        assert!(passed(&server, &key, "api", 5, "key").await <= 1);
+        assert!(passed(&server, &key, "api", 5, "key_per_minute").await <= 1);
     }
     assert!(sink.count() - count <= 3 + begun.elapsed().as_secs() as usize / 10);
     server.admin().must("PUT", &format!("api-keys/{id}/limits"), json!({})).await;
-    assert_eq!(passed(&server, &key, "api", 30, "key").await, 30, "without a limit nothing is limited");
+    assert_eq!(passed(&server, &key, "api", 30, "key_per_minute").await, 30, "without a limit nothing is limited");
     server.admin().must("PUT", &format!("api-keys/{id}/limits"), json!({ "per_minute": 6 })).await;
     server.finish(&[]).await;
 }
@@ -93,12 +93,12 @@ async fn an_organizations_ceiling_is_for_all_its_callers_together() {
     admin.must("PUT", "organizations/default/limits", json!({ "per_hour": 12 })).await;
     let (_, one) = keyed(&server, json!({ "per_hour": 8 })).await;
     let (_, two) = keyed(&server, json!({})).await;
-    assert_eq!(passed(&server, &one, "api", 10, "key").await, 8);
-    assert_eq!(passed(&server, &two, "api", 2, "organization").await, 2);
-    assert_eq!(passed(&server, "", "other", 5, "organization").await, 2, "nor without a key");
-    assert_eq!(passed(&server, &two, "other", 3, "organization").await, 0);
+    assert_eq!(passed(&server, &one, "api", 10, "key_per_hour").await, 8);
+    assert_eq!(passed(&server, &two, "api", 2, "organization_per_hour").await, 2);
+    assert_eq!(passed(&server, "", "other", 5, "organization_per_hour").await, 2, "nor without a key");
+    assert_eq!(passed(&server, &two, "other", 3, "organization_per_hour").await, 0);
     let refused = ask(&server, &two, "api").await;
-    assert_eq!(refused.header("ratelimit-policy"), Some("\"organization\";q=12;w=3600"));
+    assert_eq!(refused.header("ratelimit-policy"), Some("\"organization_per_hour\";q=12;w=3600"));
     assert_eq!(sink.count(), 12);
     // It holds for the very next request once it is lifted, and is not refilled by being set again.
     admin.must("PUT", "organizations/default/limits", json!({ "per_hour": 12 })).await;
@@ -126,8 +126,8 @@ async fn what_one_limit_refuses_spends_nothing_of_another_rl_09() {
         assert_eq!(ask(&server, &format!("{}x", &key[..73]), "slow").await.status, 401);
     }
     // What the connection refused was not counted by the key, nor by the organization.
-    assert_eq!(passed(&server, &key, "api", 30, "key").await, 20 - slow);
-    assert_eq!(passed(&server, &stranger, "api", 60, "organization").await, 40);
+    assert_eq!(passed(&server, &key, "api", 30, "key_per_hour").await, 20 - slow);
+    assert_eq!(passed(&server, &stranger, "api", 60, "organization_per_hour").await, 40);
     assert_eq!(sink.count(), 60);
     server.finish(&[]).await;
 }

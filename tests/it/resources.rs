@@ -241,7 +241,17 @@ async fn a_personal_connection_is_its_owners_tn_06() {
     }
     assert_eq!(bob.delete(&format!("connections/{id}")).await.status, 404);
     assert_eq!(bob.put(&format!("connections/{id}"), json!({ "integration": "crm" })).await.status, 404);
-    assert_eq!(bob.put("connections/mine", json!({ "integration": "crm" })).await.status, 409, "the key is taken");
+    // A key means one connection, so that it is taken is told to whoever wants it, and nothing more than that.
+    let put = bob.put("connections/mine", json!({ "integration": "crm" })).await;
+    let post = bob.post("connections", json!({ "key": "mine", "integration": "crm" })).await;
+    bob.must("POST", "connections", json!({ "key": "bobs", "integration": "crm" })).await;
+    let rename = bob.put("connections/bobs", json!({ "key": "mine", "integration": "crm" })).await;
+    for reply in [&put, &post, &rename] {
+        assert_eq!(told(reply), (409, "conflict".to_owned()));
+        let detail = problem(reply).detail;
+        assert_eq!(detail, "the key mine is taken by a connection that you may not see; choose another one");
+    }
+    assert_eq!(bob.delete("connections/bobs").await.status, 204);
     for seeing in [&ada, &admin] {
         assert_eq!(keys(&seeing.get("connections").await.json()), ["crm", "mine"]);
         assert_eq!(seeing.get(&format!("connections/{id}")).await.status, 200);
@@ -343,6 +353,17 @@ async fn an_environment_takes_its_credentials_along() {
     assert_eq!(moved.json(), json!({ "name": "staging", "position": 0, "designer": true }));
     assert_eq!(admin.get("environments/preview").await.json()["designer"], false);
     assert_eq!(names(admin.get("environments?limit=2").await.json()), ["staging", "development"]);
+    // What is not said stays as it is, under another name too; it is taken away by saying so.
+    for (name, body, designer) in [
+        ("staging", json!({}), true),
+        ("staging", json!({ "position": 0 }), true),
+        ("staging", json!({ "name": "rehearsal" }), true),
+        ("rehearsal", json!({ "name": "staging", "designer": false }), false),
+        ("staging", json!({ "position": 0 }), false),
+    ] {
+        let shown = admin.must("PUT", &format!("environments/{name}"), body.clone()).await.json();
+        assert_eq!((&shown["designer"], &shown["position"]), (&json!(designer), &json!(0)), "{name} {body}");
+    }
 
     let ask_in = |connection: &'static str, environment: &'static str| {
         let server = &server;

@@ -41,7 +41,7 @@ async fn whatever_is_wrong_is_told_in_the_same_words_and_time() {
             let reply = Browser::new(&server).post("sign-in", body).await;
             *fastest = began.elapsed().min(*fastest);
             assert_eq!((reply.status, problem(&reply).code.as_str()), (401, "sign_in_refused"), "{email}");
-            bodies.push(reply.text());
+            bodies.push(problem(&reply).snapshot);
         }
     }
     bodies.dedup();

@@ -260,7 +260,7 @@ async fn organizations_do_not_see_each_others_users_tn_01() {
     assert_eq!(Browser::new(&server).post("sign-in", in_default).await.status, 401);
     let unknown = ours.get("users/usr_00000000000000000000000000").await;
     let foreign = ours.get(&format!("users/{}", theirs["id"].as_str().unwrap())).await;
-    assert_eq!((unknown.status, unknown.text()), (404, foreign.text()));
+    assert_eq!((unknown.status, unknown.said()), (404, foreign.said()));
     let delete = ours.call("DELETE", &format!("users/{}", theirs["id"].as_str().unwrap()), None).await;
     assert_eq!(delete.status, 404);
     assert_eq!(ours.get("users").await.json()["items"].as_array().unwrap().len(), 1);

@@ -22,7 +22,8 @@ pub struct Body {
     /// Where to read about it.
     #[schema(max_length = 500)]
     pub docs: Option<String>,
-    /// Where requests go: `https://`, without query and fragment; `{name}` is a field of the host, or of the path.
+    /// Where requests go: `https://`, without query and fragment. `{{ name }}` in host or path is a field's value; `{name}`
+    /// in the path is where an auth method of `in: path` puts its own.
     pub base_url: String,
     /// Further origins the credential may go to, as `[scheme://]host[:port]`.
     pub hosts: Option<Vec<String>>,

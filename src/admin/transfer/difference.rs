@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 #[derive(Serialize, ToSchema)]
 #[schema(as = Difference)]
 pub(super) struct Difference {
-    /// `integration` or `connection`.
+    /// `integration`, `values` (of the integration of that slug) or `connection`.
     kind: &'static str,
     /// Its slug or key.
     key: String,
@@ -27,17 +27,30 @@ pub(super) struct Difference {
 }
 
 impl Difference {
+    /// With what has to be done then.
+    pub(super) fn noted(self, note: Option<&'static str>) -> Self {
+        Difference { note, ..self }
+    }
+
     /// Whether anything is written.
     pub(super) fn changes_something(&self) -> bool {
         self.action != "same"
     }
 
-    fn new(kind: &'static str, key: &str, customer: Option<&str>, before: Option<&Value>, after: &Value) -> Self {
-        let told = crate::vault::audit::difference(before.unwrap_or(&Value::Null), after);
+    /// What becomes of a thing that is `before`, where it is there, and shall be `after`.
+    pub(super) fn new(
+        kind: &'static str,
+        key: &str,
+        customer: Option<&str>,
+        before: Option<&Value>,
+        after: Option<&Value>,
+    ) -> Self {
+        let told = crate::vault::audit::difference(before.unwrap_or(&Value::Null), after.unwrap_or(&Value::Null));
         let part = |name: &str| told.get(name).cloned().filter(|part| part.as_object().is_some_and(|t| !t.is_empty()));
         let (was, becomes) = (part("before"), part("after"));
         let action = match before {
-            None => "create",
+            None if after.is_some() => "create",
+            None => "same",
             Some(_) if was.is_none() && becomes.is_none() => "same",
             Some(_) => "replace",
         };
@@ -65,33 +78,4 @@ fn lines(before: Option<&Value>, after: Option<&Value>) -> String {
         .iter()
         .map(|name| format!("{name}: {} -> {}", show(before.get(name.as_str())), show(after.get(name.as_str()))));
     changes.collect::<Vec<_>>().join("; ")
-}
-
-/// The two kinds of things.
-pub(super) mod compare {
-    use std::sync::Arc;
-
-    use serde_json::Value;
-
-    use super::Difference;
-    use crate::model::connection::Connection;
-    use crate::model::integration::Integration;
-
-    pub(in super::super) fn integration(before: Option<&Arc<Integration>>, after: &Integration) -> Difference {
-        let document = before.map(|before| &before.document);
-        let mut difference = Difference::new("integration", after.slug.as_str(), None, document, &after.document);
-        if before.is_some_and(|before| !before.leads_as(after)) {
-            difference.note = Some("its hosts change: credentials bound to the old ones must be entered again");
-        }
-        difference
-    }
-
-    pub(in super::super) fn connection(before: Option<&Value>, after: &Value, of: &Connection) -> Difference {
-        let customer = of.customer.as_ref().map(|customer| customer.as_str());
-        let mut difference = Difference::new("connection", of.key.as_str(), customer, before, after);
-        if before.is_none() {
-            difference.note = Some("its credentials have to be entered");
-        }
-        difference
-    }
 }

@@ -289,7 +289,7 @@ fn n_a_minute_is_n_at_once_and_then_one_every_60_nth() {
     let seven = Quota::per(Window::Minute, NonZeroU32::new(7).unwrap());
     let limiter = stage.rates.limiter_at(Owner::Key(ApiKeyId::generate(), Window::Minute), seven, stage.now);
     assert_eq!(stage.flood(&limiter), 7);
-    assert_eq!(limiter.check(stage.now).unwrap_err().holder, Holder::Key);
+    assert_eq!(limiter.check(stage.now).unwrap_err().holder, Holder::Key(Window::Minute));
     for _ in 0..20 {
         stage.pass(Duration::from_nanos(60 * SECOND / 7 - 1));
         assert_eq!(stage.flood(&limiter), 0);
@@ -308,11 +308,11 @@ fn where_several_refuse_the_longest_wait_is_told() {
     assert_eq!((key.len(), organization.len()), (2, 1));
     let counted = count(all(), stage.now).unwrap();
     let exceeded = count(key.iter().take(1), stage.now).unwrap_err();
-    assert_eq!((exceeded.holder, exceeded.quota.window_seconds()), (Holder::Key, 60));
+    assert_eq!((exceeded.holder, exceeded.quota.window_seconds()), (Holder::Key(Window::Minute), 60));
     assert!(count(all(), stage.now).unwrap_err().wait > Duration::from_secs(3_500));
     counted.refund(all());
     assert!(count(all(), stage.now).is_ok());
-    assert_eq!(count(organization.iter(), stage.now).unwrap_err().holder, Holder::Organization);
+    assert_eq!(count(organization.iter(), stage.now).unwrap_err().holder, Holder::Organization(Window::Hour));
 }
 
 /// RL-08

@@ -35,6 +35,11 @@ impl Deref for Shown {
 }
 
 impl Shown {
+    /// A key that nobody presented: who administers it asks what would become of it if somebody did.
+    pub(in crate::directory) fn supposed(holder: Arc<Holder>, expires: Instant) -> Rc<Self> {
+        Rc::new(Shown { fingerprint: 0, looked: Cell::new(NEVER), expires, used: Cell::new(false), holder })
+    }
+
     /// Whether its holder is as it was. One comparison while nothing at all has changed.
     fn is_current(&self, revisions: &Revisions) -> bool {
         // The epoch is read before the stamp: a change in between moves it on, and the stamp is looked at again.

@@ -161,6 +161,11 @@ async fn insert(connection: &mut SqliteConnection, entry: &Entry<'_>, key: &Data
     set_end(connection, entry.chain, entry.sequence, &mac).await
 }
 
+/// How many events a chain has.
+pub(in crate::vault) async fn count(connection: &mut SqliteConnection, chain: Chain) -> Result<i64, DatabaseError> {
+    Ok(end(connection, &chain.column()).await?.map_or(0, |(count, _)| count))
+}
+
 /// The number and the HMAC of the last event.
 async fn end(connection: &mut SqliteConnection, chain: &str) -> Result<Option<(i64, Vec<u8>)>, DatabaseError> {
     let end = sqlx::query_as("SELECT count, head FROM audit_chains WHERE organization_id = $1");

@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 
-use super::Chain;
+use super::{Chain, chain};
+use crate::model::id::OrganizationId;
 use crate::vault::database::Database;
 use crate::vault::error::DatabaseError;
 use crate::vault::list::{List, Page};
@@ -62,6 +63,12 @@ pub enum Order {
 }
 
 impl Database {
+    /// How many events an organization has: another number tells that it was changed.
+    pub async fn event_count(&self, organization: OrganizationId) -> Result<i64, DatabaseError> {
+        self.inner.counters.read();
+        chain::count(&mut *self.inner.readers.acquire().await?, Chain::Organization(organization)).await
+    }
+
     /// The events of a chain. The cursor is the number of the last event of the page before.
     pub async fn events(
         &self,

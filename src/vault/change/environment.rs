@@ -62,7 +62,7 @@ impl Writing<'_> {
         if all.contains(name) {
             return Err(taken(name));
         }
-        let purpose = self.purpose(organization, *designer).await?;
+        let purpose = self.purpose(organization, designer.unwrap_or(false)).await?;
         let last = i64::try_from(all.len()).unwrap_or(i64::MAX);
         let version = insert_environment(self.connection, organization, name.as_str(), last, purpose).await?;
         self.outcome.version = Some(version);
@@ -81,6 +81,8 @@ impl Writing<'_> {
         self.expect_environment(organization, name).await?;
         let mut all = self.environments(organization).await?;
         let at = all.iter().position(|other| other == name).ok_or(DatabaseError::NotFound("environment"))?;
+        // Of a renamed one it is not known any more.
+        let was = self.is_designers(organization, name).await?;
         if draft.name != *name {
             if all.contains(&draft.name) {
                 return Err(taken(&draft.name));
@@ -88,7 +90,7 @@ impl Writing<'_> {
             self.rename_environment(organization, name, &draft.name).await?;
             all[at] = draft.name.clone();
         }
-        let purpose = self.purpose(organization, draft.designer).await?;
+        let purpose = self.purpose(organization, draft.designer.unwrap_or(was)).await?;
         let version = self.next_version();
         sqlx::query("UPDATE environments SET designer = $3, version = $4 WHERE organization_id = $1 AND name = $2")
             .bind(organization.to_string())
@@ -144,6 +146,17 @@ impl Writing<'_> {
             .fetch_optional(&mut *self.connection)
             .await?;
         self.expect(version, organization, name)
+    }
+
+    async fn is_designers(
+        &mut self,
+        organization: OrganizationId,
+        name: &EnvironmentName,
+    ) -> Result<bool, DatabaseError> {
+        let found = sqlx::query_scalar("SELECT designer FROM environments WHERE organization_id = $1 AND name = $2")
+            .bind(organization.to_string())
+            .bind(name.as_str());
+        Ok(found.fetch_optional(&mut *self.connection).await?.unwrap_or(false))
     }
 
     /// There is one designer's environment at most: the last one that was said to be it.

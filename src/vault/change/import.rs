@@ -10,9 +10,10 @@ use super::{Event, PutMode, Writing};
 use crate::model::connection::Connection;
 use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, OrganizationId};
-use crate::model::integration::Integration;
-use crate::model::name::EnvironmentName;
-use crate::vault::audit::chain::Told;
+use crate::model::integration::{Integration, Values};
+use crate::model::name::{EnvironmentName, Key};
+use crate::vault::audit::Chain;
+use crate::vault::audit::chain::{self, Told};
 use crate::vault::error::DatabaseError;
 
 /// What is stored together. What is there under the same key is replaced, and keeps its id and its credentials.
@@ -22,10 +23,15 @@ pub struct Import {
     pub organization: OrganizationId,
     /// Before the connections, which may use them.
     pub integrations: Vec<Integration>,
+    /// What the organization fills in once for all connections of an integration, whoever's that is.
+    pub values: Vec<(Key, Values)>,
     /// Of this organization.
     pub connections: Vec<Connection>,
     /// Of these connections; an export has none of them, for it holds no secret.
     pub credentials: Vec<Entered>,
+    /// How many events the organization had when all of this was judged. Where it has others now, something may not be
+    /// as it was, and the import is [`DatabaseError::Outdated`]. `None` where nothing was looked at.
+    pub judged_at: Option<i64>,
 }
 
 /// A credential that comes with its connection.
@@ -43,14 +49,24 @@ pub struct Entered {
 
 impl Writing<'_> {
     pub(super) async fn import(&mut self, import: &Import) -> Result<Event, DatabaseError> {
-        let Import { organization, integrations, connections, credentials } = import;
+        let Import { organization, integrations, values, connections, credentials, judged_at } = import;
         // No version is that of all of these.
         self.check_expected(*organization, &organization.to_string())?;
+        let events = chain::count(self.connection, Chain::Organization(*organization)).await?;
+        if judged_at.is_some_and(|judged_at| judged_at != events) {
+            return Err(DatabaseError::Outdated);
+        }
         let place = Place { organization: *organization, reach: Reach::Organization };
         for integration in integrations {
             let watched = Watched::integration(place, &integration.slug);
             let before = self.before(Some(&watched)).await?;
             let event = self.put_integration(place, integration, PutMode::Replace).await?;
+            self.tell(event, &watched, &before).await?;
+        }
+        for (slug, values) in values {
+            let watched = Watched::integration_values(*organization, slug);
+            let before = self.before(Some(&watched)).await?;
+            let event = self.put_integration_values(*organization, slug, values).await?;
             self.tell(event, &watched, &before).await?;
         }
         // One that was there before has kept its id.
@@ -70,7 +86,9 @@ impl Writing<'_> {
                 self.put_credential(*organization, (connection, environment), credential, origins, None).await?;
             self.tell(event, &watched, &before).await?;
         }
-        let detail = json!({ "integrations": integrations.len(), "connections": connections.len() });
+        let detail = json!({
+            "integrations": integrations.len(), "values": values.len(), "connections": connections.len(),
+        });
         Ok(Event { organization: *organization, action: "import", object: organization.to_string(), detail })
     }
 

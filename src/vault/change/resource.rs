@@ -86,8 +86,9 @@ pub struct EnvironmentDraft {
     pub name: EnvironmentName,
     /// Its place in the order, from 0; `None` leaves it where it is, or puts a new one last.
     pub position: Option<u32>,
-    /// Whether workflows are built with its credentials. One environment of an organization is the designer's at most.
-    pub designer: bool,
+    /// Whether workflows are built with its credentials; `None` leaves it as it is, and a new one is not. One environment
+    /// of an organization is the designer's at most.
+    pub designer: Option<bool>,
 }
 
 /// Whose an integration is.

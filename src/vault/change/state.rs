@@ -57,6 +57,10 @@ impl Watched {
         Watched::one(Thing::Integration(place, slug.clone()))
     }
 
+    pub(super) fn integration_values(organization: OrganizationId, slug: &Key) -> Self {
+        Watched::one(Thing::IntegrationValues(organization, slug.clone()))
+    }
+
     /// What a change is about. Those that are not here tell their states themselves, or have none but secrets.
     pub(super) fn of(change: &Change) -> Option<Self> {
         let own = |organization: &OrganizationId| Place { organization: *organization, reach: Reach::Organization };
@@ -104,7 +108,7 @@ impl Watched {
             }
             resource::Change::DeleteIntegration { place, slug } => Watched::integration(*place, slug),
             resource::Change::PutIntegrationValues { organization, slug, .. } => {
-                Watched::one(Thing::IntegrationValues(*organization, slug.clone()))
+                Watched::integration_values(*organization, slug)
             }
             resource::Change::DeleteConnection { connection, .. } => Watched::one(Thing::Connection(*connection)),
             resource::Change::DeleteSecret { organization, key, .. } => {

@@ -282,8 +282,10 @@ async fn an_import_may_bring_credentials_of_its_connections() {
         Change::Import(import::Import {
             organization,
             integrations: vec![integration("new")],
+            values: Vec::new(),
             connections,
             credentials,
+            judged_at: None,
         })
     };
     let stranger = refused(&database, import(|_| ConnectionId::generate())).await;
@@ -296,6 +298,32 @@ async fn an_import_may_bring_credentials_of_its_connections() {
     database.put(import(|connections| connections[0].id)).await;
     // The connection that was there has kept its id, and the credential is its own.
     assert_eq!(database.token(organization, before, "production").await.unwrap().unwrap(), "t");
+    database.close().await;
+}
+
+#[tokio::test]
+async fn what_was_judged_before_a_change_is_not_imported() {
+    let home = Home::new();
+    let database = home.open().await;
+    let organization = database.default_organization().await;
+    let import = |judged_at| {
+        Change::Import(import::Import {
+            organization,
+            integrations: vec![integration("new")],
+            values: Vec::new(),
+            connections: Vec::new(),
+            credentials: Vec::new(),
+            judged_at,
+        })
+    };
+    let judged_at = database.event_count(organization).await.unwrap();
+    database.put_connection(organization, "meanwhile").await;
+    let overtaken = refused(&database, import(Some(judged_at))).await;
+    assert!(matches!(overtaken, DatabaseError::Outdated), "{overtaken}");
+    assert_eq!(database.integration(organization, &"new".parse().unwrap()).await.unwrap(), None);
+    let judged_at = database.event_count(organization).await.unwrap();
+    database.put(import(Some(judged_at))).await;
+    assert!(database.integration(organization, &"new".parse().unwrap()).await.unwrap().is_some());
     database.close().await;
 }
 

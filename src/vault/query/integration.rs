@@ -4,7 +4,7 @@ use serde_json::Value;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::{corrupt, read_values};
+use super::{corrupt, parse, read_values};
 use crate::model::id::OrganizationId;
 use crate::model::integration::Values;
 use crate::model::name::Key;
@@ -81,6 +81,25 @@ impl Database {
         .fetch_all(&self.inner.readers)
         .await?;
         page.list(&rows, |row| version(row, slug), |version| version.number.to_string())
+    }
+
+    /// What an organization has filled in for all its connections of each integration, by slug.
+    pub async fn all_integration_values(
+        &self,
+        organization: OrganizationId,
+    ) -> Result<Vec<(Key, Values)>, DatabaseError> {
+        self.inner.counters.read();
+        let rows =
+            sqlx::query("SELECT slug, values_json FROM integration_values WHERE organization_id = $1 ORDER BY slug")
+                .bind(organization.to_string())
+                .fetch_all(&self.inner.readers)
+                .await?;
+        let read = |row: &SqliteRow| {
+            let (slug, values): (String, String) = (row.try_get("slug")?, row.try_get("values_json")?);
+            let values = read_values(&values).ok_or_else(|| corrupt("values of the integration", &slug))?;
+            Ok((parse(&slug, "values of the integration", &slug)?, values))
+        };
+        rows.iter().map(read).collect()
     }
 
     /// What an organization has filled in for all its connections of an integration.

@@ -33,9 +33,14 @@ impl Call {
         self.operation["requestBody"].is_object()
     }
 
-    /// The path's last word, and the one before a placeholder at its end.
-    fn named(&self) -> &str {
+    /// The path below the prefix.
+    pub(super) fn short(&self) -> &str {
         self.path.trim_start_matches("/api/v1/")
+    }
+
+    /// Whether it is this one, whose route is written as in the table of permissions.
+    pub(super) fn is(&self, method: &str, route: &str) -> bool {
+        self.method == method && route.trim_start_matches('/') == self.short()
     }
 }
 
@@ -73,7 +78,7 @@ pub(super) fn turn(call: &Call) -> usize {
         "DELETE environments/{environment}",
         "DELETE organizations/{organization}",
     ];
-    let name = format!("{} {}", call.method, call.named());
+    let name = format!("{} {}", call.method, call.short());
     // Whoever has other roles is signed in no more.
     let early = name == ENDS[0];
     let place = ENDS.iter().position(|end| *end == name).map_or(1, |place| place + 2);
@@ -112,9 +117,14 @@ impl World {
 
     /// The path of a call, with what is there in the place of each placeholder.
     pub(super) fn path(&self, call: &Call) -> String {
-        self.path_with(call, |name| match name {
+        self.path_with(call, |name| self.named(call, name))
+    }
+
+    /// What is there in the place of a placeholder.
+    pub(super) fn named(&self, call: &Call, placeholder: &str) -> String {
+        match placeholder {
             "organization" => "acme".to_owned(),
-            "environment" if call.named().starts_with("environments/") => "preview".to_owned(),
+            "environment" if call.short().starts_with("environments/") => "preview".to_owned(),
             "environment" => "production".to_owned(),
             "slug" => "crm".to_owned(),
             "connection" => self.connection.clone(),
@@ -124,7 +134,7 @@ impl World {
             "session" => self.session.clone(),
             "number" => "1".to_owned(),
             other => panic!("{call}: what stands for {other}?"),
-        })
+        }
     }
 
     /// The same, with what somebody else says in the place of each placeholder.
@@ -141,7 +151,7 @@ impl World {
 
     /// A body with which a call succeeds.
     pub(super) fn body(&self, call: &Call) -> Option<Value> {
-        call.takes_a_body().then(|| match (call.method.as_str(), call.named()) {
+        call.takes_a_body().then(|| match (call.method.as_str(), call.short()) {
             ("POST", "organizations") | ("PUT", "organizations/{organization}") => {
                 json!({ "key": "acme", "name": "A" })
             }
@@ -178,7 +188,7 @@ impl World {
     /// The same, of something that is not there yet.
     pub(super) fn new_body(&self, call: &Call) -> Option<Value> {
         let mut body = self.body(call)?;
-        let name = match call.named() {
+        let name = match call.short() {
             "organizations" | "connections" => "key",
             "environments" => "name",
             "integrations" => "slug",
@@ -199,7 +209,7 @@ impl World {
     /// The same, of something that is in another state than it was.
     pub(super) fn another_body(&self, call: &Call) -> Option<Value> {
         let mut body = self.body(call)?;
-        let (name, value) = match call.named() {
+        let (name, value) = match call.short() {
             "environments/{environment}" => ("designer", json!(true)),
             "integrations/{slug}" => ("name", json!("Another")),
             "connections/{connection}" => ("name", json!("Another")),

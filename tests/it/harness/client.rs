@@ -96,6 +96,13 @@ impl Reply {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// The body as text, without what only tells two refusals of the same apart: the id of the request.
+    pub fn said(&self) -> String {
+        let id = self.json()["request_id"].as_str().expect("a request id").to_owned();
+        assert!(id.len() == 30 && self.header("sidekey-request-id") == Some(&id), "{}", self.text());
+        self.text().replace(&id, "")
+    }
+
     /// The body as JSON; panics with the whole reply where it is none.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.text()))

@@ -166,6 +166,17 @@ pub async fn run(args: &[&str], folder: &Path, env: &[(String, String)], stdin: 
     }
 }
 
+/// Runs a one-shot command whose standard output nobody reads.
+pub async fn unread(args: &[&str], folder: &Path) -> Ran {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = command(BINARY, args, folder, &[]);
+    let child = command.stdin(Stdio::null()).stdout(writer).spawn().expect("the binary starts");
+    let output = soon("the end of the command", child.wait_with_output()).await.expect("its output");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ran { code: output.status.code().unwrap_or(-1), stdout: String::new(), stderr }
+}
+
 fn command(program: &str, args: &[&str], folder: &Path, env: &[(String, String)]) -> Command {
     let mut command = Command::new(program);
     command

@@ -58,7 +58,7 @@ async fn keys_that_name_an_environment_follow_it() {
     let with = |environments: Value| json!({ "name": "k", "environment": "staging", "scope": { "environments": environments } });
     let both = create(&database, organization, &with(json!(["production", "staging"]))).await;
     let other = create(&database, organization, &json!({ "name": "k", "environment": "production" })).await;
-    let draft = EnvironmentDraft { name: "rehearsal".parse().unwrap(), position: None, designer: false };
+    let draft = EnvironmentDraft { name: "rehearsal".parse().unwrap(), position: None, designer: None };
     let name = "staging".parse().unwrap();
     let rename = resource::Change::PutEnvironment { organization, name, environment: draft };
     let outcome = database.commit(&author(), Change::Resource(rename)).await.unwrap();
