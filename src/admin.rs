@@ -61,6 +61,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::proxy::trial::Bench;
+use crate::proxy::usage::Unwritten;
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
 use crate::vault::change::{Change, Outcome};
@@ -79,6 +80,8 @@ pub struct Control {
     pub vault: Vault,
     /// Where requests are tried.
     pub bench: Bench,
+    /// What was counted of the use of connections and is not in the vault yet.
+    pub unwritten: Unwritten,
     /// The process's counters.
     pub metrics: Arc<Metrics>,
     /// Which requests are looked at, at all.

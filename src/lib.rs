@@ -65,6 +65,7 @@
 //!   oidc, outbound  an identity provider, and the guarded way to it
 //! config          `sidekey.toml` and the environment -> `Config`, valid by construction
 //! server          builds every room, knows everyone; workers, listeners, reload, drain, the socket that `rekey` and `admin-link` ask
+//!   strict          heads of the admin port, judged by the proxy port's parser before hyper reads them
 //! cli             one file for each verb
 //!   access, client  which server is asked, with whose key; JSON over HTTP, the only way into a running server
 //!   entered         secrets somebody enters: a prompt, stdin or a file, never an argument

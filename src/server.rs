@@ -25,7 +25,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Begun, Control, Guard};
@@ -37,7 +37,7 @@ use crate::model::name::Key;
 use crate::proxy::record::Reporter;
 use crate::proxy::revoked::Revoking;
 use crate::proxy::trial::{Bench, Trials};
-use crate::proxy::usage::{Counted, Uses};
+use crate::proxy::usage::{Handed, Unwritten, Uses, Wanted};
 use crate::proxy::{Shared, error};
 use crate::telemetry::access_log::{AccessLog, LogWriter};
 use crate::telemetry::metrics::Metrics;
@@ -211,9 +211,12 @@ impl Server {
         let tokens = Tokens { drain: CancellationToken::new(), stop: CancellationToken::new() };
         let (proxy, mut sockets) = (listening.names(), listening.socket_files());
         let (bench, trials) = Bench::new();
+        // The bench of the control runtime counts too.
+        let (unwritten, asked) = Unwritten::of(worker_count(config) + 1);
         let control = Arc::new(Control {
             vault: vault.clone(),
             bench,
+            unwritten,
             metrics: Arc::clone(&metrics),
             people: people::assemble(config, &environment, listening.admin_address(config), &upstream)?,
             guard: Guard { host_names: assemble::admin_names(&config.admin) },
@@ -225,9 +228,9 @@ impl Server {
         let admin =
             admin.map(|admin| admin.serve(control, config.proxy.head_timeout, tokens.drain.clone())).transpose()?;
         let (log, access) = open_access_log(config, lines, &metrics)?;
-        let (uses, taken) = tokio::sync::mpsc::unbounded_channel();
+        let (uses, taken) = unbounded_channel();
         let recording = usage::record(vault.clone(), Arc::clone(&metrics), taken, tokens.drain.clone());
-        let told = Told { log, metrics: Arc::clone(&metrics), uses };
+        let told = Told { log, metrics: Arc::clone(&metrics), uses, asked };
         let workers = start_workers(config, &vault, upstream, doors, trials, told, &tokens)?;
         let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
         let drain_timeout = config.proxy.drain_timeout;
@@ -344,7 +347,8 @@ fn open_access_log(
 struct Told {
     log: AccessLog,
     metrics: Arc<Metrics>,
-    uses: UnboundedSender<Counted>,
+    uses: UnboundedSender<Handed>,
+    asked: Vec<UnboundedReceiver<Wanted>>,
 }
 
 fn start_workers(
@@ -357,6 +361,8 @@ fn start_workers(
     tokens: &Tokens,
 ) -> Result<Vec<JoinHandle<io::Result<()>>>, StartError> {
     let workers = worker_count(config);
+    let mut asked = told.asked.into_iter();
+    let mut asked = || asked.next().unwrap_or_else(|| unbounded_channel().1);
     let control = tokio::runtime::Handle::current();
     let limits = assemble::limits(&config.cache);
     let shared = Arc::new(Shared {
@@ -374,6 +380,7 @@ fn start_workers(
             upstream: Arc::clone(&upstream),
             reporter,
             usage_interval: config.proxy.usage_interval,
+            asked: asked(),
             sweep_interval: assemble::sweep_interval(&config.cache),
             drain: tokens.drain.clone(),
         },
@@ -388,6 +395,7 @@ fn start_workers(
             access: told.log.clone(),
             metrics: Arc::clone(&told.metrics),
             uses: told.uses.clone(),
+            asked: asked(),
             usage_interval: config.proxy.usage_interval,
             vault: vault.clone(),
             revoke_within: config.proxy.revoke_within,

@@ -37,13 +37,14 @@ pub struct FilterError {
     filter: String,
 }
 
-/// Starts logging to stderr for the process, once; a second call changes nothing.
+/// Starts logging to stderr for the process, once; a second call changes nothing. Whatever is told while a request of
+/// the admin port is answered names that request.
 pub fn start_logging(filter: &str, format: Format) -> Result<(), FilterError> {
     let parsed = EnvFilter::try_new(filter).map_err(|_| FilterError { filter: filter.to_owned() })?;
     let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
     let _already_started = match format {
         Format::Human => builder.with_target(false).try_init(),
-        Format::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        Format::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
     };
     std::panic::set_hook(Box::new(log_panic));
     Ok(())

@@ -17,13 +17,14 @@ use super::condition::Condition;
 use super::error::AdminError;
 use super::guard;
 use super::openapi;
+use super::organizations;
 use super::people;
 use super::permission::{self, Needs};
 use super::request::Query;
 use super::{Control, Peer};
 use crate::model::api_key::ApiKey;
 use crate::model::id::{ApiKeyId, OrganizationId, SessionId, UserId};
-use crate::model::role::{Grant, Permission, Role, Roles};
+use crate::model::role::{Grant, Permission, Roles};
 use crate::model::user::UserStatus;
 use crate::telemetry::request_id::RequestId;
 use crate::vault::answer::Once;
@@ -180,9 +181,7 @@ async fn judge(control: &Control, parts: &Parts) -> Result<Judged, AdminError> {
 /// The organization that is asked about. Whose only is their own is told of another one what is told of none.
 async fn organization(control: &Control, identity: &Identity, uri: &Uri) -> Result<OrganizationId, AdminError> {
     let Some(named) = Query::read(uri)?.organization else { return Ok(identity.organization) };
-    let found = control.vault.organization(&named).await?.map(|organization| organization.id);
-    let reaches = |id: &OrganizationId| *id == identity.organization || identity.roles.has(Role::SuperAdmin);
-    found.filter(reaches).ok_or(AdminError::NotFound("organization"))
+    Ok(organizations::reached(control, identity.organization, identity.roles, &named).await?.id)
 }
 
 /// Who asks: by an API key, else by the cookie of a session.

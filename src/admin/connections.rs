@@ -4,6 +4,7 @@ mod draft;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -30,6 +31,8 @@ use crate::model::integration::Values;
 use crate::model::moment::Moment;
 use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, NameError};
 use crate::model::role::Role;
+use crate::vault::VaultError;
+use crate::vault::change::resource::Force;
 use crate::vault::change::{Change, PutMode, resource};
 use crate::vault::list::{List, Owner, Viewer, Wanted};
 use crate::vault::query::ConnectionFacts;
@@ -123,6 +126,9 @@ pub struct Filter {
     #[param(nullable = false)]
     exposed: Option<bool>,
 }
+
+/// How long it may take until what was counted is written: all of it is, where the vault is well, in far less.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a view shows and nobody sets.
 pub const SHOWN_ONLY: [&str; 10] = [
@@ -309,6 +315,11 @@ pub(super) async fn delete(
     let connection = find(&control, &actor, &query, &named).await?;
     check_reach(&actor, &connection)?;
     let (organization, force) = (actor.organization, query.force);
+    if force == Force::No {
+        // Which workflows have used it is judged by the vault, which is told only now and then.
+        let written = tokio::time::timeout(PATIENCE, control.unwritten.write(connection.id)).await;
+        written.map_err(|_| AdminError::Vault(VaultError::Stopped))?;
+    }
     let change = resource::Change::DeleteConnection { organization, connection: connection.id, force };
     control.commit(&actor, Change::Resource(change)).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -9,6 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tracing::Instrument;
 
 use super::Control;
 use super::error::{self, AdminError, Unreadable};
@@ -78,7 +79,10 @@ pub(super) async fn check(State(control): State<Arc<Control>>, mut request: Requ
     let admitted =
         unreadable.map_or_else(|| control.guard.admits(request.method(), request.headers(), request.uri()), Err);
     let mut response = match admitted {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            let span = tracing::info_span!("admin", request_id = id.as_str());
+            next.run(request).instrument(span).await
+        }
         Err(error) => error.into_response(),
     };
     error::tell(&mut response, id);

@@ -48,7 +48,7 @@ pub async fn metrics(
     State(control): State<Arc<Control>>,
     Extension(peer): Extension<Peer>,
 ) -> Result<Response, AdminError> {
-    if !peer.0.ip().to_canonical().is_loopback() {
+    if !is_told(&peer) {
         return Err(AdminError::NotFound("resource"));
     }
     let vault = control.vault.database().ok().map(|database| {
@@ -60,4 +60,32 @@ pub async fn metrics(
     });
     let text = control.metrics.render(vault.into_iter().flatten());
     Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response())
+}
+
+/// Whether somebody may see the counters.
+fn is_told(peer: &Peer) -> bool {
+    peer.0.ip().to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// AD-14
+    #[test]
+    fn counters_are_for_loopback_only_ad_14() {
+        for (address, told) in [
+            ("127.0.0.1:1", true),
+            ("127.8.9.1:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("[::ffff:192.0.2.1]:1", false),
+            ("192.0.2.1:1", false),
+            ("10.0.0.1:1", false),
+            ("0.0.0.0:1", false),
+            ("[fe80::1]:1", false),
+        ] {
+            assert_eq!(is_told(&Peer(address.parse().unwrap())), told, "{address}");
+        }
+    }
 }

@@ -18,7 +18,7 @@ use super::openapi::Paging;
 use super::request::{At, Items, Query, stored};
 use crate::model::id::OrganizationId;
 use crate::model::name::Key;
-use crate::model::role::Role;
+use crate::model::role::{Role, Roles};
 use crate::vault::change::{Change, resource};
 use crate::vault::query::Organization;
 
@@ -148,7 +148,22 @@ pub(super) async fn delete(
 
 /// An organization that the actor may see: their own, or any for a super admin.
 pub(super) async fn find(control: &Control, actor: &Actor, named: &str) -> Result<Organization, AdminError> {
-    let reaches = |found: &Organization| found.id == actor.own_organization || actor.roles.has(Role::SuperAdmin);
-    let found = control.vault.organization(named).await?;
-    found.filter(reaches).ok_or(AdminError::NotFound("organization"))
+    reached(control, actor.own_organization, actor.roles, named).await
+}
+
+/// The organization of this name, where somebody of the organization `own` with these roles reaches it. Whose only is
+/// their own is compared with that one, so that another one takes the same work as none.
+pub(super) async fn reached(
+    control: &Control,
+    own: OrganizationId,
+    roles: Roles,
+    named: &str,
+) -> Result<Organization, AdminError> {
+    let found = if roles.has(Role::SuperAdmin) {
+        control.vault.organization(named).await?
+    } else {
+        let found = control.vault.organization(&own.to_string()).await?;
+        found.filter(|own| own.key.as_str() == named || own.id.to_string() == named)
+    };
+    found.ok_or(AdminError::NotFound("organization"))
 }

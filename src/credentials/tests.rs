@@ -10,13 +10,14 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::directory::scope::Scope;
-use crate::directory::{Aim, Caller, Directory, Named, Wanted};
+use crate::directory::{Aim, Caller, Directory, LookupError, Named, Wanted};
 use crate::model::connection::{Connection, ConnectionDraft};
 use crate::model::credential::Credential;
 use crate::model::document::{Problems, Reader};
 use crate::model::id::{IntegrationId, OrganizationId, Reference};
 use crate::model::integration::Integration;
 use crate::vault::audit::Author as Who;
+use crate::vault::change::resource::{self, Force};
 use crate::vault::change::{Change, PutMode};
 use crate::vault::database::Options;
 use crate::vault::declared::{Author, Declared};
@@ -280,4 +281,41 @@ async fn a_load_that_began_before_a_change_and_ends_after_it_is_not_served_and_n
     let permit = admitted(&kept, "production");
     let shared = credentials.resolve(&kept, &permit).await.unwrap();
     assert_eq!(sent(&shared), "Authorization: Bearer new-secret\r\n", "nor among what workers share");
+}
+
+/// The same of a route: its load has read the connection and waits for the integration while the connection is deleted,
+/// and the deletion answered.
+#[tokio::test]
+async fn a_route_whose_load_began_before_its_connection_was_deleted_is_not_served_and_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (setting, connection) = stored(folder.path()).await;
+    let Setting { vault, directory, table, .. } = &setting;
+    let named = Named { organization: connection.organization, customer: None, reference: Reference::Key(b"api") };
+    let is_there = async |table: &Local| match directory.route(table, named, Instant::now()).await {
+        Ok(_) => true,
+        Err(LookupError::Unknown) => false,
+        Err(error) => panic!("{error}"),
+    };
+    let (mut paused, before) = (vault.pause_reads().await, vault.reads_begun());
+    let begun = async |count: u64| {
+        while vault.reads_begun() < before + count {
+            tokio::task::yield_now().await;
+        }
+    };
+    let deleting = async {
+        begun(1).await;
+        paused.let_one_through().await;
+        begun(2).await;
+        let (organization, connection) = (connection.organization, connection.id);
+        let delete = resource::Change::DeleteConnection { organization, connection, force: Force::No };
+        vault.commit(&Who::system("test"), Change::Resource(delete)).await.unwrap();
+        let mut next = Box::pin(is_there(table));
+        let is_waiting = poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx).is_pending())).await;
+        assert!(is_waiting && vault.reads_begun() == before + 2, "it waits for the load that is in flight");
+        drop(paused);
+        assert!(!next.await, "who asks after the answer is not told what was read before it");
+    };
+    let (_slow, ()) = tokio::join!(is_there(table), deleting);
+    assert!(!is_there(table).await, "nor is it in the worker's table");
+    assert!(!is_there(&directory.table()).await, "nor among what workers share");
 }

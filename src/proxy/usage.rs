@@ -6,13 +6,14 @@
 //! is lost, which is at most what the last few seconds have counted.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use http::StatusCode;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::model::id::{ApiKeyId, ConnectionId, OrganizationId};
 use crate::model::name::EnvironmentName;
@@ -174,6 +175,47 @@ impl Counted {
     }
 }
 
+/// What a worker hands over.
+#[derive(Debug)]
+pub struct Handed {
+    /// What it has counted.
+    pub counted: Counted,
+    /// Who waits until all of one connection that was handed over is written.
+    pub wanted: Option<Wanted>,
+}
+
+/// Somebody waits until what was counted of a connection is written. Whoever has written it drops this.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Which connection.
+    pub connection: ConnectionId,
+    _asker: Sender<Infallible>,
+}
+
+/// What workers have counted and nobody has written yet: where somebody who is about to judge by it asks for it.
+#[derive(Clone, Debug)]
+pub struct Unwritten(Vec<UnboundedSender<Wanted>>);
+
+impl Unwritten {
+    /// Of so many workers, and where each of them is asked.
+    pub fn of(workers: usize) -> (Self, Vec<UnboundedReceiver<Wanted>>) {
+        let (asking, asked) = (0..workers).map(|_| unbounded_channel()).unzip();
+        (Unwritten(asking), asked)
+    }
+
+    /// Waits until everything that was counted of a connection until now is written, or cannot be. A worker that has
+    /// ended has nothing any more.
+    pub async fn write(&self, connection: ConnectionId) {
+        let (asker, mut written) = tokio::sync::mpsc::channel(1);
+        for worker in &self.0 {
+            let _ended = worker.send(Wanted { connection, _asker: asker.clone() });
+        }
+        drop(asker);
+        // Nothing is ever sent: it ends when everybody who was asked has dropped their part.
+        let _ended: Option<Infallible> = written.recv().await;
+    }
+}
+
 /// The cells of one worker.
 pub struct Uses {
     counted: RefCell<Counted>,
@@ -181,12 +223,12 @@ pub struct Uses {
     filled: Notify,
     /// There is so much that it is handed over at once.
     full: Notify,
-    taker: UnboundedSender<Counted>,
+    taker: UnboundedSender<Handed>,
 }
 
 impl Uses {
     /// Cells whose contents go to `taker`.
-    pub fn new(taker: UnboundedSender<Counted>) -> Self {
+    pub fn new(taker: UnboundedSender<Handed>) -> Self {
         Uses { counted: RefCell::default(), filled: Notify::new(), full: Notify::new(), taker }
     }
 
@@ -220,28 +262,47 @@ impl Uses {
         // As many are likely to be used again, and the table need not grow from nothing.
         let room = HashMap::with_capacity(counted.cells.len().min(MOST));
         let hour = counted.hour;
+        let counted = std::mem::replace(&mut *counted, Counted { hour, cells: room });
         // Nobody takes them where there is no vault to write them to.
-        let _nobody = self.taker.send(std::mem::replace(&mut *counted, Counted { hour, cells: room }));
+        let _nobody = self.taker.send(Handed { counted, wanted: None });
     }
 
-    /// Hands over what was counted, that long after the first count, for as long as it is polled. It sleeps while
-    /// nothing is counted.
-    pub async fn keep_handing_over(&self, every: Duration) {
-        loop {
-            self.filled.notified().await;
-            tokio::select! {
-                () = tokio::time::sleep(every) => {}
-                () = self.full.notified() => {}
+    /// Hands over what was counted of one connection, and behind it who waits for that.
+    fn hand_over_wanted(&self, wanted: Wanted) {
+        let mut all = self.counted.borrow_mut();
+        let cells = all.cells.extract_if(|place, _| place.connection == wanted.connection).collect();
+        let counted = Counted { hour: all.hour, cells };
+        let _nobody = self.taker.send(Handed { counted, wanted: Some(wanted) });
+    }
+
+    /// Hands over what was counted, that long after the first count, and of one connection as soon as it is `asked` for,
+    /// for as long as it is polled. It sleeps while nothing is counted.
+    pub async fn keep_handing_over(&self, every: Duration, mut asked: UnboundedReceiver<Wanted>) {
+        let now_and_then = async {
+            loop {
+                self.filled.notified().await;
+                tokio::select! {
+                    () = tokio::time::sleep(every) => {}
+                    () = self.full.notified() => {}
+                }
+                self.hand_over();
             }
-            self.hand_over();
+        };
+        let on_demand = async {
+            while let Some(wanted) = asked.recv().await {
+                self.hand_over_wanted(wanted);
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = now_and_then => {}
+            () = on_demand => {}
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc::unbounded_channel;
-
     use super::*;
 
     const NOW: u64 = 1_795_000_000;
@@ -267,7 +328,7 @@ mod tests {
         }
         uses.hand_over();
         uses.hand_over();
-        let uses: Vec<Use> = taken.try_recv().unwrap().into_uses().collect();
+        let uses: Vec<Use> = taken.try_recv().unwrap().counted.into_uses().collect();
         assert!(taken.try_recv().is_err(), "there is nothing more to hand over");
         assert_eq!(uses.len(), 8);
         assert!(uses.iter().all(|one| one.count == if one.caller.is_none() { 3 } else { 1 }));
@@ -292,8 +353,8 @@ mod tests {
         }
         uses.hand_over();
         let mut counted = Vec::new();
-        while let Ok(cells) = taken.try_recv() {
-            counted.extend(cells.into_uses().map(|one| (one.hour, one.count, one.last)));
+        while let Ok(handed) = taken.try_recv() {
+            counted.extend(handed.counted.into_uses().map(|one| (one.hour, one.count, one.last)));
         }
         assert_eq!(counted, [(0, 1, 3_599), (1, 2, 3_601), (2, 1, 7_200)]);
     }
@@ -316,7 +377,7 @@ mod tests {
             uses.count(&used, NOW);
         }
         uses.hand_over();
-        let uses: Vec<Use> = taken.try_recv().unwrap().into_uses().collect();
+        let uses: Vec<Use> = taken.try_recv().unwrap().counted.into_uses().collect();
         assert_eq!((uses[0].count, uses[0].verdict.map(|(verdict, _)| verdict)), (4, Some(Verdict::Refused)));
         let workflows: Vec<&str> = uses[0].workflows.iter().map(|(workflow, _)| workflow.as_str()).collect();
         assert_eq!(workflows, ["a", "b"]);
@@ -341,16 +402,64 @@ mod tests {
         let watch = async {
             let begun = tokio::time::Instant::now();
             count(ConnectionId::derived("one"));
-            assert_eq!(taken.recv().await.unwrap().into_uses().count(), 1);
+            assert_eq!(taken.recv().await.unwrap().counted.into_uses().count(), 1);
             assert_eq!(begun.elapsed(), every);
             for _ in 0..MOST {
                 count(ConnectionId::generate());
             }
-            assert_eq!(taken.recv().await.unwrap().into_uses().count(), MOST);
+            assert_eq!(taken.recv().await.unwrap().counted.into_uses().count(), MOST);
             assert_eq!(begun.elapsed(), every, "at once");
         };
         tokio::select! {
-            () = uses.keep_handing_over(every) => {}
+            () = uses.keep_handing_over(every, nobody_asks()) => {}
+            () = watch => {}
+        }
+    }
+
+    fn nobody_asks() -> UnboundedReceiver<Wanted> {
+        unbounded_channel().1
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_a_connection_waits_until_all_of_it_is_written() {
+        let (taker, mut taken) = unbounded_channel();
+        let (uses, other) = (Uses::new(taker.clone()), Uses::new(taker));
+        let (unwritten, mut asked) = Unwritten::of(3);
+        let environment: EnvironmentName = "production".parse().unwrap();
+        let (wanted, beside) = (ConnectionId::generate(), ConnectionId::generate());
+        let organization = OrganizationId::derived("one");
+        for connection in [wanted, beside] {
+            for worker in [&uses, &other] {
+                let (caller, verdict, workflow) = (None, None, None);
+                let environment = &environment;
+                worker.count(&Used { organization, connection, environment, caller, verdict, workflow }, NOW);
+            }
+        }
+        // The third worker has ended.
+        drop(asked.pop());
+        let every = Duration::from_secs(3_600);
+        let [first, second] = <[_; 2]>::try_from(asked).unwrap();
+        let watch = async {
+            let mut waiting = Box::pin(unwritten.write(wanted));
+            let mut kept = Vec::new();
+            for _ in 0..2 {
+                let handed = tokio::select! {
+                    () = &mut waiting => panic!("nothing is written yet"),
+                    handed = taken.recv() => handed.unwrap(),
+                };
+                let connections: Vec<_> = handed.counted.into_uses().map(|one| one.connection).collect();
+                assert_eq!(connections, [wanted], "no other");
+                kept.push(handed.wanted.unwrap());
+            }
+            drop(kept.pop());
+            let soon = tokio::time::timeout(Duration::from_secs(60), &mut waiting).await;
+            assert!(soon.is_err(), "one of them is not written yet");
+            kept.clear();
+            waiting.await;
+        };
+        tokio::select! {
+            () = uses.keep_handing_over(every, first) => {}
+            () = other.keep_handing_over(every, second) => {}
             () = watch => {}
         }
     }

@@ -4,10 +4,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
 use crate::proxy::record::Reporter;
 use crate::proxy::trial::Trials;
+use crate::proxy::usage::Wanted;
 use crate::proxy::{Proxy, Shared};
 use crate::upstream::{self, Upstream};
 
@@ -17,6 +19,7 @@ pub(super) struct Setup {
     pub(super) upstream: Arc<upstream::Settings>,
     pub(super) reporter: Reporter,
     pub(super) usage_interval: Duration,
+    pub(super) asked: UnboundedReceiver<Wanted>,
     pub(super) sweep_interval: Duration,
     pub(super) drain: CancellationToken,
 }
@@ -39,7 +42,7 @@ pub(super) fn serve(trials: Trials, setup: Setup) {
         tokio::select! {
             () = trials.make(Rc::clone(&proxy)) => {}
             () = reporter.access.keep_flushing() => {}
-            () = reporter.uses.keep_handing_over(setup.usage_interval) => {}
+            () = reporter.uses.keep_handing_over(setup.usage_interval, setup.asked) => {}
             () = sweep => {}
             () = setup.drain.cancelled() => {}
         }

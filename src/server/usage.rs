@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::proxy::usage::{Counted, Use, Verdict};
+use crate::proxy::usage::{Handed, Use, Verdict, Wanted};
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
 use crate::vault::audit::usage::{LOCAL, Usage};
@@ -31,7 +31,7 @@ const PUT_DOWN: usize = 4_096;
 pub(super) fn record(
     vault: Vault,
     metrics: Arc<Metrics>,
-    mut taken: UnboundedReceiver<Counted>,
+    mut taken: UnboundedReceiver<Handed>,
     stops: CancellationToken,
 ) -> JoinHandle<()> {
     tokio::task::spawn_local(async move {
@@ -41,34 +41,81 @@ pub(super) fn record(
         {
             tracing::warn!(%error, "what was put down of the use of credentials could not be recorded yet");
         }
-        let mut waiting = Vec::new();
-        while let Some(uses) = taken.recv().await {
-            let mut uses: Vec<Use> = uses.into_uses().collect();
-            while let Ok(more) = taken.try_recv() {
-                uses.extend(more.into_uses());
-            }
-            count_callers(&metrics, &uses);
-            let Some(database) = database else { continue };
-            waiting.append(&mut uses);
-            // What stands together is written together; the oldest stay first.
-            waiting.sort_by_key(|one| (one.hour, one.connection));
-            while !waiting.is_empty() {
-                let is_last = stops.is_cancelled();
-                let together = waiting.len().min(if is_last { PUT_DOWN } else { TOGETHER });
-                let recorded = match is_last {
-                    true => keep_for_later(database, &waiting[..together]).await,
-                    false => record_all(&vault, database, &waiting[..together], None).await,
-                };
-                if let Err(error) = recorded {
-                    let lost = waiting.len().saturating_sub(MOST);
-                    waiting.drain(..lost);
+        let mut waiting = Waiting::default();
+        while let Some(handed) = taken.recv().await {
+            waiting.take(handed, &metrics);
+            let Some(database) = database else {
+                waiting = Waiting::default();
+                continue;
+            };
+            loop {
+                while let Ok(more) = taken.try_recv() {
+                    waiting.take(more, &metrics);
+                }
+                if let Err(error) = waiting.write_some(&vault, database, &stops).await {
+                    let lost = waiting.let_go();
                     tracing::warn!(%error, lost, "the use of credentials could not be recorded yet");
                     break;
                 }
-                waiting.drain(..together);
+                if waiting.uses.is_empty() {
+                    break;
+                }
             }
         }
     })
+}
+
+/// What is not written yet.
+#[derive(Default)]
+struct Waiting {
+    uses: Vec<Use>,
+    /// Who waits for some of it.
+    wanted: Vec<Wanted>,
+}
+
+impl Waiting {
+    fn take(&mut self, handed: Handed, metrics: &Metrics) {
+        let begun = self.uses.len();
+        self.uses.extend(handed.counted.into_uses());
+        count_callers(metrics, &self.uses[begun..]);
+        self.wanted.extend(handed.wanted);
+    }
+
+    /// Writes what somebody waits for, all of it, and then as much as is written together.
+    async fn write_some(
+        &mut self,
+        vault: &Vault,
+        database: &Database,
+        stops: &CancellationToken,
+    ) -> Result<(), DatabaseError> {
+        // What stands together is written together; the oldest stay first.
+        let connections: Vec<_> = self.wanted.iter().map(|wanted| wanted.connection).collect();
+        self.uses.sort_by_key(|one| (!connections.contains(&one.connection), one.hour, one.connection));
+        let first = self.uses.partition_point(|one| connections.contains(&one.connection));
+        let is_last = stops.is_cancelled();
+        let together = if is_last { PUT_DOWN } else { TOGETHER };
+        let mut left = first.max(1);
+        while left > 0 && !self.uses.is_empty() {
+            let some = &self.uses[..together.min(self.uses.len())];
+            match is_last {
+                true => keep_for_later(database, some).await?,
+                false => record_all(vault, database, some, None).await?,
+            }
+            left = left.saturating_sub(some.len());
+            self.uses.drain(..together.min(self.uses.len()));
+        }
+        self.wanted.clear();
+        Ok(())
+    }
+
+    /// Gives up waiting for the vault: who waits judges by what is written, and the oldest uses go where they are too
+    /// many. Gives how many those were.
+    fn let_go(&mut self) -> usize {
+        self.wanted.clear();
+        let lost = self.uses.len().saturating_sub(MOST);
+        self.uses.drain(..lost);
+        lost
+    }
 }
 
 async fn keep_for_later(database: &Database, uses: &[Use]) -> Result<(), DatabaseError> {

@@ -12,7 +12,7 @@ use http::Request;
 use hyper::body::Incoming;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::LocalOptions;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,7 +23,7 @@ use crate::proxy::http1::{self, Client, Ended, Terms};
 use crate::proxy::http2;
 use crate::proxy::record::Reporter;
 use crate::proxy::revoked::Revoking;
-use crate::proxy::usage::{Counted, Uses};
+use crate::proxy::usage::{Handed, Uses, Wanted};
 use crate::proxy::{Proxy, Shared};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Metrics;
@@ -45,7 +45,9 @@ pub struct Setup {
     /// The process's counters.
     pub metrics: Arc<Metrics>,
     /// Who takes what requests have used.
-    pub uses: UnboundedSender<Counted>,
+    pub uses: UnboundedSender<Handed>,
+    /// Where it is asked for what it has not handed over yet.
+    pub asked: UnboundedReceiver<Wanted>,
     /// How often it is handed over.
     pub usage_interval: Duration,
     /// Whose revocations end what is open.
@@ -137,7 +139,7 @@ async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
     tokio::select! {
         () = worker.connections.wait() => {}
         () = setup.stop.cancelled() => {}
-        () = keep_house(&worker, setup.sweep_interval, setup.usage_interval) => {}
+        () = keep_house(&worker, setup.sweep_interval, setup.usage_interval, setup.asked) => {}
         () = worker.reporter.revoking.keep_ending(setup.revoke_within) => {}
     }
     Ok(Rc::clone(&worker.reporter))
@@ -145,7 +147,12 @@ async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
 
 /// Flushes the log, hands over what was used, sweeps caches and passes on that the server drains, for as long as it is
 /// polled.
-async fn keep_house(worker: &Worker, sweep_interval: Duration, usage_interval: Duration) {
+async fn keep_house(
+    worker: &Worker,
+    sweep_interval: Duration,
+    usage_interval: Duration,
+    asked: UnboundedReceiver<Wanted>,
+) {
     let sweep = async {
         loop {
             tokio::time::sleep(sweep_interval).await;
@@ -160,7 +167,7 @@ async fn keep_house(worker: &Worker, sweep_interval: Duration, usage_interval: D
     };
     tokio::select! {
         () = worker.reporter.access.keep_flushing() => {}
-        () = worker.reporter.uses.keep_handing_over(usage_interval) => {}
+        () = worker.reporter.uses.keep_handing_over(usage_interval, asked) => {}
         () = sweep => {}
         () = drain => {}
     }

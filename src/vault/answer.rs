@@ -4,6 +4,7 @@
 //! both are there or neither, and a request that is sent again after it was lost is done, or was.
 
 use sqlx::{Row, SqliteConnection};
+use tracing::Instrument;
 
 use super::change::Change;
 use super::database::Database;
@@ -104,7 +105,7 @@ impl Database {
     /// Keeps what was answered to a request that was done.
     pub async fn keep_answer(&self, once: &Once, answer: Answer) -> Result<(), DatabaseError> {
         let (inner, once) = (self.inner.clone(), once.clone());
-        let task = self.inner.runtime.spawn(async move {
+        let work = async move {
             inner.check_writable()?;
             let mut writer = inner.writer.acquire().await?;
             let kept = sqlx::query(
@@ -123,7 +124,8 @@ impl Database {
                 schema::settle(&mut writer, error).await;
             }
             kept.map(drop).map_err(|error| inner.note(error))
-        });
+        };
+        let task = self.inner.runtime.spawn(work.in_current_span());
         task.await.unwrap_or(Err(DatabaseError::Unavailable(Cause::Closed)))
     }
 }

@@ -15,6 +15,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use tracing::Instrument;
 
 pub use chain::{Broken, Kept, Reason, Verified};
 pub use read::{Filter, Order, Recorded};
@@ -88,11 +89,12 @@ impl Database {
         let (inner, author) = (self.inner.clone(), author.clone());
         let busy = |_| DatabaseError::Unavailable(Cause::Busy);
         let place = inner.notices.clone().try_acquire_owned().map_err(busy)?;
-        let task = self.inner.runtime.spawn(async move {
+        let work = async move {
             let recorded = chain::record_alone(&inner, &author, &notice).await.map_err(|error| inner.note(error));
             drop(place);
             recorded
-        });
+        };
+        let task = self.inner.runtime.spawn(work.in_current_span());
         task.await.unwrap_or(Err(DatabaseError::Unavailable(Cause::Closed)))
     }
 }

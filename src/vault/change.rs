@@ -18,6 +18,7 @@ pub mod user;
 use secrecy::SecretString;
 use serde_json::Value;
 use sqlx::{Connection as _, Row, SqliteConnection};
+use tracing::Instrument;
 
 pub use api_key::{ApiKeyChange, Ceiling};
 pub(super) use environment::DEFAULT_ENVIRONMENTS;
@@ -237,7 +238,7 @@ impl Database {
         F: FnOnce(&Outcome) + Send + 'static,
     {
         let (inner, author) = (self.inner.clone(), author.clone());
-        let task = self.inner.runtime.spawn(async move {
+        let work = async move {
             let applied = apply(&inner, &author, change).await;
             if let Err(DatabaseError::Overtaken(attempt)) = &applied {
                 precondition::record_attempt(&inner, &author, attempt).await.map_err(|error| inner.note(error))?;
@@ -245,7 +246,8 @@ impl Database {
             let outcome = applied.map_err(|error| inner.note(error))?;
             then(&outcome);
             Ok(outcome)
-        });
+        };
+        let task = self.inner.runtime.spawn(work.in_current_span());
         task.await.unwrap_or(Err(DatabaseError::Unavailable(Cause::Closed)))
     }
 }

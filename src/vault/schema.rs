@@ -27,6 +27,8 @@ const READERS: u32 = 4;
 
 const PAGE: u32 = 4096;
 
+/// Each statement is told at `sqlx::query=debug`, one that takes longer than a second as a warning: its text, which is a
+/// constant of the program, and never what is bound to it.
 fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
@@ -36,7 +38,6 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .pragma("temp_store", "memory")
         .pragma("trusted_schema", "off")
         .pragma("cell_size_check", "on")
-        .disable_statement_logging()
 }
 
 fn writing(path: &Path) -> SqliteConnectOptions {

@@ -3,8 +3,8 @@
 mod answers;
 mod bodies;
 mod cells;
-mod strangers;
-mod world;
+pub(crate) mod strangers;
+pub(crate) mod world;
 
 use std::collections::BTreeSet;
 

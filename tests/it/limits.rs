@@ -252,6 +252,20 @@ async fn rl_08_a_changed_limit_holds_at_once() {
     server.finish(&[]).await;
 }
 
+/// RL-04: whoever sets the clock of the machine, to an hour ago or to tomorrow, fills no bucket and empties none. A test
+/// cannot set it for one process without help from elsewhere, so what is looked at is which clock is asked.
+#[test]
+fn rl_04_limits_are_reckoned_on_a_clock_that_nobody_sets() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for file in ["directory/rate.rs", "directory/permit.rs", "admin/throttle.rs"] {
+        let text = std::fs::read_to_string(folder.join(file)).expect("a source");
+        assert!(text.contains("Instant"), "{file} has no clock at all");
+        for settable in ["SystemTime", "UNIX_EPOCH", "clock::", "Moment", "chrono", "time_of_day"] {
+            assert!(!text.contains(settable), "{file} asks a clock that can be set: {settable}");
+        }
+    }
+}
+
 /// RL-09: what is refused for another reason spends nothing of the limit.
 #[tokio::test]
 async fn rl_09_nobody_uses_up_a_limit_that_is_not_theirs() {

@@ -8,7 +8,7 @@ use crate::admin::{bearer, integration};
 use crate::api_keys::create;
 use crate::harness::admin::Admin;
 use crate::harness::sink::{HOST, Script};
-use crate::harness::{Canary, Config, Reply, Sidekey, Sink, get, problem};
+use crate::harness::{Canary, Config, Reply, Sidekey, Sink, get, problem, soon};
 
 const OTHER: &str = "other.example.test";
 
@@ -196,6 +196,42 @@ async fn who_uses_a_connection_is_told_before_it_is_deleted() {
     admin.must("POST", "connections", json!({ "key": "crm", "integration": "crm" })).await;
     assert_eq!(admin.get("connections/crm").await.json()["used_by"], json!([]));
     assert_eq!(admin.delete("connections/crm").await.status, 204);
+    server.finish(&[&token]).await;
+}
+
+#[tokio::test]
+async fn who_used_a_connection_a_moment_ago_is_told_before_it_is_deleted() {
+    let (sink, token) = (Sink::https().await, Canary::new("token"));
+    let server = Sidekey::with(|config| {
+        config.to(&sink).set("proxy.threads", 3).set("proxy.usage_interval", "1h");
+    })
+    .await;
+    let admin = server.admin();
+    crm(&admin, &token).await;
+    admin.must("POST", "connections", json!({ "key": "other", "integration": "crm" })).await;
+    admin.must("PUT", "connections/other/credentials/production", json!({ "token": token.text() })).await;
+    let requests = 24;
+    for number in 0..requests {
+        let connection = if number % 2 == 0 { "crm" } else { "other" };
+        let workflow = format!("w{number}");
+        let headers = [("Sidekey-Connection", connection), ("Sidekey-Workflow", &*workflow)];
+        assert_eq!(ask(&server, &headers).await.status, 200);
+    }
+    // A request is counted when it is over, which its client may see earlier.
+    let all = f64::from(requests);
+    soon("every request", async { while server.metric("sidekey_requests_total{status=\"2xx\"}").await != all {} })
+        .await;
+    assert_eq!(admin.get("connections/crm").await.json()["used_by_count"], 0, "nothing is written yet");
+    let refused = admin.delete("connections/crm").await;
+    assert_eq!(told(&refused), (409, "conflict".to_owned()));
+    assert!(problem(&refused).detail.starts_with("12 workflows have used this connection"), "{}", refused.text());
+    assert_eq!(admin.get("connections/crm").await.json()["used_by_count"], 12);
+    assert_eq!(
+        admin.get("connections/other").await.json()["used_by_count"],
+        0,
+        "of no other one is it written for that"
+    );
+    assert_eq!(admin.delete("connections/other?force=true").await.status, 204, "nobody asks who used it");
     server.finish(&[&token]).await;
 }
 

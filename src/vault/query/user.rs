@@ -6,6 +6,7 @@ use secrecy::SecretString;
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Row, Sqlite};
+use tracing::Instrument;
 
 use super::{corrupt, parse};
 use crate::model::id::{LinkId, OrganizationId, SessionId, UserId};
@@ -270,10 +271,11 @@ impl Database {
             return;
         }
         let inner = self.inner.clone();
-        let task = self.inner.runtime.spawn(async move {
+        let work = async move {
             let error = statement.execute(&inner.writer).await.map_err(DatabaseError::from).err()?;
             Some(inner.note(error))
-        });
+        };
+        let task = self.inner.runtime.spawn(work.in_current_span());
         if let Ok(Some(error)) = task.await {
             tracing::warn!(%error, "the use of a session was not noted");
         }

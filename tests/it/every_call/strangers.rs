@@ -10,7 +10,7 @@ use crate::api_keys::create;
 use crate::harness::{Reply, Sidekey};
 
 /// Something of each kind in the organization `acme`, which nobody else has.
-async fn theirs(server: &Sidekey) -> BTreeMap<&'static str, String> {
+pub(crate) async fn theirs(server: &Sidekey) -> BTreeMap<&'static str, String> {
     let admin = server.admin();
     let of = |path: &str| format!("{path}?organization=acme");
     let text = |reply: Reply| reply.json()["id"].as_str().expect("an id").to_owned();
@@ -41,7 +41,7 @@ async fn theirs(server: &Sidekey) -> BTreeMap<&'static str, String> {
 }
 
 /// Names of the same form that nothing has.
-fn nobodys(theirs: &BTreeMap<&'static str, String>) -> BTreeMap<&'static str, String> {
+pub(crate) fn nobodys(theirs: &BTreeMap<&'static str, String>) -> BTreeMap<&'static str, String> {
     let other = |name: &str, text: &str| match text.split_once('_') {
         Some((prefix, _)) => format!("{prefix}_01j00000000000000000000001"),
         None if name == "key" => "NOBODYS".to_owned(),
@@ -86,7 +86,7 @@ async fn what_is_another_organizations_is_nowhere_tn_01() {
 }
 
 /// A document without the name that the path has.
-fn body(world: &World, call: &Call) -> Option<Value> {
+pub(crate) fn body(world: &World, call: &Call) -> Option<Value> {
     let mut body = world.body(call)?;
     for name in ["key", "slug", "name"] {
         if let Some(members) = body.as_object_mut()

@@ -10,11 +10,11 @@ use crate::harness::Sidekey;
 use crate::harness::browser::user;
 
 /// A call of the description.
-pub(super) struct Call {
-    pub(super) method: String,
+pub(crate) struct Call {
+    pub(crate) method: String,
     /// With placeholders.
-    pub(super) path: String,
-    pub(super) operation: Value,
+    pub(crate) path: String,
+    pub(crate) operation: Value,
 }
 
 impl fmt::Display for Call {
@@ -25,27 +25,27 @@ impl fmt::Display for Call {
 
 impl Call {
     /// Whether it asks who is there.
-    pub(super) fn is_asked(&self) -> bool {
+    pub(crate) fn is_asked(&self) -> bool {
         self.operation.get("security").is_none()
     }
 
-    pub(super) fn takes_a_body(&self) -> bool {
+    pub(crate) fn takes_a_body(&self) -> bool {
         self.operation["requestBody"].is_object()
     }
 
     /// The path below the prefix.
-    pub(super) fn short(&self) -> &str {
+    pub(crate) fn short(&self) -> &str {
         self.path.trim_start_matches("/api/v1/")
     }
 
     /// Whether it is this one, whose route is written as in the table of permissions.
-    pub(super) fn is(&self, method: &str, route: &str) -> bool {
+    pub(crate) fn is(&self, method: &str, route: &str) -> bool {
         self.method == method && route.trim_start_matches('/') == self.short()
     }
 }
 
 /// Every call.
-pub(super) async fn calls(server: &Sidekey) -> Vec<Call> {
+pub(crate) async fn calls(server: &Sidekey) -> Vec<Call> {
     let document = server.admin().get("openapi.json").await.json();
     let mut calls = Vec::new();
     for (path, item) in document["paths"].as_object().expect("paths") {
@@ -60,7 +60,7 @@ pub(super) async fn calls(server: &Sidekey) -> Vec<Call> {
 
 /// When a call's turn is where each is made once: first those that leave everything in place, then those that end
 /// something, what others rely on last.
-pub(super) fn turn(call: &Call) -> usize {
+pub(crate) fn turn(call: &Call) -> usize {
     const ENDS: [&str; 15] = [
         "DELETE sessions/{session}",
         "DELETE users/{user}/sessions",
@@ -86,7 +86,7 @@ pub(super) fn turn(call: &Call) -> usize {
 }
 
 /// Something of each kind.
-pub(super) struct World {
+pub(crate) struct World {
     user: String,
     api_key: String,
     session: String,
@@ -95,7 +95,7 @@ pub(super) struct World {
 
 impl World {
     /// Makes it, in the organization `default`.
-    pub(super) async fn make(server: &Sidekey) -> Self {
+    pub(crate) async fn make(server: &Sidekey) -> Self {
         let admin = server.admin();
         let mut somebody = user(server, "ada@example.test", "editor", "seven wise cranes").await;
         let me = somebody.get("me").await.json();
@@ -116,12 +116,12 @@ impl World {
     }
 
     /// The path of a call, with what is there in the place of each placeholder.
-    pub(super) fn path(&self, call: &Call) -> String {
+    pub(crate) fn path(&self, call: &Call) -> String {
         self.path_with(call, |name| self.named(call, name))
     }
 
     /// What is there in the place of a placeholder.
-    pub(super) fn named(&self, call: &Call, placeholder: &str) -> String {
+    pub(crate) fn named(&self, call: &Call, placeholder: &str) -> String {
         match placeholder {
             "organization" => "acme".to_owned(),
             "environment" if call.short().starts_with("environments/") => "preview".to_owned(),
@@ -138,7 +138,7 @@ impl World {
     }
 
     /// The same, with what somebody else says in the place of each placeholder.
-    pub(super) fn path_with(&self, call: &Call, named: impl Fn(&str) -> String) -> String {
+    pub(crate) fn path_with(&self, call: &Call, named: impl Fn(&str) -> String) -> String {
         let mut parts = call.path.split('{');
         let mut path = parts.next().unwrap_or_default().to_owned();
         for part in parts {
@@ -150,7 +150,7 @@ impl World {
     }
 
     /// A body with which a call succeeds.
-    pub(super) fn body(&self, call: &Call) -> Option<Value> {
+    pub(crate) fn body(&self, call: &Call) -> Option<Value> {
         call.takes_a_body().then(|| match (call.method.as_str(), call.short()) {
             ("POST", "organizations") | ("PUT", "organizations/{organization}") => {
                 json!({ "key": "acme", "name": "A" })
@@ -186,7 +186,7 @@ impl World {
     }
 
     /// The same, of something that is not there yet.
-    pub(super) fn new_body(&self, call: &Call) -> Option<Value> {
+    pub(crate) fn new_body(&self, call: &Call) -> Option<Value> {
         let mut body = self.body(call)?;
         let name = match call.short() {
             "organizations" | "connections" => "key",
@@ -207,7 +207,7 @@ impl World {
     }
 
     /// The same, of something that is in another state than it was.
-    pub(super) fn another_body(&self, call: &Call) -> Option<Value> {
+    pub(crate) fn another_body(&self, call: &Call) -> Option<Value> {
         let mut body = self.body(call)?;
         let (name, value) = match call.short() {
             "environments/{environment}" => ("designer", json!(true)),
