@@ -96,7 +96,7 @@ pub enum Status {
 #[derive(ToSchema)]
 #[schema(as = ApiKeyScope)]
 pub struct Scope {
-    /// Ids, keys, or globs in which `*` stands for any text. `["*"]` where it is not said, which covers no personal
+    /// Ids, keys, or globs in which `*` stands for any text; a glob names ids only where it begins with `conn_`. `["*"]` where it is not said, which covers no personal
     /// connection but those of the key's owner.
     pub connections: Vec<String>,
     /// Methods, in capitals; all where it is not said.

@@ -164,7 +164,7 @@ impl KeyScope {
 
     /// Whether everything that this allows another one allows too. `false` may also mean that it cannot be told.
     pub fn within(&self, other: &KeyScope) -> bool {
-        all_in(&self.connections, &other.connections, Glob::contains)
+        all_in(&self.connections, &other.connections, Glob::contains_connections_of)
             && all_in(&self.customers, &other.customers, Glob::contains)
             && narrowed(self.methods.as_deref(), other.methods.as_deref(), |own, other| own == other)
             && narrowed(self.paths.as_deref(), other.paths.as_deref(), PathPattern::contains)

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
-use super::id::ConnectionRef;
+use super::id::{ConnectionId, ConnectionRef};
 use super::name::Key;
 
 /// A text in which `*` stands for any characters.
@@ -60,6 +60,22 @@ impl Glob {
             Kind::Prefix => text.as_bytes().starts_with(&self.text.as_bytes()[..self.text.len() - 1]),
             Kind::Parts => self.matches_parts(text),
         }
+    }
+
+    /// Whether it names a connection, by its key or by its id. An id is meant by itself or by a glob that begins as ids do:
+    /// any other would name connections by what nobody has chosen, such as `c*` every one.
+    pub fn names_connection(&self, key: &str, id: &str) -> bool {
+        self.matches(key) || self.looks_at_ids() && self.matches(id)
+    }
+
+    /// Whether every connection that another glob names is named by this one. `false` may also mean that it cannot be
+    /// told.
+    pub fn contains_connections_of(&self, other: &Glob) -> bool {
+        self.contains(other) && (self.looks_at_ids() || !other.looks_at_ids())
+    }
+
+    fn looks_at_ids(&self) -> bool {
+        self.is_everything() || self.text.starts_with(ConnectionId::PREFIX)
     }
 
     fn matches_parts(&self, text: &str) -> bool {
@@ -138,6 +154,24 @@ mod tests {
             [("crm-*", "*"), ("a", "*"), ("a*", "*a"), ("crm-eu-*", "crm-*"), ("a*b", "a*"), ("ab", "a*")]
         {
             assert!(!contains(outer, inner), "{outer} {inner}");
+        }
+    }
+
+    #[test]
+    fn ids_are_named_by_what_begins_as_they_do() {
+        let glob = |text: &str| text.parse::<Glob>().unwrap();
+        let id = "conn_01jabcdefghjkmnpqrstvwxyz0";
+        for named in ["*", id, "conn_*", "conn_01*", "conn_*z0", "crm", "c*m"] {
+            assert!(glob(named).names_connection("crm", id), "{named}");
+        }
+        for other in ["co*", "*1*", "*0", "conn*", "*_*", "?"] {
+            assert!(!glob(other).names_connection("crm", id), "{other}");
+        }
+        for (outer, inner) in [("*", id), ("conn_01*", id), ("c*", "crm-*"), ("c*", "co*"), (id, id)] {
+            assert!(glob(outer).contains_connections_of(&glob(inner)), "{outer} {inner}");
+        }
+        for (outer, inner) in [("c*", id), ("*1*", "conn_*1*"), ("conn*", "conn_*"), ("**", "*")] {
+            assert!(!glob(outer).contains_connections_of(&glob(inner)), "{outer} {inner}");
         }
     }
 
