@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
-use super::id::ConnectionId;
+use super::id::{ConnectionId, ConnectionRef};
+use super::name::Key;
 
 /// A text in which `*` stands for any characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +94,23 @@ impl Glob {
     /// this one stands for, and what it stands for lies there too. `false` may also mean that it cannot be told.
     pub fn contains(&self, other: &Glob) -> bool {
         self.matches(&other.text)
+    }
+}
+
+/// Checks that a text can name connections: an id, a key, or a glob over them. What may stand in a key may stand in a
+/// glob over keys.
+pub fn check_connections(text: &str) -> Result<(), String> {
+    if !text.contains('*') {
+        let named: Result<ConnectionRef, _> = text.parse();
+        return named.map(drop).map_err(|error| format!("neither an id, a key nor a glob: {error}"));
+    }
+    if text.len() > 256 {
+        return Err("a glob has at most 256 characters".to_owned());
+    }
+    let fits = |part: &str| format!("k{part}").parse::<Key>().is_ok();
+    match text.split('*').filter(|part| !part.is_empty()).all(fits) {
+        true => Ok(()),
+        false => Err("a glob has a-z, 0-9, _, - and * for any text".to_owned()),
     }
 }
 

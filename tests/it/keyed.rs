@@ -394,7 +394,7 @@ async fn a_narrowed_scope_holds_at_once() {
         (json!({ "paths": ["/y"] }), 403),
         (json!({ "paths": ["/x"] }), 200),
         (json!({ "methods": ["POST"] }), 403),
-        (json!({ "connections": ["crm"] }), 404),
+        (json!({ "methods": null, "connections": ["crm"] }), 404),
         (json!({ "connections": ["a*"] }), 200),
         (json!({ "environments": ["staging"] }), 403),
         (json!({ "environments": ["production"] }), 200),
