@@ -423,13 +423,12 @@ impl<'a> Fields<'a> {
 
     fn template(&self, template: &Template) -> Result<Zeroizing<String>, RenderError> {
         let text = template.render(|name| self.value(name)).map_err(|undefined| RenderError::Field(undefined.0))?;
-        self.check_joined(&text)?;
-        Ok(text)
+        self.whole(text)
     }
 
     /// Never a request with a reference in the place of a secret.
-    fn check_joined(&self, text: &str) -> Result<(), RenderError> {
-        if refers(text) && !self.has_look_alike { Err(RenderError::Joined) } else { Ok(()) }
+    fn whole(&self, text: Zeroizing<String>) -> Result<Zeroizing<String>, RenderError> {
+        if refers(&text) && !self.has_look_alike { Err(RenderError::Joined) } else { Ok(text) }
     }
 
     fn fill(&self, value: &SlotValue) -> Result<Zeroizing<String>, RenderError> {
@@ -452,9 +451,7 @@ impl<'a> Fields<'a> {
         if username.chars().chain(password.chars()).any(char::is_control) {
             return Err(wrong(CONTROL));
         }
-        let pair = Zeroizing::new(format!("{}:{}", *username, *password));
-        self.check_joined(&pair)?;
-        Ok(pair)
+        self.whole(Zeroizing::new(format!("{}:{}", *username, *password)))
     }
 
     /// What an upstream is now told, through whichever field it goes, and could tell others.
