@@ -282,13 +282,13 @@ async fn replace_as_seen(
     document: Document,
 ) -> Result<Response, AdminError> {
     let reference = parse_reference(named)?;
-    let at = version(control, actor, query, &reference).await?;
-    let before = match find(control, actor, query, named).await {
-        Ok(before) => Some(before),
+    let seen = match seen(control, actor, query, named).await {
+        Ok(seen) => Some(seen),
         // What the actor does not see is in the way all the same, which the vault tells when this is stored.
         Err(AdminError::NotFound(_)) if matches!(reference, ConnectionRef::Key(_)) => None,
         Err(error) => return Err(error),
     };
+    let (before, at) = seen.unzip();
     let key = match (&before, reference) {
         (Some(before), _) => before.key.clone(),
         (None, ConnectionRef::Key(key)) => key,
@@ -309,7 +309,7 @@ async fn replace_as_seen(
     let mode = if before.is_some() { PutMode::Update } else { PutMode::Create };
     let connection = draft.fit(control, actor, before.as_deref()).await?;
     check_reach(actor, &connection)?;
-    store(control, actor, connection, mode, before.map(|_| at)).await
+    store(control, actor, connection, mode, at).await
 }
 
 /// Deletes a connection with its credentials.
@@ -324,10 +324,8 @@ pub(super) async fn delete(
     query: Query,
     At(named): At<String>,
 ) -> Result<StatusCode, AdminError> {
-    let reference = parse_reference(&named)?;
     settled(|| async {
-        let at = version(&control, &actor, &query, &reference).await?;
-        let connection = find(&control, &actor, &query, &named).await?;
+        let (connection, at) = seen(&control, &actor, &query, &named).await?;
         check_reach(&actor, &connection)?;
         let (organization, force) = (actor.organization, query.force);
         if force == Force::No {
@@ -410,15 +408,19 @@ fn parse_reference(named: &str) -> Result<ConnectionRef, AdminError> {
     named.parse().map_err(|_| AdminError::NotFound("connection"))
 }
 
-/// The version of what a path names, to be read before the connection itself: what is read later is no older.
-async fn version(
+/// The connection that a path names, with its version: that is read first, so that it is never newer.
+async fn seen(
     control: &Control,
     actor: &Actor,
     query: &Query,
-    reference: &ConnectionRef,
-) -> Result<Option<Version>, AdminError> {
-    let Ok(database) = control.vault.database() else { return Ok(None) };
-    Ok(database.connection_version(actor.organization, query.customer.as_ref(), reference).await?)
+    named: &str,
+) -> Result<(Arc<Connection>, Option<Version>), AdminError> {
+    let id = find(control, actor, query, named).await?.id;
+    let at = match control.vault.database() {
+        Ok(database) => database.connection_version(actor.organization, id).await?,
+        Err(_) => None,
+    };
+    Ok((find(control, actor, query, named).await?, at))
 }
 
 /// The connection that a path names, for the customer that the query names, where the actor sees it.

@@ -136,29 +136,19 @@ impl Database {
         row.as_ref().map(connection).transpose()
     }
 
-    /// The version of a connection, named as in [`connection`](Self::connection). Read before the connection, it is never
-    /// newer than that.
+    /// The version of a connection. Read before the connection, it is never newer than that.
     pub async fn connection_version(
         &self,
         organization: OrganizationId,
-        customer: Option<&CustomerName>,
-        reference: &ConnectionRef,
+        id: ConnectionId,
     ) -> Result<Option<Version>, DatabaseError> {
         self.inner.counters.read();
-        let query = match reference {
-            ConnectionRef::Id(id) => {
-                sqlx::query_scalar("SELECT version FROM connections WHERE organization_id = $1 AND id = $2")
-                    .bind(organization.to_string())
-                    .bind(id.to_string())
-            }
-            ConnectionRef::Key(key) => sqlx::query_scalar(
-                "SELECT version FROM connections WHERE organization_id = $1 AND customer = $2 AND key = $3",
-            )
-            .bind(organization.to_string())
-            .bind(customer_column(customer))
-            .bind(key.as_str()),
-        };
-        let version: Option<i64> = query.fetch_optional(&self.inner.readers).await?;
+        let version: Option<i64> =
+            sqlx::query_scalar("SELECT version FROM connections WHERE organization_id = $1 AND id = $2")
+                .bind(organization.to_string())
+                .bind(id.to_string())
+                .fetch_optional(&self.inner.readers)
+                .await?;
         Ok(version.map(Version::stored))
     }
 
