@@ -23,6 +23,7 @@ use super::openapi::Paging;
 use super::request::{At, Items, Query};
 use crate::model::api_key::{ApiKey, KeyScope, KeyStatus, KeyTerms, RequestLimits};
 use crate::model::document::Problem;
+use crate::model::glob::check_connections;
 use crate::model::id::{ApiKeyId, UserId};
 use crate::model::moment::Moment;
 use crate::model::name::EnvironmentName;
@@ -95,7 +96,7 @@ pub enum Status {
 #[derive(ToSchema)]
 #[schema(as = ApiKeyScope)]
 pub struct Scope {
-    /// Ids, keys, or globs in which `*` stands for any text. `["*"]` where it is not said, which covers no personal
+    /// Ids, keys, or globs in which `*` stands for any text; a glob names ids only where it begins with `conn_`. `["*"]` where it is not said, which covers no personal
     /// connection but those of the key's owner.
     pub connections: Vec<String>,
     /// Methods, in capitals; all where it is not said.
@@ -112,7 +113,7 @@ pub struct Scope {
     pub explain: Option<bool>,
 }
 
-/// How many requests may be made: so many at once, and then one each time there is room for.
+/// How many requests may be made at the proxy port; those at the admin port are not counted. So many at once, and then one each time there is room for.
 #[derive(ToSchema)]
 #[schema(as = RequestLimits)]
 pub struct Limits {
@@ -124,7 +125,7 @@ pub struct Limits {
     pub per_hour: Option<u32>,
 }
 
-/// An API key as it is written.
+/// An API key as it is written. A change leaves as it is what it does not say.
 #[derive(ToSchema)]
 #[schema(as = NewApiKey)]
 pub struct Body {
@@ -221,7 +222,8 @@ pub(super) async fn show(
     Ok(viewed(find(&control, &actor, parse(&named)?).await?))
 }
 
-/// Replaces what an API key may do. Its text stays.
+/// Changes what an API key may do. Its text stays, as does what is not said; `null` takes away what is said of it, such
+/// as a limit, and makes a scope that of a new key.
 #[utoipa::path(put, path = "/api-keys/{api_key}", request_body = Body, responses(
     (status = 200, description = "It is so.", body = View, headers(("ETag" = String)))
 ))]
@@ -232,10 +234,10 @@ pub(super) async fn replace(
     document: Document,
 ) -> Result<Tagged<View>, AdminError> {
     let document = document.without(&SHOWN_ONLY);
-    edit(&control, &actor, &named, |_| document.read(KeyTerms::read)).await
+    edit(&control, &actor, &named, |before| document.read(|reader| before.clone().amended(reader))).await
 }
 
-/// Replaces the limits of an API key.
+/// Changes the limits of an API key. What is not said stays; `null` takes a limit away.
 #[utoipa::path(put, path = "/api-keys/{api_key}/limits", request_body = Limits, responses(
     (status = 200, description = "It is so.", body = View, headers(("ETag" = String)))
 ))]
@@ -246,13 +248,13 @@ pub(super) async fn limit(
     document: Document,
 ) -> Result<Tagged<View>, AdminError> {
     edit(&control, &actor, &named, |before| {
-        let limits = document.read(|reader| Some(RequestLimits::read(reader)))?;
+        let limits = document.read(|reader| Some(before.limits.amended(reader)))?;
         Ok(KeyTerms { limits, ..before.clone() })
     })
     .await
 }
 
-/// Replaces what an API key may be used for on the proxy port.
+/// Changes what an API key may be used for on the proxy port. What is not said stays; `null` makes it as for a new key.
 #[utoipa::path(put, path = "/api-keys/{api_key}/scope", request_body = Scope, responses(
     (status = 200, description = "It is so.", body = View, headers(("ETag" = String)))
 ))]
@@ -263,7 +265,7 @@ pub(super) async fn narrow(
     document: Document,
 ) -> Result<Tagged<View>, AdminError> {
     edit(&control, &actor, &named, |before| {
-        let scope = document.read(|reader| Some(KeyScope::read(reader)))?;
+        let scope = document.read(|reader| Some(before.scope.clone().amended(reader)))?;
         Ok(KeyTerms { scope, ..before.clone() })
     })
     .await
@@ -426,10 +428,48 @@ async fn check(
     {
         problems.push(Problem { pointer: "/owner".to_owned(), detail: "there is no such user".to_owned() });
     }
+    problems.extend(unknown(control, actor, terms, before).await?);
     if !problems.is_empty() {
         return Err(AdminError::Invalid(problems));
     }
     if covers(actor, terms) { Ok(()) } else { Err(AdminError::AboveOwn) }
+}
+
+/// What newly names no connection that could ever be, or no environment of the organization.
+async fn unknown(
+    control: &Control,
+    actor: &Actor,
+    terms: &KeyTerms,
+    before: Option<&KeyTerms>,
+) -> Result<Vec<Problem>, AdminError> {
+    let mut problems = Vec::new();
+    let had = before.map(|before| &before.scope);
+    for (index, glob) in terms.scope.connections.iter().enumerate() {
+        if had.is_none_or(|had| !had.connections.contains(glob))
+            && let Err(detail) = check_connections(&glob.to_string())
+        {
+            problems.push(Problem { pointer: format!("/scope/connections/{index}"), detail });
+        }
+    }
+    let named = terms.scope.environments.iter().flatten().enumerate();
+    let named = named.map(|(index, name)| (format!("/scope/environments/{index}"), name));
+    let own = terms.environment.iter().map(|name| ("/environment".to_owned(), name));
+    let held = |name| {
+        before.is_some_and(|before| {
+            before.environment.as_ref() == Some(name)
+                || before.scope.environments.iter().flatten().any(|had| had == name)
+        })
+    };
+    let new: Vec<_> = named.chain(own).filter(|(_, name)| !held(name)).collect();
+    if !new.is_empty() {
+        let known = control.vault.database()?.environment_list(actor.organization).await?;
+        for (pointer, name) in new {
+            if !known.iter().any(|known| known.name == *name) {
+                problems.push(Problem { pointer, detail: "there is no such environment".to_owned() });
+            }
+        }
+    }
+    Ok(problems)
 }
 
 async fn find(control: &Control, actor: &Actor, id: ApiKeyId) -> Result<ApiKey, AdminError> {

@@ -207,9 +207,9 @@ impl Terms {
         set_list(&mut scope, "customers", &self.customers);
         for (key, items) in [("methods", &self.methods), ("paths", &self.paths), ("environments", &self.environments)] {
             set_list(&mut scope, key, items);
-            // Nothing in the list would be nobody's; what is meant is no list.
+            // Nothing in the list would be nobody's; what is meant is no list, and what is left out would stay.
             if items.iter().any(String::is_empty) {
-                scope.remove(key);
+                scope.insert(key.to_owned(), Value::Null);
             }
         }
         set(&mut scope, "explain", self.explain);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::model::document::Reader;
-use crate::model::glob::Glob;
+use crate::model::glob::{self, Glob};
 use crate::model::id::ConnectionRef;
 use crate::model::name::{CustomerName, EnvironmentName, Key};
 use crate::model::origin::{Host, Origin};
@@ -272,22 +272,7 @@ impl FromStr for ConnectionGlob {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // What may stand in a key may stand in a glob over keys.
-        match text.contains('*') {
-            true if text.len() > 256 => Err("a glob has at most 256 characters".to_owned()),
-            true => {
-                let key = |part: &&str| !part.is_empty();
-                let fits = |part: &str| format!("k{part}").parse::<Key>().is_ok();
-                match text.split('*').filter(key).all(fits) {
-                    true => Ok(ConnectionGlob(text.to_owned())),
-                    false => Err("a glob has a-z, 0-9, _, - and * for any text".to_owned()),
-                }
-            }
-            false => text
-                .parse::<ConnectionRef>()
-                .map(|_| ConnectionGlob(text.to_owned()))
-                .map_err(|error| format!("neither an id, a key nor a glob: {error}")),
-        }
+        glob::check_connections(text).map(|()| ConnectionGlob(text.to_owned()))
     }
 }
 

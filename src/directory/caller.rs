@@ -193,7 +193,7 @@ fn first<'g>(globs: &'g [Glob], connection: &Connection) -> Option<&'g Glob> {
 /// Whether one of these globs names a connection, by its key or its id.
 pub(super) fn names(globs: &[Glob], connection: &Connection) -> bool {
     globs.iter().any(|glob| glob.matches(connection.key.as_str()))
-        || connection.id.with_text(|id| globs.iter().any(|glob| glob.matches(id)))
+        || connection.id.with_text(|id| globs.iter().any(|glob| glob.names_connection(connection.key.as_str(), id)))
 }
 
 #[cfg(test)]

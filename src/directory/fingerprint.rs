@@ -1,9 +1,10 @@
 //! Fingerprints: how a worker finds a key that it has verified before.
 //!
-//! A fingerprint is a keyed digest, SipHash-2-4 of 128 bits, under a key that the worker has drawn for itself and that
-//! never leaves it. Whoever does not know that key cannot make a text that has the fingerprint of another, nor learn
-//! anything from how long a look-up takes; so a text whose fingerprint is there is one that was verified. It costs a
-//! tenth of the digest that is stored, which is compared once, when a key comes to a worker for the first time.
+//! A fingerprint is a keyed digest, SipHash-1-3 of 128 bits, under a key that the worker has drawn for itself and that
+//! never leaves it, as no fingerprint does. Whoever does not know that key cannot make a text that has the fingerprint of
+//! another, nor learn anything from how long a look-up takes; so a text whose fingerprint is there is one that was
+//! verified. It costs a twentieth of the digest that is stored, which is compared once, when a key comes to a worker for
+//! the first time.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -53,12 +54,11 @@ impl State {
     fn take(&mut self, word: u64) {
         self.v3 ^= word;
         self.round();
-        self.round();
         self.v0 ^= word;
     }
 
     fn finish(&mut self) -> u64 {
-        for _ in 0..4 {
+        for _ in 0..3 {
             self.round();
         }
         self.v0 ^ self.v1 ^ self.v2 ^ self.v3
@@ -82,15 +82,13 @@ impl State {
 mod tests {
     use super::*;
 
-    /// The first vectors of the reference (github.com/veorq/SipHash, vectors.h): key 00 to 0f, texts 00, 00 01, …
-    #[test]
-    fn it_is_siphash_2_4_of_128_bits() {
-        let fingerprints = Fingerprints { key: [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908] };
-        let hex = |text: &[u8]| {
-            fingerprints.of(text).to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-        };
-        assert_eq!(hex(&[]), "a3817f04ba25a8e66df67214c7550293");
-        assert_eq!(hex(&[0]), "da87c1d86b99af44347659119b22fc45");
+    proptest::proptest! {
+        #[test]
+        fn it_is_siphash_1_3_of_128_bits(key: [u64; 2], text: Vec<u8>) {
+            let reference = siphasher::sip128::SipHasher13::new_with_keys(key[0], key[1]);
+            let ours = Fingerprints { key }.of(&text);
+            proptest::prop_assert_eq!(ours, reference.hash(&text).as_u128());
+        }
     }
 
     #[test]

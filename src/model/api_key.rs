@@ -68,11 +68,19 @@ impl RequestLimits {
 
     /// Reads `per_minute` and `per_hour`; what is absent is not limited.
     pub fn read(reader: &Reader<'_>) -> Self {
-        let number = |key: &'static str| {
-            let number = reader.number(key, 1..=LARGEST_LIMIT.into())?;
-            u32::try_from(number).ok().and_then(NonZeroU32::new)
+        RequestLimits::default().amended(reader)
+    }
+
+    /// These as a document changes them: what it does not say stays, `null` takes a limit away.
+    pub fn amended(&self, reader: &Reader<'_>) -> Self {
+        let number = |key: &'static str, before| match reader.says(key) {
+            true => {
+                let number = reader.number(key, 1..=LARGEST_LIMIT.into())?;
+                u32::try_from(number).ok().and_then(NonZeroU32::new)
+            }
+            false => before,
         };
-        RequestLimits { per_minute: number("per_minute"), per_hour: number("per_hour") }
+        RequestLimits { per_minute: number("per_minute", self.per_minute), per_hour: number("per_hour", self.per_hour) }
     }
 
     /// Which of these are above a ceiling, each with it.
@@ -129,30 +137,50 @@ impl Default for KeyScope {
 impl KeyScope {
     /// Reads a scope; what is absent is as in [`KeyScope::default`].
     pub fn read(reader: &Reader<'_>) -> Self {
-        let absent = KeyScope::default();
+        KeyScope::default().amended(reader)
+    }
+
+    /// This one as a document changes it: what it does not say stays, `null` makes it as in [`KeyScope::default`].
+    pub fn amended(self, reader: &Reader<'_>) -> Self {
         for list in ["connections", "methods", "paths", "environments", "customers"] {
             if reader.value(list).and_then(serde_json::Value::as_array).is_some_and(|items| items.len() > MOST) {
                 reader.problem(list, format!("expected at most {MOST} entries"));
             }
         }
+        let absent = KeyScope::default();
         KeyScope {
-            connections: if reader.has("connections") { reader.parsed_list("connections") } else { absent.connections },
-            methods: reader.has("methods").then(|| reader.parsed_list("methods")),
-            paths: reader.has("paths").then(|| reader.parsed_list("paths")),
-            environments: reader.has("environments").then(|| reader.parsed_list("environments")),
-            customers: reader.parsed_list("customers"),
-            explain: reader.flag("explain").unwrap_or(false),
+            connections: amended(reader, "connections", self.connections, |key| {
+                if reader.has(key) { reader.parsed_list(key) } else { absent.connections }
+            }),
+            methods: amended(reader, "methods", self.methods, |key| reader.has(key).then(|| reader.parsed_list(key))),
+            paths: amended(reader, "paths", self.paths, |key| reader.has(key).then(|| reader.parsed_list(key))),
+            environments: amended(reader, "environments", self.environments, |key| {
+                reader.has(key).then(|| reader.parsed_list(key))
+            }),
+            customers: amended(reader, "customers", self.customers, |key| reader.parsed_list(key)),
+            explain: amended(reader, "explain", self.explain, |key| reader.flag(key).unwrap_or(false)),
         }
     }
 
     /// Whether everything that this allows another one allows too. `false` may also mean that it cannot be told.
     pub fn within(&self, other: &KeyScope) -> bool {
-        all_in(&self.connections, &other.connections, Glob::contains)
+        all_in(&self.connections, &other.connections, Glob::contains_connections_of)
             && all_in(&self.customers, &other.customers, Glob::contains)
             && narrowed(self.methods.as_deref(), other.methods.as_deref(), |own, other| own == other)
             && narrowed(self.paths.as_deref(), other.paths.as_deref(), PathPattern::contains)
             && (other.explain || !self.explain)
     }
+}
+
+/// What a document says of a key, `null` included, else what was.
+fn amended<T>(reader: &Reader<'_>, key: &'static str, before: T, read: impl FnOnce(&'static str) -> T) -> T {
+    if reader.says(key) { read(key) } else { before }
+}
+
+/// What was read of a table, of which nothing else is to be asked.
+fn finished<T>(read: T, table: Reader<'_>) -> T {
+    table.finish();
+    read
 }
 
 /// Whether each of `own` is in one of `others`.
@@ -216,8 +244,23 @@ pub struct KeyTerms {
 }
 
 impl KeyTerms {
-    /// Reads them.
+    /// Reads them; what is absent is nothing, but for a scope, which is everybody's, and for roles.
     pub fn read(reader: &Reader<'_>) -> Option<Self> {
+        let absent = KeyTerms {
+            name: String::new(),
+            roles: [Role::Caller].into_iter().collect(),
+            limits: RequestLimits::default(),
+            environment: None,
+            scope: KeyScope::default(),
+            owner: None,
+            expires_at: None,
+        };
+        absent.amended(reader)
+    }
+
+    /// These as a document changes them: what it does not say stays, so that nothing is widened by leaving it out;
+    /// `null` takes it away. The name is always said.
+    pub fn amended(self, reader: &Reader<'_>) -> Option<Self> {
         if !reader.has("name") {
             reader.problems().add(reader.pointer(), "the key `name` is missing");
         }
@@ -225,28 +268,34 @@ impl KeyTerms {
         if name.as_ref().is_some_and(String::is_empty) {
             reader.problem("name", "expected a name");
         }
-        let roles: Vec<Role> = if reader.has("roles") { reader.parsed_list("roles") } else { vec![Role::Caller] };
-        if roles.is_empty() {
-            reader.problem("roles", "expected at least one role");
-        }
-        let scope = reader.table("scope").map(|table| {
-            let scope = KeyScope::read(&table);
-            table.finish();
-            scope
+        let roles = match reader.has("roles") {
+            true => {
+                let roles: Vec<Role> = reader.parsed_list("roles");
+                if roles.is_empty() {
+                    reader.problem("roles", "expected at least one role");
+                }
+                roles.into_iter().collect()
+            }
+            false => self.roles,
+        };
+        let limits = amended(reader, "limits", self.limits, |key| {
+            let within = |table: Reader<'_>| finished(self.limits.amended(&table), table);
+            reader.table(key).map(within).unwrap_or_default()
         });
-        let limits = reader.table("limits").map(|table| {
-            let limits = RequestLimits::read(&table);
-            table.finish();
-            limits
-        });
+        let scope = if reader.says("scope") {
+            let within = |table: Reader<'_>| finished(self.scope.amended(&table), table);
+            reader.table("scope").map(within).unwrap_or_default()
+        } else {
+            self.scope
+        };
         Some(KeyTerms {
             name: name?,
-            roles: roles.into_iter().collect(),
-            limits: limits.unwrap_or_default(),
-            environment: reader.parsed("environment"),
-            scope: scope.unwrap_or_default(),
-            owner: reader.parsed("owner"),
-            expires_at: reader.parsed("expires_at"),
+            roles,
+            limits,
+            environment: amended(reader, "environment", self.environment, |key| reader.parsed(key)),
+            scope,
+            owner: amended(reader, "owner", self.owner, |key| reader.parsed(key)),
+            expires_at: amended(reader, "expires_at", self.expires_at, |key| reader.parsed(key)),
         })
     }
 

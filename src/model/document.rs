@@ -95,6 +95,12 @@ impl<'a> Reader<'a> {
         self.value(key).is_some()
     }
 
+    /// Whether a key is there, be it as `null`.
+    pub fn says(&self, key: &'static str) -> bool {
+        self.asked.borrow_mut().insert(key);
+        self.table.contains_key(key)
+    }
+
     /// Every key and value, for tables whose keys people choose.
     pub fn entries(&self) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
         self.table.iter()

@@ -4,6 +4,9 @@ use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
+use super::id::{ConnectionId, ConnectionRef};
+use super::name::Key;
+
 /// A text in which `*` stands for any characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob {
@@ -59,6 +62,22 @@ impl Glob {
         }
     }
 
+    /// Whether it names a connection, by its key or by its id. An id is meant by itself or by a glob that begins as ids do:
+    /// any other would name connections by what nobody has chosen, such as `c*` every one.
+    pub fn names_connection(&self, key: &str, id: &str) -> bool {
+        self.matches(key) || self.looks_at_ids() && self.matches(id)
+    }
+
+    /// Whether every connection that another glob names is named by this one. `false` may also mean that it cannot be
+    /// told.
+    pub fn contains_connections_of(&self, other: &Glob) -> bool {
+        self.contains(other) && (self.looks_at_ids() || !other.looks_at_ids())
+    }
+
+    fn looks_at_ids(&self) -> bool {
+        self.is_everything() || self.text.starts_with(ConnectionId::PREFIX)
+    }
+
     fn matches_parts(&self, text: &str) -> bool {
         let mut parts = self.text.split('*');
         let first = parts.next().unwrap_or_default();
@@ -75,6 +94,23 @@ impl Glob {
     /// this one stands for, and what it stands for lies there too. `false` may also mean that it cannot be told.
     pub fn contains(&self, other: &Glob) -> bool {
         self.matches(&other.text)
+    }
+}
+
+/// Checks that a text can name connections: an id, a key, or a glob over them. What may stand in a key may stand in a
+/// glob over keys.
+pub fn check_connections(text: &str) -> Result<(), String> {
+    if !text.contains('*') {
+        let named: Result<ConnectionRef, _> = text.parse();
+        return named.map(drop).map_err(|error| format!("neither an id, a key nor a glob: {error}"));
+    }
+    if text.len() > 256 {
+        return Err("a glob has at most 256 characters".to_owned());
+    }
+    let fits = |part: &str| format!("k{part}").parse::<Key>().is_ok();
+    match text.split('*').filter(|part| !part.is_empty()).all(fits) {
+        true => Ok(()),
+        false => Err("a glob has a-z, 0-9, _, - and * for any text".to_owned()),
     }
 }
 
@@ -118,6 +154,24 @@ mod tests {
             [("crm-*", "*"), ("a", "*"), ("a*", "*a"), ("crm-eu-*", "crm-*"), ("a*b", "a*"), ("ab", "a*")]
         {
             assert!(!contains(outer, inner), "{outer} {inner}");
+        }
+    }
+
+    #[test]
+    fn ids_are_named_by_what_begins_as_they_do() {
+        let glob = |text: &str| text.parse::<Glob>().unwrap();
+        let id = "conn_01jabcdefghjkmnpqrstvwxyz0";
+        for named in ["*", id, "conn_*", "conn_01*", "conn_*z0", "crm", "c*m"] {
+            assert!(glob(named).names_connection("crm", id), "{named}");
+        }
+        for other in ["co*", "*1*", "*0", "conn*", "*_*", "?"] {
+            assert!(!glob(other).names_connection("crm", id), "{other}");
+        }
+        for (outer, inner) in [("*", id), ("conn_01*", id), ("c*", "crm-*"), ("c*", "co*"), (id, id)] {
+            assert!(glob(outer).contains_connections_of(&glob(inner)), "{outer} {inner}");
+        }
+        for (outer, inner) in [("c*", id), ("*1*", "conn_*1*"), ("conn*", "conn_*"), ("**", "*")] {
+            assert!(!glob(outer).contains_connections_of(&glob(inner)), "{outer} {inner}");
         }
     }
 

@@ -46,6 +46,8 @@ pub enum Known {
     FetchSite,
     /// `Location` and its like, `Set-Cookie` too: what an upstream may repeat a credential in.
     Points,
+    /// `X-HTTP-Method-Override` and its like: by which some servers take a request for one of another method or path.
+    Disguise,
     /// `Date`
     Date,
     /// Any other.
@@ -190,15 +192,23 @@ pub fn meaning(name: &[u8]) -> Known {
         (b's', 10) => is("set-cookie", Known::Points),
         (b'c', 12) => is("content-type", Known::ContentType),
         (b'a', 13) => is("authorization", Known::Authorization),
+        (b'x', 13) if begins("x-h") => is("x-http-method", Known::Disguise),
+        (b'x', 13) => is("x-rewrite-url", Known::Disguise),
         (b'c', 14) => is("content-length", Known::ContentLength),
         (b's', 14) => is("sec-fetch-site", Known::FetchSite),
         (b'h', 14) => is("http2-settings", Known::HopByHop),
+        (b'x', 14) if begins("x-original-ur") => match name[13] | 0x20 {
+            b'l' | b'i' => Known::Disguise,
+            _ => Known::Other,
+        },
         (b'c', 16) if begins("content-e") => is("content-encoding", Known::ContentEncoding),
         (b'c', 16) => is("content-location", Known::Points),
         (b'p', 16) => is("proxy-connection", Known::HopByHop),
         (b't', 17) => is("transfer-encoding", Known::TransferEncoding),
+        (b'x', 17) => is("x-method-override", Known::Disguise),
         (b'p', 18) => is("proxy-authenticate", Known::HopByHop),
         (b'p', 19) => is("proxy-authorization", Known::ProxyAuthorization),
+        (b'x', 22) => is("x-http-method-override", Known::Disguise),
         (b'p', 25) => is("proxy-authentication-info", Known::HopByHop),
         _ => Known::Other,
     }
@@ -332,6 +342,12 @@ mod tests {
             ("x-forwarded-", Known::TellsTheWay),
             ("sidekey-something-that-is-much-longer-than-any-name", Known::Own),
             ("set-cookie", Known::Points),
+            ("x-http-method-override", Known::Disguise),
+            ("x-http-method", Known::Disguise),
+            ("x-method-override", Known::Disguise),
+            ("x-original-url", Known::Disguise),
+            ("x-original-uri", Known::Disguise),
+            ("x-rewrite-url", Known::Disguise),
         ] {
             assert_eq!(known(name.as_bytes()), (expected, Spelling::Plain), "{name}");
             assert_eq!(known(name.to_ascii_uppercase().as_bytes()), (expected, Spelling::Plain), "{name}");

@@ -36,20 +36,11 @@ impl LastHost {
     }
 }
 
-/// Headers by which some servers take a request for one of another method or path. A rule about methods and paths would
-/// be of no use with them.
-const DISGUISES: [&str; 6] = [
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
-    "x-original-url",
-    "x-original-uri",
-    "x-rewrite-url",
-];
+const DISGUISE: Meanings = Meanings::of(&[Known::Disguise]);
 
-/// Whether a request asks to be taken for one of another method or path.
+/// Whether a request asks to be taken for one of another method or path: a rule about them would be of no use then.
 pub fn is_disguised(fields: &Fields) -> bool {
-    fields.lines().any(|line| DISGUISES.iter().any(|name| header::is_one(line.name, name.as_bytes())))
+    fields.may_have(DISGUISE) && fields.lines().any(|line| line.known == Known::Disguise)
 }
 
 /// Refuses what is ambiguous or malformed although it could be parsed. Gives the host that the request is for.

@@ -28,7 +28,7 @@ pub enum Ended {
     /// It is closed.
     Closed,
     /// What came is the preface of HTTP/2: the stream from its first byte.
-    Http2(Rewound),
+    Http2(Box<Rewound>),
 }
 
 /// What the connections of a worker share.
@@ -55,22 +55,43 @@ enum Next {
     Close,
 }
 
-/// Serves a client's connection to its end.
-pub async fn serve(proxy: &Proxy, gate: &Gate, terms: &Terms, client: Rc<Client>) -> Ended {
-    let mut is_first = true;
-    loop {
-        let heard = poll_fn(|cx| client.poll_request(cx, terms, is_first)).await;
-        is_first = false;
-        // What a connection needs while it answers is in memory of its own, and not there while it is idle.
-        let answering: Pin<Box<dyn Future<Output = Next> + '_>> = match heard {
-            Heard::Request(head) => Box::pin(exchange(proxy, gate, terms, &client, head)),
-            Heard::Nonsense(fault) => Box::pin(refuse(proxy, gate, terms, &client, fault)),
-            Heard::Http2 => return client.rewind().map_or(Ended::Closed, Ended::Http2),
-            Heard::End => Box::pin(close(&client)),
-        };
-        if answering.await == Next::Close {
-            return Ended::Closed;
+/// Serves a client's connection to its end. There is one such future for each client that is connected, so it holds no
+/// more than it needs while it waits for a request; what a connection needs while it answers is in memory of its own.
+#[expect(clippy::manual_async_fn, reason = "the arguments of an async fn lie in its future twice")]
+pub fn serve<'a>(
+    proxy: &'a Proxy,
+    gate: &'a Gate,
+    terms: &'a Terms,
+    client: &'a Rc<Client>,
+) -> impl Future<Output = Ended> + 'a {
+    async move {
+        let mut is_first = true;
+        loop {
+            let heard = poll_fn(|cx| client.poll_request(cx, terms, is_first)).await;
+            let Some(answering) = answering(proxy, gate, terms, client, heard) else {
+                return client.rewind().map_or(Ended::Closed, |stream| Ended::Http2(Box::new(stream)));
+            };
+            is_first = false;
+            if answering.await == Next::Close {
+                return Ended::Closed;
+            }
         }
+    }
+}
+
+/// What is done about what came; `None` where it is not HTTP/1.1.
+fn answering<'a>(
+    proxy: &'a Proxy,
+    gate: &'a Gate,
+    terms: &'a Terms,
+    client: &'a Rc<Client>,
+    heard: Heard,
+) -> Option<Pin<Box<dyn Future<Output = Next> + 'a>>> {
+    match heard {
+        Heard::Request(head) => Some(Box::pin(exchange(proxy, gate, terms, client, head))),
+        Heard::Nonsense(fault) => Some(Box::pin(refuse(proxy, gate, terms, client, fault))),
+        Heard::Http2 => None,
+        Heard::End => Some(Box::pin(close(client))),
     }
 }
 

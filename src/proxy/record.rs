@@ -328,7 +328,7 @@ impl Drop for Record {
                 verdict: status.and_then(Verdict::of),
                 workflow: self.workflow.as_deref(),
             };
-            self.reporter.uses.count(used, ended.second);
+            self.reporter.uses.count(&used, ended.second);
         }
         let asked;
         let connection = match &self.connection {

@@ -1,15 +1,16 @@
 //! What the requests of a worker have used: which caller, which connection, in which hour, how often.
 //!
 //! A request counts in a cell of its own worker: no lock, no channel, and memory only for the first request of a caller,
-//! connection and hour. The worker hands its cells over now and then ([`Uses::keep_handing_over`]); whoever gets them
-//! writes them to the vault, far from any request. What a process that is killed had not handed over is lost, which is
-//! at most what the last few seconds have counted.
+//! connection and hour. The worker hands its cells over with the hour and now and then ([`Uses::keep_handing_over`]);
+//! whoever gets them writes them to the vault, far from any request. What a process that is killed had not handed over
+//! is lost, which is at most what the last few seconds have counted.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use http::StatusCode;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -84,8 +85,53 @@ pub struct Used<'a> {
     pub workflow: Option<&'a str>,
 }
 
-impl Use {
-    /// Counts a request in this cell.
+/// Where the cells of a caller and a connection are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    connection: ConnectionId,
+    caller: Option<ApiKeyId>,
+}
+
+/// What is counted at a place for one environment. There is one for every connection in use: what few have is aside.
+#[derive(Debug)]
+struct Cell {
+    organization: OrganizationId,
+    environment: EnvironmentName,
+    count: u64,
+    last: u64,
+    verdict: Option<(Verdict, u64)>,
+    aside: Option<Box<Aside>>,
+}
+
+/// What few cells have.
+#[derive(Debug, Default)]
+struct Aside {
+    workflows: Vec<(String, u64)>,
+    /// Where more than one environment is used: those of the others.
+    others: Vec<Cell>,
+}
+
+impl Cell {
+    fn new(organization: OrganizationId, environment: EnvironmentName) -> Self {
+        Cell { organization, environment, count: 0, last: 0, verdict: None, aside: None }
+    }
+
+    /// The cell of an environment: this one, or one of those beside it.
+    fn of(&mut self, environment: &EnvironmentName) -> &mut Cell {
+        if self.environment == *environment {
+            return self;
+        }
+        let organization = self.organization;
+        let others = &mut self.aside.get_or_insert_default().others;
+        let known = others.iter().position(|cell| cell.environment == *environment);
+        let at = known.unwrap_or_else(|| {
+            others.push(Cell::new(organization, environment.clone()));
+            others.len() - 1
+        });
+        &mut others[at]
+    }
+
+    /// Counts a request.
     fn add(&mut self, used: &Used<'_>, second: u64) {
         self.count += 1;
         self.last = second;
@@ -93,30 +139,39 @@ impl Use {
             self.verdict = Some((verdict, second));
         }
         let Some(workflow) = used.workflow else { return };
-        if let Some((_, last)) = self.workflows.iter_mut().find(|(known, _)| known == workflow) {
+        let workflows = &mut self.aside.get_or_insert_default().workflows;
+        if let Some((_, last)) = workflows.iter_mut().find(|(known, _)| known == workflow) {
             *last = second;
-        } else if self.workflows.len() < MOST_WORKFLOWS {
-            self.workflows.push((workflow.to_owned(), second));
+        } else if workflows.len() < MOST_WORKFLOWS {
+            workflows.push((workflow.to_owned(), second));
         }
+    }
+
+    /// What was counted here and in those beside it.
+    fn into_uses(mut self, place: Place, hour: u64) -> impl Iterator<Item = Use> {
+        let others = self.aside.as_mut().map(|aside| std::mem::take(&mut aside.others)).unwrap_or_default();
+        std::iter::once(self).chain(others).map(move |cell| cell.into_use(place, hour))
+    }
+
+    fn into_use(self, place: Place, hour: u64) -> Use {
+        let Cell { organization, environment, count, last, verdict, aside } = self;
+        let (Place { connection, caller }, workflows) = (place, aside.map(|aside| aside.workflows).unwrap_or_default());
+        Use { organization, connection, environment, caller, hour, count, last, verdict, workflows }
     }
 }
 
-/// Where the cells of a caller, connection and hour are: one for each environment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Place {
-    connection: ConnectionId,
-    caller: Option<ApiKeyId>,
-    hour: u64,
-}
-
-/// What was counted, as it lay in the cells: whoever takes it sorts it out, so that no request waits for that.
+/// What was counted in one hour, as it lay in the cells: whoever takes it sorts it out, so that no request waits for that.
 #[derive(Debug, Default)]
-pub struct Counted(HashMap<Place, Vec<Use>>);
+pub struct Counted {
+    hour: u64,
+    cells: HashMap<Place, Cell>,
+}
 
 impl Counted {
     /// Each use that was counted, in no order.
     pub fn into_uses(self) -> impl Iterator<Item = Use> {
-        self.0.into_values().flatten()
+        let hour = self.hour;
+        self.cells.into_iter().flat_map(move |(place, cell)| cell.into_uses(place, hour))
     }
 }
 
@@ -163,7 +218,7 @@ impl Unwritten {
 
 /// The cells of one worker.
 pub struct Uses {
-    cells: RefCell<Counted>,
+    counted: RefCell<Counted>,
     /// There is something to hand over.
     filled: Notify,
     /// There is so much that it is handed over at once.
@@ -174,26 +229,24 @@ pub struct Uses {
 impl Uses {
     /// Cells whose contents go to `taker`.
     pub fn new(taker: UnboundedSender<Handed>) -> Self {
-        Uses { cells: RefCell::default(), filled: Notify::new(), full: Notify::new(), taker }
+        Uses { counted: RefCell::default(), filled: Notify::new(), full: Notify::new(), taker }
     }
 
     /// Counts a request that a credential was sent with, which was over in this second since 1970.
-    pub fn count(&self, used: Used<'_>, second: u64) {
+    pub fn count(&self, used: &Used<'_>, second: u64) {
         let hour = second / 3_600;
-        let mut cells = self.cells.borrow_mut();
-        let found = cells.0.entry(Place { connection: used.connection, caller: used.caller, hour }).or_default();
-        if let Some(cell) = found.iter_mut().find(|cell| cell.environment == *used.environment) {
-            cell.add(&used, second);
-            return;
+        if self.counted.borrow().hour != hour {
+            self.hand_over();
+            self.counted.borrow_mut().hour = hour;
         }
-        let Used { organization, connection, environment, caller, .. } = used;
-        let environment = environment.clone();
-        let (verdict, workflows) = (None, Vec::new());
-        let mut cell =
-            Use { organization, connection, environment, caller, hour, count: 0, last: second, verdict, workflows };
-        cell.add(&used, second);
-        found.push(cell);
-        match cells.0.len() {
+        let Counted { cells, .. } = &mut *self.counted.borrow_mut();
+        match cells.entry(Place { connection: used.connection, caller: used.caller }) {
+            Entry::Occupied(mut known) => return known.get_mut().of(used.environment).add(used, second),
+            Entry::Vacant(place) => {
+                place.insert(Cell::new(used.organization, used.environment.clone())).add(used, second);
+            }
+        }
+        match cells.len() {
             1 => self.filled.notify_one(),
             MOST.. => self.full.notify_one(),
             _ => {}
@@ -202,20 +255,24 @@ impl Uses {
 
     /// Hands over what was counted so far.
     pub fn hand_over(&self) {
-        let mut cells = self.cells.borrow_mut();
-        // As many are likely to be used again, and the table need not grow from nothing.
-        let room = HashMap::with_capacity(cells.0.len().min(MOST));
-        let cells = std::mem::replace(&mut *cells, Counted(room));
-        if !cells.0.is_empty() {
-            // Nobody takes them where there is no vault to write them to.
-            let _nobody = self.taker.send(Handed { counted: cells, wanted: None });
+        let mut counted = self.counted.borrow_mut();
+        if counted.cells.is_empty() {
+            return;
         }
+        // As many are likely to be used again, and the table need not grow from nothing.
+        let room = HashMap::with_capacity(counted.cells.len().min(MOST));
+        let hour = counted.hour;
+        let counted = std::mem::replace(&mut *counted, Counted { hour, cells: room });
+        // Nobody takes them where there is no vault to write them to.
+        let _nobody = self.taker.send(Handed { counted, wanted: None });
     }
 
     /// Hands over what was counted of one connection, and behind it who waits for that.
     fn hand_over_wanted(&self, wanted: Wanted) {
-        let counted = self.cells.borrow_mut().0.extract_if(|place, _| place.connection == wanted.connection).collect();
-        let _nobody = self.taker.send(Handed { counted: Counted(counted), wanted: Some(wanted) });
+        let mut all = self.counted.borrow_mut();
+        let cells = all.cells.extract_if(|place, _| place.connection == wanted.connection).collect();
+        let counted = Counted { hour: all.hour, cells };
+        let _nobody = self.taker.send(Handed { counted, wanted: Some(wanted) });
     }
 
     /// Hands over what was counted, that long after the first count, and of one connection as soon as it is `asked` for,
@@ -264,7 +321,7 @@ mod tests {
                     for caller in callers.into_iter().take(1 + round % 2) {
                         let (verdict, workflow) = (None, None);
                         let used = Used { organization, connection, environment, caller, verdict, workflow };
-                        uses.count(used, NOW);
+                        uses.count(&used, NOW);
                     }
                 }
             }
@@ -276,6 +333,30 @@ mod tests {
         assert_eq!(uses.len(), 8);
         assert!(uses.iter().all(|one| one.count == if one.caller.is_none() { 3 } else { 1 }));
         assert!(uses.iter().all(|one| one.last / 3_600 == one.hour));
+    }
+
+    #[test]
+    fn each_hour_has_cells_of_its_own() {
+        let (taker, mut taken) = unbounded_channel();
+        let uses = Uses::new(taker);
+        let environment: EnvironmentName = "production".parse().unwrap();
+        let used = Used {
+            organization: OrganizationId::derived("one"),
+            connection: ConnectionId::derived("one"),
+            environment: &environment,
+            caller: None,
+            verdict: None,
+            workflow: None,
+        };
+        for second in [3_599, 3_600, 3_601, 7_200] {
+            uses.count(&used, second);
+        }
+        uses.hand_over();
+        let mut counted = Vec::new();
+        while let Ok(handed) = taken.try_recv() {
+            counted.extend(handed.counted.into_uses().map(|one| (one.hour, one.count, one.last)));
+        }
+        assert_eq!(counted, [(0, 1, 3_599), (1, 2, 3_601), (2, 1, 7_200)]);
     }
 
     #[test]
@@ -293,7 +374,7 @@ mod tests {
                 verdict: Verdict::of(StatusCode::from_u16(status).unwrap()),
                 workflow: Some(workflow),
             };
-            uses.count(used, NOW);
+            uses.count(&used, NOW);
         }
         uses.hand_over();
         let uses: Vec<Use> = taken.try_recv().unwrap().counted.into_uses().collect();
@@ -316,7 +397,7 @@ mod tests {
                 verdict: None,
                 workflow: None,
             };
-            uses.count(used, NOW);
+            uses.count(&used, NOW);
         };
         let watch = async {
             let begun = tokio::time::Instant::now();
@@ -351,7 +432,7 @@ mod tests {
             for worker in [&uses, &other] {
                 let (caller, verdict, workflow) = (None, None, None);
                 let environment = &environment;
-                worker.count(Used { organization, connection, environment, caller, verdict, workflow }, NOW);
+                worker.count(&Used { organization, connection, environment, caller, verdict, workflow }, NOW);
             }
         }
         // The third worker has ended.

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -216,8 +217,7 @@ async fn accept(
         Listener::Unix(listener) => Stream::Unix(listener.accept().await?.0),
     };
     if let Some(place) = place(worker).await {
-        let opened = Opened { worker: Rc::clone(worker), number: Cell::new(None), _place: place };
-        worker.reporter.metrics.open_connections.inc();
+        let opened = Opened::new(worker, place);
         let gate = Arc::clone(gate);
         match tls {
             None => worker.connections.spawn_local(serve(opened, Client::new(stream), gate)),
@@ -236,28 +236,29 @@ async fn place(worker: &Worker) -> Option<OwnedSemaphorePermit> {
 /// A connection that is counted as open until this is dropped.
 struct Opened {
     worker: Rc<Worker>,
-    number: Cell<Option<u64>>,
+    number: u64,
     _place: OwnedSemaphorePermit,
 }
 
 impl Opened {
-    /// Lets the connection be woken when the server drains.
-    fn register(&self, client: &Rc<Client>) {
+    fn new(worker: &Rc<Worker>, place: OwnedSemaphorePermit) -> Self {
         thread_local! {
             static NEXT: Cell<u64> = const { Cell::new(0) };
         }
-        let number = NEXT.replace(NEXT.get() + 1);
-        self.number.set(Some(number));
-        self.worker.clients.borrow_mut().insert(number, Rc::downgrade(client));
+        worker.reporter.metrics.open_connections.inc();
+        Opened { worker: Rc::clone(worker), number: NEXT.replace(NEXT.get() + 1), _place: place }
+    }
+
+    /// Lets the connection be woken when the server drains.
+    fn register(&self, client: &Rc<Client>) {
+        self.worker.clients.borrow_mut().insert(self.number, Rc::downgrade(client));
     }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
         self.worker.reporter.metrics.open_connections.dec();
-        if let Some(number) = self.number.get() {
-            self.worker.clients.borrow_mut().remove(&number);
-        }
+        self.worker.clients.borrow_mut().remove(&self.number);
     }
 }
 
@@ -266,15 +267,21 @@ impl Drop for Opened {
 fn serve(opened: Opened, client: Rc<Client>, gate: Arc<Gate>) -> impl Future<Output = ()> {
     opened.register(&client);
     async move {
-        let worker = &opened.worker;
-        if let Ended::Http2(stream) = http1::serve(&worker.proxy, &gate, &worker.terms, client).await {
-            let answer = |request: Request<Incoming>| {
-                let (proxy, gate) = (Rc::clone(&worker.proxy), Arc::clone(&gate));
-                async move { http2::answer(proxy, &gate, request).await }
-            };
-            Box::pin(worker.protocol.serve(stream, worker.drain.clone(), answer)).await;
+        let ended = http1::serve(&opened.worker.proxy, &gate, &opened.worker.terms, &client).await;
+        if let Some(served) = go_on(&opened.worker, &gate, ended) {
+            served.await;
         }
     }
+}
+
+/// Serves what HTTP/1.1 has ended with, if it goes on.
+fn go_on<'a>(worker: &'a Worker, gate: &'a Arc<Gate>, ended: Ended) -> Option<Pin<Box<dyn Future<Output = ()> + 'a>>> {
+    let Ended::Http2(stream) = ended else { return None };
+    let answer = |request: Request<Incoming>| {
+        let (proxy, gate) = (Rc::clone(&worker.proxy), Arc::clone(gate));
+        async move { http2::answer(proxy, &gate, request).await }
+    };
+    Some(Box::pin(worker.protocol.serve(*stream, worker.drain.clone(), answer)))
 }
 
 /// The same behind TLS.

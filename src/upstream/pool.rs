@@ -4,7 +4,11 @@
 //! only if origin and TLS identity are equal. HTTP/1.1: the connection used last is used next, so that those not needed
 //! grow old. HTTP/2: streams go to the first connection with room, one more is opened when all are full.
 //!
-//! While the protocol is unknown or HTTP/2, one dial at a time: the others of a burst wait and find its streams.
+//! While the protocol is unknown or HTTP/2, one dial at a time: the others of a burst wait and find its streams. Over
+//! HTTP/1.1 whoever waits for a dial takes a connection that is given back before it is done, and the dialled one is kept
+//! for the next.
+
+mod waiting;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -27,6 +31,7 @@ use super::error::UpstreamError;
 use super::http1::Http1;
 use crate::model::origin::{Origin, Scheme};
 use crate::tls::{Negotiated, Offer};
+use waiting::{Queue, Waiting};
 
 /// All destinations that have connections or had some a moment ago.
 #[derive(Default)]
@@ -91,6 +96,8 @@ pub(super) struct Destination {
     pub(super) authority: Authority,
     protocol: Cell<Option<Negotiated>>,
     idle: RefCell<VecDeque<Idle>>,
+    /// Who waits for a connection to be opened.
+    waiting: Queue,
     shared: RefCell<Vec<Rc<Http2>>>,
     gate: Arc<Semaphore>,
 }
@@ -106,6 +113,7 @@ impl Destination {
             protocol: Cell::new((origin.scheme == Scheme::Http).then_some(Negotiated::Http1)),
             origin: origin.clone(),
             idle: RefCell::default(),
+            waiting: Queue::default(),
             shared: RefCell::default(),
             gate: Arc::new(Semaphore::new(1)),
         })
@@ -128,8 +136,10 @@ impl Destination {
     }
 
     async fn dial(self: &Rc<Self>, deadlines: DialDeadlines, kept: Kept) -> Result<Leased, UpstreamError> {
-        if self.protocol.get() == Some(Negotiated::Http1) {
-            return self.open(deadlines, None).await;
+        match (self.protocol.get(), kept) {
+            (Some(Negotiated::Http1), Kept::Any) => return self.open_or_take(deadlines).await,
+            (Some(Negotiated::Http1), Kept::NoIdle) => return self.open(deadlines, None).await,
+            (Some(Negotiated::Http2) | None, _) => {}
         }
         let permit = timeout_at(deadlines.connect_by, Arc::clone(&self.gate).acquire_owned())
             .await
@@ -180,6 +190,29 @@ impl Destination {
         None
     }
 
+    /// Opens a connection, or takes one that is given back before it is there.
+    async fn open_or_take(self: &Rc<Self>, deadlines: DialDeadlines) -> Result<Leased, UpstreamError> {
+        let destination = Rc::clone(self);
+        let mut opening = Box::pin(async move { destination.open(deadlines, None).await });
+        let waiting = Waiting::begin(self);
+        let first = poll_fn(|cx| match waiting.poll_given(cx) {
+            Poll::Ready(connection) => Poll::Ready(Err(connection)),
+            Poll::Pending => opening.as_mut().poll(cx).map(Ok),
+        });
+        let connection = match first.await {
+            Ok(opened) => return opened,
+            Err(connection) => connection,
+        };
+        // What was begun is needed next time: as many were under way at once.
+        let destination = Rc::clone(self);
+        spawn_local(async move {
+            if let Ok(Leased { lease: Lease::Http1(connection), .. }) = opening.await {
+                destination.keep(connection);
+            }
+        });
+        Ok(Leased { lease: Lease::Http1(connection), reused: true, connected_in: None, at: Instant::now() })
+    }
+
     async fn open(
         self: &Rc<Self>,
         deadlines: DialDeadlines,
@@ -210,12 +243,13 @@ impl Destination {
         Ok(Leased { lease, reused: false, connected_in: Some(at - start), at })
     }
 
-    /// Keeps an HTTP/1.1 connection that is ready for another request.
+    /// Keeps an HTTP/1.1 connection that is ready for another request, or gives it to who waits for one.
     pub(super) fn keep(&self, connection: Box<Http1>) {
         let now = Instant::now();
         if self.settings.pool_max_idle_per_host == 0 || now >= connection.retires {
             return;
         }
+        let Some(connection) = self.waiting.give(connection) else { return };
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= self.settings.pool_max_idle_per_host {
             idle.pop_front();
@@ -238,6 +272,11 @@ impl Destination {
     #[cfg(test)]
     pub(super) fn has_idle_for_test(&self) -> bool {
         !self.idle.borrow().is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting_for_test(&self) -> usize {
+        self.waiting.len_for_test()
     }
 
     #[cfg(test)]

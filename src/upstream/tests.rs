@@ -4,6 +4,7 @@ mod again;
 mod deadlines;
 mod http1;
 mod http2;
+mod pooled;
 mod secure;
 
 use std::future::Future;

@@ -25,7 +25,7 @@ use super::key::{DataKey, MasterKey, WrappedKey};
 use super::seal::{self, Place, Purpose, Sealed};
 use crate::model::connection::{Connection, Sharing};
 use crate::model::document::{Problems, Reader};
-use crate::model::id::{ConnectionRef, OrganizationId};
+use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::{Integration, Limit, Values};
 use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
 use crate::model::version::Version;

@@ -172,9 +172,11 @@ async fn no_limit_is_above_the_organizations() {
     assert_eq!(pointers(&lesser.put(&limits, json!({ "per_minute": 200 })).await), ["/limits/per_minute"]);
     assert_eq!(
         lesser.put(&limits, json!({ "per_minute": 50 })).await.json()["limits"],
-        json!({ "per_minute": 50, "per_hour": null })
+        json!({ "per_minute": 50, "per_hour": 1000 }),
+        "what is not said stays"
     );
-    assert_eq!(lesser.put(&limits, json!({})).await.json()["limits"], json!({ "per_minute": null, "per_hour": null }));
+    let none = json!({ "per_minute": null, "per_hour": null });
+    assert_eq!(lesser.put(&limits, none.clone()).await.json()["limits"], none);
     // A ceiling that is lowered leaves a key as it is; what else is changed of it is not refused for that.
     let (id, _) = create(&lesser, limited(100, 1000)).await;
     admin.must("PUT", "organizations/default/limits", json!({ "per_minute": 10 })).await;
@@ -229,13 +231,13 @@ async fn a_key_makes_none_that_may_do_more_than_it_may_itself() {
         ("POST", "suspend", None),
         ("POST", "revoke", None),
         ("PUT", "limits", Some(json!({ "per_minute": 1 }))),
-        ("PUT", "scope", Some(json!({}))),
+        ("PUT", "scope", Some(json!({ "connections": null }))),
     ];
     for (method, what, body) in &calls {
         let reply = narrow.call(method, &format!("api-keys/{mighty}/{what}"), &[], body.clone()).await;
         assert_eq!(told(&reply), (403, "role_insufficient".to_owned()), "{what} of a mightier key");
     }
-    assert_eq!(told(&narrow.put(&format!("api-keys/{id}/scope"), json!({})).await).0, 403);
+    assert_eq!(told(&narrow.put(&format!("api-keys/{id}/scope"), json!({ "connections": null })).await).0, 403);
     assert_eq!(narrow.call("POST", &format!("api-keys/{id}/revoke"), &[], None).await.status, 200);
     // The first key is bound by no scope: it is nobody's who calls.
     create(&admin, json!({ "name": "wide", "scope": { "customers": ["*"] } })).await;
@@ -253,5 +255,64 @@ async fn an_organization_with_a_key_that_may_be_used_stays() {
     assert_eq!(told(&admin.delete("organizations/other").await), (409, "conflict".to_owned()));
     admin.call("POST", &format!("api-keys/{id}/revoke?organization=other"), &[], None).await;
     assert_eq!(admin.delete("organizations/other").await.status, 204);
+    server.finish(&[]).await;
+}
+
+/// What is left out of a change would widen a key if it were taken for nothing.
+#[tokio::test]
+async fn what_a_change_does_not_say_stays_and_null_takes_it_away() {
+    let server = Sidekey::with(|_| {}).await;
+    let admin = server.admin();
+    let narrow = json!({
+        "name": "narrow", "roles": ["viewer", "caller"], "environment": "staging",
+        "scope": { "connections": ["crm-*"], "methods": ["GET"], "paths": ["/v1/*"], "environments": ["staging"],
+                   "customers": ["a*"], "explain": true },
+        "limits": { "per_minute": 60, "per_hour": 600 }, "expires_at": "2100-01-01T00:00:00Z",
+    });
+    let (id, _) = create(&admin, narrow).await;
+    let path = format!("api-keys/{id}");
+    let shown = admin.get(&path).await.json();
+    for (at, document) in [
+        ("", json!({ "name": "narrow" })),
+        ("", json!({ "name": "narrow", "scope": {}, "limits": {} })),
+        ("", json!({ "name": "narrow", "scope": { "methods": ["GET"] }, "limits": { "per_hour": 600 } })),
+        ("/scope", json!({})),
+        ("/scope", json!({ "paths": ["/v1/*"] })),
+        ("/limits", json!({ "per_minute": 60 })),
+    ] {
+        assert_eq!(admin.must("PUT", &format!("{path}{at}"), document.clone()).await.json(), shown, "{at} {document}");
+    }
+    let less = json!({ "name": "less", "scope": { "methods": null, "explain": null }, "expires_at": null });
+    let less = admin.must("PUT", &path, less).await.json();
+    assert_eq!(less["scope"]["connections"], json!(["crm-*"]));
+    assert_eq!((&less["scope"]["methods"], &less["expires_at"]), (&Value::Null, &Value::Null));
+    assert_eq!((less["scope"].get("explain"), &less["limits"]["per_hour"]), (None, &json!(600)));
+    let none = json!({ "name": "none", "scope": null, "limits": null, "environment": null });
+    let none = admin.must("PUT", &path, none).await.json();
+    assert_eq!((&none["scope"]["connections"], &none["scope"]["customers"]), (&json!(["*"]), &json!([])));
+    assert_eq!(none["limits"], json!({ "per_minute": null, "per_hour": null }));
+    assert_eq!((&none["environment"], &none["roles"]), (&Value::Null, &shown["roles"]));
+    server.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_scope_names_what_can_be() {
+    let server = Sidekey::with(|_| {}).await;
+    let admin = server.admin();
+    let wrong = json!({
+        "name": "wrong", "environment": "nowhere",
+        "scope": { "connections": ["crm", "", "nope nope", "CRM*"], "environments": ["production", "elsewhere"] },
+    });
+    let expected = [
+        "/scope/connections/1",
+        "/scope/connections/2",
+        "/scope/connections/3",
+        "/scope/environments/1",
+        "/environment",
+    ];
+    assert_eq!(pointers(&admin.post("api-keys", wrong.clone()).await), expected);
+    let (id, _) = create(&admin, json!({ "name": "right", "scope": { "connections": ["crm", "*"] } })).await;
+    assert_eq!(pointers(&admin.put(&format!("api-keys/{id}"), wrong.clone()).await), expected);
+    assert_eq!(pointers(&admin.put(&format!("api-keys/{id}/scope"), wrong["scope"].clone()).await), expected[..4]);
     server.finish(&[]).await;
 }

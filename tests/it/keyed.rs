@@ -216,6 +216,28 @@ async fn a_foreign_connection_is_told_as_none_tn_02() {
 }
 
 #[tokio::test]
+async fn a_glob_of_a_key_names_ids_only_where_it_begins_as_they_do() {
+    let sink = Sink::https().await;
+    let server = server(&sink, |_| {}).await;
+    let shown = server.admin().get("connections/api").await.json();
+    let id = shown["id"].as_str().expect("an id");
+    let by_id = format!("{}*", &id[..20]);
+    for (glob, status) in [("co*", 404), ("*_0*", 404), ("conn*", 404), ("conn_*", 200), (&*by_id, 200), (id, 200)] {
+        let (_, key) = caller(&server, json!({ "connections": [glob] })).await;
+        let reply = get(&server.proxies[KEYED], "/x", &[("Sidekey-Connection", "api"), ("Sidekey-Key", &key)]).await;
+        assert_eq!(reply.status, status, "{glob}");
+    }
+    // So whoever has such a glob gives nobody an id.
+    let makes = json!({ "name": "makes", "roles": ["org_admin", "caller"], "scope": { "connections": ["co*"] } });
+    let makes = server.admin().with_key(&create(&server.admin(), makes).await.1);
+    for (glob, status) in [(id, 403), ("conn_*", 403), ("*", 403), ("cox-*", 201)] {
+        let made = makes.post("api-keys", json!({ "name": "made", "scope": { "connections": [glob] } })).await;
+        assert_eq!(made.status, status, "{glob}");
+    }
+    server.finish(&[]).await;
+}
+
+#[tokio::test]
 async fn a_key_narrows_what_a_listener_allows() {
     let sink = Sink::https().await;
     let server = server(&sink, |config| {
@@ -372,7 +394,7 @@ async fn a_narrowed_scope_holds_at_once() {
         (json!({ "paths": ["/y"] }), 403),
         (json!({ "paths": ["/x"] }), 200),
         (json!({ "methods": ["POST"] }), 403),
-        (json!({ "connections": ["crm"] }), 404),
+        (json!({ "methods": null, "connections": ["crm"] }), 404),
         (json!({ "connections": ["a*"] }), 200),
         (json!({ "environments": ["staging"] }), 403),
         (json!({ "environments": ["production"] }), 200),
