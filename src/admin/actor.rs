@@ -23,6 +23,8 @@ use super::permission::{self, Needs};
 use super::request::Query;
 use super::{Control, Peer};
 use crate::model::api_key::ApiKey;
+use crate::model::connection::Connection;
+use crate::model::glob::Glob;
 use crate::model::id::{ApiKeyId, OrganizationId, SessionId, UserId};
 use crate::model::role::{Grant, Permission, Roles};
 use crate::model::user::UserStatus;
@@ -114,6 +116,21 @@ impl Actor {
     /// As [`may`](Self::may), and what refuses it otherwise.
     pub fn require(&self, permission: Permission) -> Result<(), AdminError> {
         if self.may(permission) { Ok(()) } else { Err(AdminError::RoleInsufficient) }
+    }
+
+    /// Refuses a key that has bounds: a person whom it lets in has none.
+    pub fn require_unbounded(&self) -> Result<(), AdminError> {
+        match &self.key {
+            Some(key) if key.terms.is_bounded() => Err(AdminError::Bounded),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a connection is inside the scope of the key that was shown, where one was.
+    pub fn covers(&self, connection: &Connection) -> bool {
+        let id = connection.id.to_string();
+        let names = |glob: &Glob| glob.names_connection(connection.key.as_str(), &id);
+        self.key.as_ref().is_none_or(|key| key.terms.scope.connections.iter().any(names))
     }
 
     /// Whether this call may touch something of this owner.

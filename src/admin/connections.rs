@@ -239,7 +239,7 @@ pub(super) async fn create(
         return Err(invalid("/customer", "the query names another customer"));
     }
     let connection = draft.fit(&control, &actor, None).await?;
-    check_reach(&actor, &connection)?;
+    check_made(&actor, &connection)?;
     store(&control, &actor, connection, PutMode::Create, None).await
 }
 
@@ -308,7 +308,7 @@ async fn replace_as_seen(
     }
     let mode = if before.is_some() { PutMode::Update } else { PutMode::Create };
     let connection = draft.fit(control, actor, before.as_deref()).await?;
-    check_reach(actor, &connection)?;
+    check_made(actor, &connection)?;
     store(control, actor, connection, mode, at).await
 }
 
@@ -391,9 +391,23 @@ pub(super) fn viewer(actor: &Actor) -> Viewer {
     if administers(actor) { Viewer::Administrator } else { Viewer::User(actor.owner) }
 }
 
-/// Who manages only what they own touches nothing else.
+/// Who manages only what they own touches nothing else, and a key nothing outside its scope.
 pub(super) fn check_reach(actor: &Actor, connection: &Connection) -> Result<(), AdminError> {
+    check_scope(actor, connection)?;
     if actor.reaches(connection.sharing.owner) { Ok(()) } else { Err(AdminError::RoleInsufficient) }
+}
+
+/// What is outside the scope of a key is not there for it.
+pub(super) fn check_scope(actor: &Actor, connection: &Connection) -> Result<(), AdminError> {
+    if actor.covers(connection) { Ok(()) } else { Err(AdminError::NotFound("connection")) }
+}
+
+/// A key makes no connection, by another name either, that its own scope does not cover.
+fn check_made(actor: &Actor, connection: &Connection) -> Result<(), AdminError> {
+    if !actor.covers(connection) {
+        return Err(AdminError::OutOfScope);
+    }
+    check_reach(actor, connection)
 }
 
 fn parse<T: std::str::FromStr<Err = NameError>>(text: &str) -> Result<T, AdminError> {

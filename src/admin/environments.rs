@@ -103,8 +103,8 @@ pub(super) async fn show(
 
 /// Changes an environment: its name, its place in the order, whether it is the designer's.
 ///
-/// What is not said stays as it is. Credentials and values of secrets go with a new name. What names the environment elsewhere, such as a listener in the
-/// configuration or the scope of an API key, must name it by the new one.
+/// What is not said stays as it is. Credentials, values of secrets and the API keys that name it go with a new name. A
+/// listener in the configuration must name it by the new one.
 #[utoipa::path(put, path = "/environments/{environment}", request_body = Body, responses(
     (status = 200, description = "It is changed.", body = View, headers(("ETag" = String))),
 ))]
@@ -124,7 +124,8 @@ pub(super) async fn replace(
     Ok(Shown(view, outcome.version))
 }
 
-/// Deletes an environment for which no credential and no secret has a value.
+/// Deletes an environment for which no credential and no secret has a value, and which no API key names that is not
+/// revoked.
 #[utoipa::path(delete, path = "/environments/{environment}", responses(
     (status = 204, description = "It is gone."),
 ))]

@@ -29,8 +29,17 @@ pub enum AdminError {
     #[error("your roles do not grant the permission {}, which this needs; errors lists where", .0.as_str())]
     Ungranted(Permission, Vec<Problem>),
     /// They want to give what they do not have themselves.
-    #[error("nobody gives a role, scope, limit or lifetime that they do not have themselves")]
+    #[error("nobody gives a role, scope, limit, lifetime or owner that they do not have themselves")]
     AboveOwn,
+    /// They want to let somebody in who would not be bound as they are.
+    #[error(
+        "your API key has bounds (a scope, limits, an environment or an end), and whom it lets in would have none; it \
+         takes a signed-in user or a key without bounds"
+    )]
+    Bounded,
+    /// They want to make something that they could not use.
+    #[error("the scope of your API key does not cover this key of a connection; give it one that it covers")]
+    OutOfScope,
     /// A web page of somebody else's asks.
     #[error("requests of other origins are not served")]
     OriginNotAllowed,
@@ -242,7 +251,11 @@ impl AdminError {
     fn code(&self) -> &'static str {
         match self {
             AdminError::Unauthenticated => "unauthenticated",
-            AdminError::RoleInsufficient | AdminError::Ungranted(..) | AdminError::AboveOwn => "role_insufficient",
+            AdminError::RoleInsufficient
+            | AdminError::Ungranted(..)
+            | AdminError::AboveOwn
+            | AdminError::Bounded
+            | AdminError::OutOfScope => "role_insufficient",
             AdminError::OriginNotAllowed => "origin_not_allowed",
             AdminError::HostUnknown => "host_unknown",
             AdminError::NotFound(_) => "not_found",

@@ -153,6 +153,7 @@ pub(super) async fn explain(
         return Err(AdminError::Ungranted(Permission::ReadApiKeys, vec![problem("an API key is asked about")]));
     }
     let connection = connections::find(&control, &actor, &query, &named).await?;
+    connections::check_scope(&actor, &connection)?;
     let trial = order.trial(&control, &actor, &connection).await?;
     let explanation = control.bench.explain(trial).await.ok_or(AdminError::Vault(VaultError::Stopped))?;
     Ok(Json(explanation).into_response())

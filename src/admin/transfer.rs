@@ -27,6 +27,7 @@ use crate::model::id::{ConnectionRef, OrganizationId};
 use crate::model::integration::{Integration, Limit, Values};
 use crate::model::name::{FieldName, Key};
 use crate::vault::change::Change;
+use crate::vault::change::import::Import;
 use crate::vault::list::{Owner, Page};
 use difference::Difference;
 use given::Given;
@@ -252,12 +253,19 @@ pub(super) async fn import(
     let applied = !mode.dry_run.unwrap_or(false);
     settled(|| async {
         let plan = Plan::make(&control, actor.organization, &given).await?;
+        check_import(&actor, plan.import.as_ref())?;
         if let Some(import) = plan.import.filter(|_| applied) {
             control.commit(&actor, Change::Import(import)).await?;
         }
         Ok(Json(told(applied, plan.changes)))
     })
     .await
+}
+
+/// A key imports only connections that its own scope covers.
+fn check_import(actor: &Actor, import: Option<&Import>) -> Result<(), AdminError> {
+    let mut connections = import.into_iter().flat_map(|import| &import.connections);
+    if connections.all(|connection| actor.covers(connection)) { Ok(()) } else { Err(AdminError::OutOfScope) }
 }
 
 fn told(applied: bool, changes: Vec<Difference>) -> Imported {

@@ -84,9 +84,7 @@ pub(super) async fn test(
 ) -> Result<Json<View>, AdminError> {
     let named_environment: Option<EnvironmentName> = document.read(|reader| Some(reader.parsed("environment")))?;
     let connection = connections::find(&control, &actor, &query, &named).await?;
-    if !actor.reaches(connection.sharing.owner) {
-        return Err(AdminError::RoleInsufficient);
-    }
+    connections::check_reach(&actor, &connection)?;
     let environment = environment(&control, actor.organization, &connection, named_environment).await?;
     let route = connections::route(&control, &connection).await?.map_err(AdminError::Conflict)?;
     let test = route.integration.test.as_ref().ok_or_else(|| {

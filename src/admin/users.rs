@@ -176,6 +176,7 @@ pub(super) async fn invite(
     actor: Actor,
     document: Document,
 ) -> Result<Response, AdminError> {
+    actor.require_unbounded()?;
     let has_provider = control.people.oidc.is_some();
     let user = document.read(|reader| {
         let (email, names) = (reader.required("email"), names(reader));
@@ -213,6 +214,7 @@ pub(super) async fn renew(
     actor: Actor,
     At(named): At<String>,
 ) -> Result<Json<Invited>, AdminError> {
+    actor.require_unbounded()?;
     let record = find(&control, &actor, &named).await?;
     let (user, email) = (key(&actor, &record), record.user.email);
     let change = |link| UserChange::Renew { user, link, by: actor.roles };
@@ -274,6 +276,9 @@ pub(super) async fn edit(
         let roles = if reader.has("roles") { Some(roles(reader)?) } else { None };
         Some((names, roles))
     })?;
+    if roles.is_some() {
+        actor.require_unbounded()?;
+    }
     let record = find(&control, &actor, &named).await?;
     let user = key(&actor, &record);
     let (first_name, last_name) = names;
@@ -291,6 +296,7 @@ pub(super) async fn set_roles(
     At(named): At<String>,
     document: Document,
 ) -> Result<Shown<View>, AdminError> {
+    actor.require_unbounded()?;
     let roles = document.read(roles)?;
     let record = find(&control, &actor, &named).await?;
     let user = key(&actor, &record);
@@ -321,6 +327,7 @@ pub(super) async fn enable(
     actor: Actor,
     At(named): At<String>,
 ) -> Result<Shown<View>, AdminError> {
+    actor.require_unbounded()?;
     let record = find(&control, &actor, &named).await?;
     let change = UserChange::Enable { user: key(&actor, &record), by: actor.roles };
     change_and_show(&control, &actor, record, change).await

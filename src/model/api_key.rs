@@ -304,6 +304,18 @@ impl KeyTerms {
         self.scope.environments.as_deref().or_else(|| self.environment.as_ref().map(std::slice::from_ref))
     }
 
+    /// Whether there is anything that its holder may not do with it and would do in another way: it has a limit, an
+    /// environment, an end or a scope. That it names no customers bounds nobody: it is so where nothing is said.
+    pub fn is_bounded(&self) -> bool {
+        let KeyScope { connections, methods, paths, environments, .. } = &self.scope;
+        let is_wide = connections.iter().any(Glob::is_everything) && methods.is_none() && paths.is_none();
+        !is_wide
+            || environments.is_some()
+            || self.environment.is_some()
+            || !self.limits.is_none()
+            || self.expires_at.is_some()
+    }
+
     /// Whether whoever has other terms may give these: no role, scope, limit or lifetime that those do not have. A key
     /// that is no caller's, and whose scope nobody has narrowed, has no scope to keep to.
     pub fn within(&self, others: &KeyTerms) -> bool {
@@ -313,7 +325,7 @@ impl KeyTerms {
             && (!is_bound || self.scope.within(&others.scope))
             && narrowed(self.environments(), others.environments(), |own, other| own == other)
             && others.expires_at.is_none_or(|end| self.expires_at.is_some_and(|own| own <= end))
-            && (self.owner.is_none() || others.owner.is_none() || self.owner == others.owner)
+            && (self.owner.is_none() || self.owner == others.owner || (others.owner.is_none() && !others.is_bounded()))
     }
 }
 

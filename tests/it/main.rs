@@ -14,6 +14,7 @@ mod api_keys;
 mod architecture;
 mod attack;
 mod audit;
+mod bounded;
 mod browser_guard;
 mod cached;
 mod cases;

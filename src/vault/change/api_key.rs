@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sqlx::sqlite::SqliteRow;
 
 use super::{Event, Writing};
 use crate::model::api_key::{ApiKey, KeyStatus, KeyTerms, RequestLimits};
@@ -10,7 +11,8 @@ use crate::model::id::{ApiKeyId, OrganizationId};
 use crate::model::moment::Moment;
 use crate::model::name::EnvironmentName;
 use crate::vault::api_key::PlainKey;
-use crate::vault::audit;
+use crate::vault::audit::chain::Told;
+use crate::vault::audit::{self, Chain};
 use crate::vault::derived;
 use crate::vault::error::DatabaseError;
 use crate::vault::key::DataKey;
@@ -19,6 +21,9 @@ use crate::vault::revision::Subject;
 use crate::vault::revoked::Revoked;
 use crate::vault::schema;
 use crate::vault::seal::Purpose;
+
+/// How many keys a refusal names.
+const MOST_NAMED: usize = 10;
 
 /// Everything that may be done with API keys.
 #[derive(Debug)]
@@ -254,6 +259,35 @@ impl Writing<'_> {
         Ok(Event { organization, action: "organization.limit", object: organization.to_string(), detail })
     }
 
+    /// Refuses to go on where a key that may still be used names an environment.
+    pub(super) async fn require_unnamed(
+        &mut self,
+        organization: OrganizationId,
+        environment: &EnvironmentName,
+    ) -> Result<(), DatabaseError> {
+        let mut naming = Vec::new();
+        for row in &self.all_api_keys(organization).await? {
+            let ApiKey { id, status, terms, .. } = query::api_key::api_key(row)?;
+            let mut named = terms.scope.environments.iter().flatten().chain(&terms.environment);
+            if status != KeyStatus::Revoked && named.any(|name| name == environment) {
+                naming.push(id.to_string());
+            }
+        }
+        if naming.is_empty() {
+            return Ok(());
+        }
+        let more = naming.len().saturating_sub(MOST_NAMED);
+        naming.truncate(MOST_NAMED);
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        let keys = naming.join(", ");
+        Err(DatabaseError::InUse(format!("API keys name {environment}: {keys}{more}; change or revoke them first")))
+    }
+
+    async fn all_api_keys(&mut self, organization: OrganizationId) -> Result<Vec<SqliteRow>, DatabaseError> {
+        let all = sqlx::query(query::api_key::SHOWN_PAGE).bind(organization.to_string()).bind("").bind(i64::MAX);
+        Ok(all.fetch_all(&mut *self.connection).await?)
+    }
+
     /// Lets the keys of an organization name an environment as it is called from now on.
     pub(super) async fn move_api_keys(
         &mut self,
@@ -261,19 +295,17 @@ impl Writing<'_> {
         from: &EnvironmentName,
         to: &EnvironmentName,
     ) -> Result<(), DatabaseError> {
-        let rows = sqlx::query(query::api_key::SHOWN_PAGE)
-            .bind(organization.to_string())
-            .bind("")
-            .bind(i64::MAX)
-            .fetch_all(&mut *self.connection)
-            .await?;
-        for row in &rows {
+        for row in &self.all_api_keys(organization).await? {
             let ApiKey { id, mut terms, .. } = query::api_key::api_key(row)?;
+            let before = told(&terms);
             let named = terms.scope.environments.iter_mut().flatten().chain(&mut terms.environment);
             let renamed = named.filter(|name| **name == *from).map(|name| *name = to.clone()).count();
             if renamed == 0 {
                 continue;
             }
+            let detail = audit::difference(&before, &told(&terms));
+            let told = Told { action: "api_key.edit", object: &id.to_string(), detail: &detail };
+            self.inner.record(self.connection, Chain::Organization(organization), self.author, told).await?;
             sqlx::query("UPDATE api_keys SET environment = $2, scope_json = $3 WHERE id = $1")
                 .bind(id.to_string())
                 .bind(terms.environment.as_ref().map(ToString::to_string))

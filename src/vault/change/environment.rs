@@ -124,6 +124,7 @@ impl Writing<'_> {
         if used > 0 {
             return Err(DatabaseError::InUse(format!("there are credentials or secrets in {name}; delete them first")));
         }
+        self.require_unnamed(organization, name).await?;
         for statement in [
             "DELETE FROM credential_removals WHERE organization_id = $1 AND environment = $2",
             "DELETE FROM connection_uses WHERE organization_id = $1 AND environment = $2",
