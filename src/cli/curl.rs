@@ -63,6 +63,13 @@ const PIPE: usize = 32 * 1024;
 
 /// Runs curl and hands on what it says.
 pub fn run(before: Before, options: Options) -> Result<(), Failure> {
+    if options.request.iter().skip(1).any(|argument| dumps_heads(argument)) {
+        return Err(Failure::Usage(
+            "-D and --dump-header are this command's own: by the heads it tells a refusal of the proxy from an answer; \
+             -i or -v shows them"
+                .to_owned(),
+        ));
+    }
     let proxy = Proxy::find(before, &options)?;
     let (heads, writer) = std::io::pipe()?;
     let configuration = options.configuration(&proxy, &writer)?;
@@ -187,6 +194,17 @@ impl Options {
     }
 }
 
+/// Whether an argument lets curl write the heads elsewhere, and the refusal would not be seen. curl takes the beginning of
+/// a long option for the whole, and a letter behind others that take nothing.
+fn dumps_heads(argument: &str) -> bool {
+    match argument.strip_prefix("--") {
+        Some(long) => long.len() >= 2 && "dump-header".starts_with(long),
+        None => argument.strip_prefix('-').is_some_and(|letters| {
+            letters.trim_start_matches(|letter| "0123469aBfgGiIjJklLMnNOpqRsSvVZ#:".contains(letter)).starts_with('D')
+        }),
+    }
+}
+
 /// The origin that a URL names, if it is one, and the path.
 fn split(path: &str) -> Result<(Option<String>, String), Failure> {
     check(path)?;
@@ -211,6 +229,16 @@ fn check(text: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_heads_are_written_nowhere_else() {
+        for argument in ["-D", "-D-", "-Dheads", "-sSD", "-siDx", "--dump-header", "--dump"] {
+            assert!(dumps_heads(argument), "{argument}");
+        }
+        for argument in ["-d", "-XD", "-HD: x", "-", "--", "--data", "--d", "D", "-sS", "-oD", "--dump-header-x"] {
+            assert!(!dumps_heads(argument), "{argument}");
+        }
+    }
 
     #[test]
     fn a_url_names_an_upstream_and_a_path_none() {

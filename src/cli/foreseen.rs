@@ -20,6 +20,8 @@ use crate::model::origin::Origin;
 pub(super) struct Foreseen {
     /// What kind of thing is changed, and which.
     pub about: (&'static str, String),
+    /// Whether it is not there yet.
+    pub is_new: bool,
     /// What of it would differ: `pointer`, `before` and `after`.
     pub changes: Vec<Value>,
     /// The credentials that would be blocked: `connection` and its `environments`.
@@ -40,7 +42,7 @@ impl Foreseen {
         let mut changes = Vec::new();
         differences(&without(before, shown_only), &without(after, shown_only), "", &mut changes);
         let about = (about.0, about.1.to_owned());
-        Foreseen { about, changes, blocked: Vec::new(), notes: Vec::new() }
+        Foreseen { about, is_new: before.is_null(), changes, blocked: Vec::new(), notes: Vec::new() }
     }
 
     /// Says so; nothing was changed.
@@ -50,7 +52,8 @@ impl Foreseen {
             let would = json!({ "dry_run": true, *kind: name, "changes": self.changes, "blocked": self.blocked });
             return output.thing(&would);
         }
-        let mut told = format!("this would change the {kind} {}\n", clean(name));
+        let (verb, done) = if self.is_new { ("make", "made") } else { ("change", "changed") };
+        let mut told = format!("this would {verb} the {kind} {}\n", clean(name));
         for change in &self.changes {
             let (sign, value) = match (&change["before"], &change["after"]) {
                 (Value::Null, after) => ('+', after.to_string()),
@@ -67,7 +70,7 @@ impl Foreseen {
         for note in &self.notes {
             let _infallible = writeln!(told, "{}", clean(note));
         }
-        told.push_str("nothing was changed\n");
+        let _infallible = writeln!(told, "nothing was {done}");
         print(&told)
     }
 

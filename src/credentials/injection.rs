@@ -89,6 +89,9 @@ pub enum RenderError {
     /// A reference is not well formed.
     #[error("the field `{0}` has a malformed reference to a secret; it is written @@SECRET:KEY@@")]
     Reference(FieldName),
+    /// Fields make a reference only together, where none is replaced any more.
+    #[error("fields make a reference to a secret only together, and it would be sent as it stands")]
+    Joined,
     /// A value cannot stand where it goes.
     #[error("the value for {place} `{name}` {why}")]
     Value {
@@ -369,6 +372,8 @@ fn is_cookie_octet(b: u8) -> bool {
 struct Fields<'a> {
     route: &'a Route,
     values: Vec<Value<'a>>,
+    /// Whether a secret's own value looks like a reference: such a one goes as it is.
+    has_look_alike: bool,
 }
 
 struct Value<'a> {
@@ -407,7 +412,8 @@ impl<'a> Fields<'a> {
             };
             values.push(Value { name: &field.name, text, is_secret: field.secret });
         }
-        Ok(Fields { route, values })
+        let has_look_alike = secrets.values().any(|value| refers(reveal(value)));
+        Ok(Fields { route, values, has_look_alike })
     }
 
     fn value(&self, name: &FieldName) -> Option<&str> {
@@ -416,7 +422,14 @@ impl<'a> Fields<'a> {
     }
 
     fn template(&self, template: &Template) -> Result<Zeroizing<String>, RenderError> {
-        template.render(|name| self.value(name)).map_err(|undefined| RenderError::Field(undefined.0))
+        let text = template.render(|name| self.value(name)).map_err(|undefined| RenderError::Field(undefined.0))?;
+        self.check_joined(&text)?;
+        Ok(text)
+    }
+
+    /// Never a request with a reference in the place of a secret.
+    fn check_joined(&self, text: &str) -> Result<(), RenderError> {
+        if refers(text) && !self.has_look_alike { Err(RenderError::Joined) } else { Ok(()) }
     }
 
     fn fill(&self, value: &SlotValue) -> Result<Zeroizing<String>, RenderError> {
@@ -439,7 +452,9 @@ impl<'a> Fields<'a> {
         if username.chars().chain(password.chars()).any(char::is_control) {
             return Err(wrong(CONTROL));
         }
-        Ok(Zeroizing::new(format!("{}:{}", *username, *password)))
+        let pair = Zeroizing::new(format!("{}:{}", *username, *password));
+        self.check_joined(&pair)?;
+        Ok(pair)
     }
 
     /// What an upstream is now told, through whichever field it goes, and could tell others.

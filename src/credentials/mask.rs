@@ -14,7 +14,8 @@ use super::Injection;
 /// What stands in the place of a secret.
 const MASK: &str = "***";
 
-/// The shortest secret that is looked for: a shorter one is found in texts that have nothing to do with it.
+/// The shortest secret that is looked for everywhere: a shorter one is found in texts that have nothing to do with it,
+/// and is looked for as a word of its own.
 const SHORTEST: usize = 4;
 
 impl Injection {
@@ -28,11 +29,14 @@ impl Injection {
         }
         let needles: Vec<Zeroizing<Vec<u8>>> =
             needles.into_iter().map(|std::cmp::Reverse((_, needle))| Zeroizing::new(needle)).collect();
+        let words: Vec<&str> = self.texts().filter(|secret| (1..SHORTEST).contains(&secret.len())).collect();
         let mut masked = Vec::with_capacity(text.len());
         let mut rest = text;
         while let Some((first, others)) = rest.split_first() {
+            let before = &text[..text.len() - rest.len()];
+            let word = || words.iter().find_map(|word| as_word(before, rest, word.as_bytes()));
             // The longest comes first, so that no part of one is left behind a shorter one.
-            match needles.iter().find_map(|needle| occurrence(rest, needle)) {
+            match needles.iter().find_map(|needle| occurrence(rest, needle)).or_else(word) {
                 Some(length) => {
                     masked.extend_from_slice(MASK.as_bytes());
                     rest = &rest[length..];
@@ -45,6 +49,12 @@ impl Injection {
         }
         masked
     }
+}
+
+/// How many bytes at the beginning of `rest` stand for a short secret, where no letter or digit stands beside it.
+fn as_word(before: &[u8], rest: &[u8], secret: &[u8]) -> Option<usize> {
+    let ends = |byte: Option<&u8>| byte.is_none_or(|byte| !byte.is_ascii_alphanumeric());
+    occurrence(rest, secret).filter(|length| ends(before.last()) && ends(rest.get(*length)))
 }
 
 /// The ways to write a secret that change its characters.

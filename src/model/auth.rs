@@ -7,6 +7,7 @@ use http::HeaderName;
 use http::header::AUTHORIZATION;
 
 use super::base_url::UrlTemplate;
+use super::credential::refers;
 use super::document::Reader;
 use super::field::Field;
 use super::header;
@@ -166,6 +167,14 @@ pub enum SlotValue {
 }
 
 impl SlotValue {
+    fn templates(&self) -> impl Iterator<Item = &Template> {
+        let (first, second) = match self {
+            SlotValue::Template(template) => (template, None),
+            SlotValue::Basic { username, password } => (username, Some(password)),
+        };
+        std::iter::once(first).chain(second)
+    }
+
     /// The fields it asks for.
     pub fn fields(&self) -> Vec<&FieldName> {
         match self {
@@ -217,6 +226,11 @@ impl AuthMethod {
             }
         }
         for (index, slot) in self.slots.iter().enumerate() {
+            // It would be sent as it stands: only a credential's own values refer to secrets.
+            if slot.value.templates().any(|template| refers(template.source())) {
+                problems
+                    .add(at, "a template is plain text and fields; a secret is referred to by a credential's value");
+            }
             for name in slot.value.fields() {
                 if !self.fields.iter().chain(shared).any(|field| field.name == *name) {
                     problems.add(at, format!("the template asks for `{name}`, which is no field of this method"));

@@ -64,6 +64,9 @@ async fn the_key_stands_in_no_argument() {
     assert!(told.contains("header = \"Sidekey-Upstream: https://other.example.test\""), "{told}");
     // Without a curl the message says so.
     let nowhere = [("PATH".to_owned(), "/nowhere".to_owned())];
+    // By the heads a refusal is seen, so nothing else has them.
+    let ran = on(&server, &["curl", "none", "/x", "-s", "-D", "heads.txt"], "").await;
+    assert!(ran.code == 2 && ran.stderr.contains("-i or -v"), "{} {}", ran.code, ran.stderr);
     let ran = run(&args, server.folder(), &nowhere, "").await;
     assert!(ran.code == 1 && ran.stderr.contains("curl is not installed"), "{}", ran.stderr);
     server.finish(&[&canary]).await;

@@ -231,7 +231,10 @@ async fn a_dry_run_sends_nothing_and_says_what_would_be() {
             &["+ /values/region: \"us\"", "+ /name: \"N\"", blocked],
         ),
         ("connection set crm --set token=- --dry-run", &["entered in production: token"]),
-        ("connection create two --integration crm --value region=us --set token=- --dry-run", &["+ /key: \"two\""]),
+        (
+            "connection create two --integration crm --value region=us --set token=- --dry-run",
+            &["this would make", "+ /key: \"two\""],
+        ),
         ("integration set crm --base-url https://us.example.test --dry-run", &[blocked, "~ /base_url: "]),
         ("integration set crm --name N --dry-run", &["+ /name: \"N\""]),
         ("integration delete crm --dry-run", &["connections: crm"]),

@@ -132,3 +132,16 @@ async fn a_test_moves_the_status_of_the_connection() {
     }
     server.finish(&[&token]).await;
 }
+
+#[tokio::test]
+async fn a_short_credential_is_masked_where_it_stands_alone() {
+    let sink = Sink::https().await;
+    let server = server(&sink).await;
+    let admin = server.admin();
+    enter(&admin, json!({ "path": "/me" }), &Canary::new("token")).await;
+    admin.must("PUT", "connections/crm/credentials/production", json!({ "token": "k7" })).await;
+    sink.next(Script::respond(401, &[], "{\"sent\": \"k7\", \"url\": \"/a?t=k7\", \"id\": \"ak7b\"} k7"));
+    let said = test(&admin).await["said"]["body"].clone();
+    assert_eq!(said, "{\"sent\": \"***\", \"url\": \"/a?t=***\", \"id\": \"ak7b\"} ***");
+    server.finish(&[]).await;
+}

@@ -180,6 +180,42 @@ async fn hi_04_se_10_odd_names_and_secrets_in_addresses_are_not_stored() {
     server.finish(&[]).await;
 }
 
+/// What would go as it stands in the place of a secret is refused, wherever it comes from.
+#[tokio::test]
+async fn a_reference_that_is_not_replaced_is_never_sent() {
+    let sink = Sink::https().await;
+    let server = setting(&sink).await;
+    let admin = server.admin();
+    let document =
+        |slug: &str, auth: Value| json!({ "slug": slug, "base_url": "https://api.example.test", "auth": [auth] });
+    let secret = "x @@SECRET:K@@";
+    for auth in [
+        json!({ "method": "main", "type": "bearer", "template": secret }),
+        json!({ "method": "main", "type": "basic", "password": secret }),
+        json!({ "method": "main", "type": "api_key", "in": "query", "name": "k", "template": secret }),
+        json!({ "method": "main", "type": "custom", "inject": [{ "in": "header", "name": "X-K", "value": secret }] }),
+    ] {
+        let reply = admin.post("integrations", document("fixed", auth)).await;
+        assert_eq!(reply.status, 422, "{}", reply.text());
+    }
+    let parts = json!({ "method": "main", "type": "custom", "fields": [{ "name": "a" }, { "name": "b" }],
+        "inject": [{ "in": "header", "name": "X-A", "value": "{{ a }}" }, { "in": "header", "name": "X-B", "value": "{{ b }}" }] });
+    admin.must("POST", "integrations", document("parts", parts)).await;
+    admin.must("POST", "connections", json!({ "key": "parts", "integration": "parts" })).await;
+    let halves = json!({ "a": "@@", "b": "SECRET:K@@" });
+    admin.must("PUT", "connections/parts/credentials/production", halves.clone()).await;
+    let ask = async || get(server.proxy(), "/", &[("Sidekey-Connection", "parts")]).await.status;
+    assert_eq!(ask().await, 200, "neither is a reference");
+    let joined = json!({ "method": "main", "type": "custom", "fields": [{ "name": "a" }, { "name": "b" }],
+        "inject": [{ "in": "header", "name": "X-A", "value": "{{ a }}{{ b }}" }] });
+    admin.must("PUT", "integrations/parts", document("parts", joined)).await;
+    let before = sink.count();
+    assert_eq!((ask().await, sink.count()), (424, before));
+    let reply = admin.put("connections/parts/credentials/production", halves).await;
+    assert_eq!(reply.status, 422, "{}", reply.text());
+    server.finish(&[]).await;
+}
+
 /// SE-05: a reference leads to no other, so nothing grows; what is too large all the same is refused, and not sent.
 #[tokio::test]
 async fn se_05_what_references_expand_to_is_bounded() {

@@ -1,6 +1,6 @@
 //! Organizations beside each other: the same names in two of them never meet, and one at its limits is no other's concern.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::admin::{bearer, integration};
 use crate::harness::{Canary, Client, Reply, Sidekey, Sink, get, problem};
@@ -92,5 +92,32 @@ async fn an_organization_at_its_limits_is_no_other_ones_concern_tn_11() {
     };
     let (refused, ()) = tokio::join!(loud, quiet);
     assert!(refused >= MANY - 10, "{refused} of {MANY}");
+    server.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn an_owner_of_a_connection_is_a_user_of_its_organization() {
+    let server = Sidekey::with(|_| {}).await;
+    let admin = server.admin();
+    let document = json!({ "slug": "crm", "base_url": "https://api.example.test", "auth": [bearer()] });
+    admin.must("POST", "integrations", document).await;
+    admin.must("POST", "organizations", json!({ "key": "other" })).await;
+    let user = async |at: &str, email: &str| {
+        admin.must("POST", at, json!({ "email": email, "roles": ["member"] })).await.json()["id"].clone()
+    };
+    let own = user("users", "ada@example.test").await;
+    let foreign = user("users?organization=other", "eve@example.test").await;
+    let connection = |owner: &Value| json!({ "key": "crm", "integration": "crm", "owner": owner });
+    let nobody = json!("usr_01jabcdefghjkmnpqrstvwxyz0");
+    for owner in [&foreign, &nobody] {
+        let reply = admin.post("connections", connection(owner)).await;
+        assert_eq!((reply.status, problem(&reply).body["errors"][0]["pointer"].clone()), (422, json!("/owner")));
+    }
+    admin.must("POST", "connections", connection(&own)).await;
+    for owner in [&foreign, &nobody] {
+        let reply = admin.put("connections/crm", connection(owner)).await;
+        assert_eq!((reply.status, problem(&reply).body["errors"][0]["pointer"].clone()), (422, json!("/owner")));
+    }
+    assert_eq!(admin.must("PUT", "connections/crm", connection(&own)).await.json()["owner"], own);
     server.finish(&[]).await;
 }

@@ -13,6 +13,7 @@ use crate::model::document::Problem;
 use crate::model::id::ConnectionId;
 use crate::model::integration::Integration;
 use crate::model::role::Grant;
+use crate::model::user::UserRef;
 
 /// A connection as it was written, its shape checked.
 pub(super) struct Draft {
@@ -50,6 +51,12 @@ impl Draft {
             Problem { pointer, detail: format!("`{field}`: {detail}") }
         }));
         let sharing = share(actor, sharing, before, &mut problems);
+        if let Some(owner) = sharing.owner
+            && before.is_none_or(|before| before.sharing.owner != Some(owner))
+            && control.vault.database()?.user(actor.organization, &UserRef::Id(owner)).await?.is_none()
+        {
+            problems.push(Problem { pointer: "/owner".to_owned(), detail: "there is no such user".to_owned() });
+        }
         if !problems.is_empty() {
             return Err(AdminError::Invalid(problems));
         }
