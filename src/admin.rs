@@ -60,6 +60,7 @@ use axum::routing::get;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::model::version::Version;
 use crate::proxy::trial::Bench;
 use crate::proxy::usage::Unwritten;
 use crate::telemetry::metrics::Metrics;
@@ -102,6 +103,12 @@ impl Control {
             None => change,
         };
         Ok(self.vault.commit(&actor.author(), change).await?)
+    }
+
+    /// As [`commit`](Self::commit), of a change that was judged by looking at what it changes in this version; where that
+    /// is another one by now it is [`AdminError::Outdated`], and [`settled`](condition::settled) judges it anew.
+    async fn commit_judged(&self, actor: &Actor, at: Option<Version>, change: Change) -> Result<Outcome, AdminError> {
+        self.commit(actor, Change::Judged { at, change: Box::new(change) }).await
     }
 }
 

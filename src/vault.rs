@@ -356,7 +356,9 @@ impl Vault {
         };
         let integration_taken = |slug: &Key| declared.integration(slug).map(|_| format!("the integration {slug}"));
         let taken = match change {
-            Change::Guarded { change, .. } | Change::Once { change, .. } => return self.check_not_declared(change),
+            Change::Guarded { change, .. } | Change::Judged { change, .. } | Change::Once { change, .. } => {
+                return self.check_not_declared(change);
+            }
             Change::PutIntegration { integration, .. }
             | Change::Resource(resource::Change::PutIntegration { integration, .. }) => {
                 integration_taken(&integration.slug)

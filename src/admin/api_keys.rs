@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
-use super::condition::{Shown as Tagged, tagged};
+use super::condition::{Shown as Tagged, settled, tagged};
 use super::document::Document;
 use super::error::AdminError;
 use super::openapi::Paging;
@@ -113,7 +113,7 @@ pub struct Scope {
     pub explain: Option<bool>,
 }
 
-/// How many requests may be made: so many at once, and then one each time there is room for.
+/// How many requests may be made at the proxy port; those at the admin port are not counted. So many at once, and then one each time there is room for.
 #[derive(ToSchema)]
 #[schema(as = RequestLimits)]
 pub struct Limits {
@@ -233,9 +233,8 @@ pub(super) async fn replace(
     At(named): At<String>,
     document: Document,
 ) -> Result<Tagged<View>, AdminError> {
-    let before = find(&control, &actor, parse(&named)?).await?;
-    let terms = document.without(&SHOWN_ONLY).read(|reader| before.terms.clone().amended(reader))?;
-    edit(&control, &actor, before, terms).await
+    let document = document.without(&SHOWN_ONLY);
+    edit(&control, &actor, &named, |before| document.read(|reader| before.clone().amended(reader))).await
 }
 
 /// Changes the limits of an API key. What is not said stays; `null` takes a limit away.
@@ -248,10 +247,11 @@ pub(super) async fn limit(
     At(named): At<String>,
     document: Document,
 ) -> Result<Tagged<View>, AdminError> {
-    let before = find(&control, &actor, parse(&named)?).await?;
-    let limits = document.read(|reader| Some(before.terms.limits.amended(reader)))?;
-    let terms = KeyTerms { limits, ..before.terms.clone() };
-    edit(&control, &actor, before, terms).await
+    edit(&control, &actor, &named, |before| {
+        let limits = document.read(|reader| Some(before.limits.amended(reader)))?;
+        Ok(KeyTerms { limits, ..before.clone() })
+    })
+    .await
 }
 
 /// Changes what an API key may be used for on the proxy port. What is not said stays; `null` makes it as for a new key.
@@ -264,10 +264,11 @@ pub(super) async fn narrow(
     At(named): At<String>,
     document: Document,
 ) -> Result<Tagged<View>, AdminError> {
-    let before = find(&control, &actor, parse(&named)?).await?;
-    let scope = document.read(|reader| Some(before.terms.scope.clone().amended(reader)))?;
-    let terms = KeyTerms { scope, ..before.terms.clone() };
-    edit(&control, &actor, before, terms).await
+    edit(&control, &actor, &named, |before| {
+        let scope = document.read(|reader| Some(before.scope.clone().amended(reader)))?;
+        Ok(KeyTerms { scope, ..before.clone() })
+    })
+    .await
 }
 
 /// Suspends an API key: it is of no use until it is resumed.
@@ -316,21 +317,24 @@ pub(super) async fn rotate(
     At(named): At<String>,
     document: Document,
 ) -> Result<Tagged<Shown>, AdminError> {
-    let before = find(&control, &actor, parse(&named)?).await?;
-    if !covers(&actor, &before.terms) {
-        return Err(AdminError::AboveOwn);
-    }
-    let grace = document.read(|reader| Some(reader.duration("grace").unwrap_or_default()))?;
-    if grace > LONGEST_GRACE {
-        return Err(invalid("/grace", "an old secret is of use for a week at most"));
-    }
-    let plain = PlainKey::of(before.id)?;
-    let text = plain.text().clone();
-    let change = ApiKeyChange::Rotate { organization: actor.organization, plain, grace };
-    control.commit(&actor, Change::ApiKey(change)).await?;
-    let key = find(&control, &actor, before.id).await?;
-    let version = derived::of_api_key(&key);
-    Ok(Tagged(shown(key, &text), Some(version)))
+    let id = parse(&named)?;
+    settled(|| async {
+        let before = find(&control, &actor, id).await?;
+        if !covers(&actor, &before.terms) {
+            return Err(AdminError::AboveOwn);
+        }
+        let grace = document.read(|reader| Some(reader.duration("grace").unwrap_or_default()))?;
+        if grace > LONGEST_GRACE {
+            return Err(invalid("/grace", "an old secret is of use for a week at most"));
+        }
+        let plain = PlainKey::of(id)?;
+        let text = plain.text().clone();
+        let change = ApiKeyChange::Rotate { organization: actor.organization, plain, grace };
+        let key = store(&control, &actor, &before, change).await?;
+        let version = derived::of_api_key(&key);
+        Ok(Tagged(shown(key, &text), Some(version)))
+    })
+    .await
 }
 
 fn viewed(key: ApiKey) -> Tagged<View> {
@@ -338,15 +342,31 @@ fn viewed(key: ApiKey) -> Tagged<View> {
     Tagged(key.into(), Some(version))
 }
 
-async fn edit(control: &Control, actor: &Actor, before: ApiKey, terms: KeyTerms) -> Result<Tagged<View>, AdminError> {
-    if !covers(actor, &before.terms) {
-        return Err(AdminError::AboveOwn);
-    }
-    check(control, actor, &terms, Some(&before.terms)).await?;
-    let id = before.id;
-    let change = ApiKeyChange::Edit { organization: actor.organization, id, terms: Box::new(terms) };
-    control.commit(actor, Change::ApiKey(change)).await?;
-    Ok(viewed(find(control, actor, id).await?))
+/// Gives a key the terms that are made from those it has.
+async fn edit(
+    control: &Control,
+    actor: &Actor,
+    named: &str,
+    edited: impl Fn(&KeyTerms) -> Result<KeyTerms, AdminError>,
+) -> Result<Tagged<View>, AdminError> {
+    let id = parse(named)?;
+    settled(|| async {
+        let before = find(control, actor, id).await?;
+        let terms = edited(&before.terms)?;
+        if !covers(actor, &before.terms) {
+            return Err(AdminError::AboveOwn);
+        }
+        check(control, actor, &terms, Some(&before.terms)).await?;
+        let change = ApiKeyChange::Edit { organization: actor.organization, id, terms: Box::new(terms) };
+        Ok(viewed(store(control, actor, &before, change).await?))
+    })
+    .await
+}
+
+/// Changes a key that is still as it was when the change was judged, and reads it again.
+async fn store(control: &Control, actor: &Actor, before: &ApiKey, change: ApiKeyChange) -> Result<ApiKey, AdminError> {
+    control.commit_judged(actor, Some(derived::of_api_key(before)), Change::ApiKey(change)).await?;
+    find(control, actor, before.id).await
 }
 
 async fn set_status(
@@ -355,18 +375,21 @@ async fn set_status(
     named: &str,
     status: KeyStatus,
 ) -> Result<Tagged<View>, AdminError> {
-    let before = find(control, actor, parse(named)?).await?;
-    let may = match status {
-        KeyStatus::Active => covers(actor, &before.terms),
-        // To stop a key takes no more than its roles: it gives nobody anything.
-        KeyStatus::Suspended | KeyStatus::Revoked => actor.roles.cover(before.terms.roles),
-    };
-    if !may {
-        return Err(AdminError::AboveOwn);
-    }
-    let change = ApiKeyChange::SetStatus { organization: actor.organization, id: before.id, status };
-    control.commit(actor, Change::ApiKey(change)).await?;
-    Ok(viewed(find(control, actor, before.id).await?))
+    let id = parse(named)?;
+    settled(|| async {
+        let before = find(control, actor, id).await?;
+        let may = match status {
+            KeyStatus::Active => covers(actor, &before.terms),
+            // To stop a key takes no more than its roles: it gives nobody anything.
+            KeyStatus::Suspended | KeyStatus::Revoked => actor.roles.cover(before.terms.roles),
+        };
+        if !may {
+            return Err(AdminError::AboveOwn);
+        }
+        let change = ApiKeyChange::SetStatus { organization: actor.organization, id, status };
+        Ok(viewed(store(control, actor, &before, change).await?))
+    })
+    .await
 }
 
 /// Whether an actor has everything that these terms give.

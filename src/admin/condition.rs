@@ -14,6 +14,24 @@ use super::request::wrong;
 use crate::model::version::Version;
 use crate::vault::change::{Change, Expected};
 
+/// How often a change is judged while others change what it was judged by.
+const ATTEMPTS: usize = 5;
+
+/// Judges and makes a change, and does both again where what it was judged by had changed in between: what others were
+/// told is done is not undone by who looked before.
+pub(super) async fn settled<T, F>(attempt: impl Fn() -> F) -> Result<T, AdminError>
+where
+    F: Future<Output = Result<T, AdminError>>,
+{
+    for _ in 1..ATTEMPTS {
+        match attempt().await {
+            Err(AdminError::Outdated) => {}
+            settled => return settled,
+        }
+    }
+    attempt().await
+}
+
 /// What a change expects.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]

@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Control;
 use super::actor::Actor;
-use super::condition::{Shown, tagged};
+use super::condition::{Shown, settled, tagged};
 use super::document::Document;
 use super::error::AdminError;
 use super::integrations::Source;
@@ -31,6 +31,7 @@ use crate::model::integration::Values;
 use crate::model::moment::Moment;
 use crate::model::name::{CustomerName, EnvironmentName, FieldName, Key, NameError};
 use crate::model::role::Role;
+use crate::model::version::Version;
 use crate::vault::VaultError;
 use crate::vault::change::resource::Force;
 use crate::vault::change::{Change, PutMode, resource};
@@ -239,7 +240,7 @@ pub(super) async fn create(
     }
     let connection = draft.fit(&control, &actor, None).await?;
     check_made(&actor, &connection)?;
-    store(&control, &actor, connection, PutMode::Create).await
+    store(&control, &actor, connection, PutMode::Create, None).await
 }
 
 /// Shows a connection.
@@ -270,19 +271,30 @@ pub(super) async fn replace(
     At(named): At<String>,
     document: Document,
 ) -> Result<Response, AdminError> {
-    let reference = parse_reference(&named)?;
-    let before = match find(&control, &actor, &query, &named).await {
-        Ok(before) => Some(before),
+    settled(|| replace_as_seen(&control, &actor, &query, &named, document.clone())).await
+}
+
+async fn replace_as_seen(
+    control: &Control,
+    actor: &Actor,
+    query: &Query,
+    named: &str,
+    document: Document,
+) -> Result<Response, AdminError> {
+    let reference = parse_reference(named)?;
+    let seen = match seen(control, actor, query, named).await {
+        Ok(seen) => Some(seen),
         // What the actor does not see is in the way all the same, which the vault tells when this is stored.
         Err(AdminError::NotFound(_)) if matches!(reference, ConnectionRef::Key(_)) => None,
         Err(error) => return Err(error),
     };
+    let (before, at) = seen.unzip();
     let key = match (&before, reference) {
         (Some(before), _) => before.key.clone(),
         (None, ConnectionRef::Key(key)) => key,
         (None, ConnectionRef::Id(_)) => return Err(AdminError::NotFound("connection")),
     };
-    let customer = before.as_ref().map_or(query.customer, |before| before.customer.clone());
+    let customer = before.as_ref().map_or_else(|| query.customer.clone(), |before| before.customer.clone());
     let document = document.without(&SHOWN_ONLY).or("key", Some(key.as_str()));
     let draft = Draft::read(&document.or("customer", customer.as_ref().map(CustomerName::as_str)))?;
     if draft.connection.key != key && before.is_none() {
@@ -292,12 +304,12 @@ pub(super) async fn replace(
         return Err(invalid("/customer", "a customer's connection is named by its id, or by its key with ?customer="));
     }
     if let Some(before) = &before {
-        check_reach(&actor, before)?;
+        check_reach(actor, before)?;
     }
     let mode = if before.is_some() { PutMode::Update } else { PutMode::Create };
-    let connection = draft.fit(&control, &actor, before.as_deref()).await?;
-    check_made(&actor, &connection)?;
-    store(&control, &actor, connection, mode).await
+    let connection = draft.fit(control, actor, before.as_deref()).await?;
+    check_made(actor, &connection)?;
+    store(control, actor, connection, mode, at).await
 }
 
 /// Deletes a connection with its credentials.
@@ -312,28 +324,37 @@ pub(super) async fn delete(
     query: Query,
     At(named): At<String>,
 ) -> Result<StatusCode, AdminError> {
-    let connection = find(&control, &actor, &query, &named).await?;
-    check_reach(&actor, &connection)?;
-    let (organization, force) = (actor.organization, query.force);
-    if force == Force::No {
-        // Which workflows have used it is judged by the vault, which is told only now and then.
-        let written = tokio::time::timeout(PATIENCE, control.unwritten.write(connection.id)).await;
-        written.map_err(|_| AdminError::Vault(VaultError::Stopped))?;
-    }
-    let change = resource::Change::DeleteConnection { organization, connection: connection.id, force };
-    control.commit(&actor, Change::Resource(change)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    settled(|| async {
+        let (connection, at) = seen(&control, &actor, &query, &named).await?;
+        check_reach(&actor, &connection)?;
+        let (organization, force) = (actor.organization, query.force);
+        if force == Force::No {
+            // Which workflows have used it is judged by the vault, which is told only now and then.
+            let written = tokio::time::timeout(PATIENCE, control.unwritten.write(connection.id)).await;
+            written.map_err(|_| AdminError::Vault(VaultError::Stopped))?;
+        }
+        let change = resource::Change::DeleteConnection { organization, connection: connection.id, force };
+        control.commit_judged(&actor, at, Change::Resource(change)).await?;
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
 }
 
+/// Stores a connection; where it replaces one, `judged_at` is the version of that which was looked at.
 async fn store(
     control: &Control,
     actor: &Actor,
     connection: Connection,
     mode: PutMode,
+    judged_at: Option<Option<Version>>,
 ) -> Result<Response, AdminError> {
     let (customer, key) = (connection.customer.clone(), connection.key.clone());
     let change = Change::PutConnection { connection: Box::new(connection), mode };
-    let outcome = match control.commit(actor, change).await {
+    let committed = match judged_at {
+        Some(at) => control.commit_judged(actor, at, change).await,
+        None => control.commit(actor, change).await,
+    };
+    let outcome = match committed {
         Err(error @ AdminError::Conflict(_)) => return Err(taken(control, actor, customer, key, error).await?),
         outcome => outcome?,
     };
@@ -399,6 +420,21 @@ fn invalid(pointer: &str, detail: impl Into<String>) -> AdminError {
 
 fn parse_reference(named: &str) -> Result<ConnectionRef, AdminError> {
     named.parse().map_err(|_| AdminError::NotFound("connection"))
+}
+
+/// The connection that a path names, with its version: that is read first, so that it is never newer.
+async fn seen(
+    control: &Control,
+    actor: &Actor,
+    query: &Query,
+    named: &str,
+) -> Result<(Arc<Connection>, Option<Version>), AdminError> {
+    let id = find(control, actor, query, named).await?.id;
+    let at = match control.vault.database() {
+        Ok(database) => database.connection_version(actor.organization, id).await?,
+        Err(_) => None,
+    };
+    Ok((find(control, actor, query, named).await?, at))
 }
 
 /// The connection that a path names, for the customer that the query names, where the actor sees it.

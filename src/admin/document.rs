@@ -30,6 +30,7 @@ const MOST_BULK_VALUES: usize = 200_000;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A JSON document without a secret in it.
+#[derive(Clone)]
 pub(super) struct Document(Value);
 
 impl<S: Sync> FromRequest<S> for Document {

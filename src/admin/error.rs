@@ -55,8 +55,8 @@ pub enum AdminError {
     /// It is not as the request expects it to be.
     #[error("it is not in the version that If-Match or If-None-Match asks for; read it again and decide anew")]
     Overtaken,
-    /// It was judged, and others have changed the organization before it was made.
-    #[error("the organization is being changed by others; try again")]
+    /// It was judged, and others have changed what was looked at before it was made.
+    #[error("it is being changed by others; try again")]
     Outdated,
     /// The Idempotency-Key belongs to a request that said something else.
     #[error("another request was sent with this Idempotency-Key before; give each its own")]

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::Control;
 use super::actor::Actor;
-use super::condition::{Shown, tagged};
+use super::condition::{Shown, settled, tagged};
 use super::document::Document;
 use super::error::AdminError;
 use super::openapi::Paging;
@@ -122,14 +122,16 @@ pub(super) async fn replace(
     At(named): At<String>,
     document: Document,
 ) -> Result<Shown<View>, AdminError> {
-    let organization = find(&control, &actor, &named).await?;
-    let (key, name) = read(&document.without(&SHOWN_ONLY).or("key", Some(organization.key.as_str())))?;
-    let id = organization.id;
-    let (renamed, shown) = ((key.clone(), name.clone()), View { id, key, name });
-    let (key, name) = renamed;
-    let change = Change::Resource(resource::Change::RenameOrganization { organization: id, key, name });
-    let outcome = control.commit(&actor, change).await?;
-    Ok(Shown(shown, outcome.version))
+    let document = document.without(&SHOWN_ONLY);
+    settled(|| async {
+        let organization = find(&control, &actor, &named).await?;
+        let (key, name) = read(&document.clone().or("key", Some(organization.key.as_str())))?;
+        let (id, at) = (organization.id, Some(organization.version));
+        let rename = resource::Change::RenameOrganization { organization: id, key: key.clone(), name: name.clone() };
+        let outcome = control.commit_judged(&actor, at, Change::Resource(rename)).await?;
+        Ok(Shown(View { id, key, name }, outcome.version))
+    })
+    .await
 }
 
 /// Deletes an organization in which there is nothing.

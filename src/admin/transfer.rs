@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Control;
 use super::actor::Actor;
+use super::condition::settled;
 use super::document::Bulk;
 use super::error::AdminError;
 use super::request::Own;
@@ -38,8 +39,6 @@ const MOST: usize = 2_000;
 const BATCH: u32 = 500;
 /// The version of the documents.
 const VERSION: u64 = 1;
-/// How often an import is judged anew because the organization was changed meanwhile.
-const ATTEMPTS: usize = 5;
 
 /// Integrations and connections, without secrets and without anything that means something in one organization only.
 #[derive(Serialize, ToSchema)]
@@ -252,18 +251,15 @@ pub(super) async fn import(
 ) -> Result<Json<Imported>, AdminError> {
     let given = document.read(Given::read)?;
     let applied = !mode.dry_run.unwrap_or(false);
-    for _ in 0..ATTEMPTS {
+    settled(|| async {
         let plan = Plan::make(&control, actor.organization, &given).await?;
         check_import(&actor, plan.import.as_ref())?;
-        let Some(import) = plan.import.filter(|_| applied) else { return Ok(Json(told(applied, plan.changes))) };
-        match control.commit(&actor, Change::Import(import)).await {
-            Ok(_) => return Ok(Json(told(applied, plan.changes))),
-            // Something may not be as it was when this was judged.
-            Err(AdminError::Outdated) => {}
-            Err(error) => return Err(error),
+        if let Some(import) = plan.import.filter(|_| applied) {
+            control.commit(&actor, Change::Import(import)).await?;
         }
-    }
-    Err(AdminError::Outdated)
+        Ok(Json(told(applied, plan.changes)))
+    })
+    .await
 }
 
 /// A key imports only connections that its own scope covers.

@@ -23,6 +23,7 @@ use tracing::Instrument;
 pub use api_key::{ApiKeyChange, Ceiling};
 pub(super) use environment::DEFAULT_ENVIRONMENTS;
 pub(super) use organization::insert_organization;
+use precondition::Guards;
 pub use precondition::{Attempt, Expected};
 use resource::{EnvironmentDraft, Force, Place, Reach};
 use state::Watched;
@@ -185,6 +186,14 @@ pub enum Change {
         /// What to do then.
         change: Box<Change>,
     },
+    /// Another change, which was judged by looking at what it changes. Where that is not as it was any more, it is
+    /// [`DatabaseError::Outdated`] and to be judged anew.
+    Judged {
+        /// The version that was looked at; none where it was not there.
+        at: Option<Version>,
+        /// What to do.
+        change: Box<Change>,
+    },
     /// Another change, which a request asks for that may be sent again.
     Once {
         /// The request.
@@ -270,9 +279,9 @@ async fn transact(
 ) -> Result<Outcome, DatabaseError> {
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
     let (once, change) = change.once();
-    let (expected, change) = change.unguarded();
+    let (guards, change) = change.unguarded();
     let outcome = Outcome::default();
-    let mut writing = Writing { inner, author, connection: &mut transaction, outcome, expected };
+    let mut writing = Writing { inner, author, connection: &mut transaction, outcome, guards };
     let watched = Watched::of(&change);
     let before = writing.before(watched.as_ref()).await?;
     let mut event = writing.write(change).await?;
@@ -295,7 +304,7 @@ struct Writing<'a> {
     connection: &'a mut SqliteConnection,
     outcome: Outcome,
     /// How the thing must be that is changed, until it was looked at.
-    expected: Option<Expected>,
+    guards: Guards,
 }
 
 /// What the audit log tells of a change.
@@ -360,7 +369,7 @@ impl Writing<'_> {
             Change::Session(change) => self.change_session(change).await,
             Change::Resource(change) => self.write_resource(change).await,
             // Taken apart before anything is written.
-            Change::Guarded { .. } | Change::Once { .. } => {
+            Change::Guarded { .. } | Change::Judged { .. } | Change::Once { .. } => {
                 Err(DatabaseError::Conflict("a change was wrapped twice".to_owned()))
             }
         }

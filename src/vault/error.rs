@@ -21,8 +21,8 @@ pub enum DatabaseError {
     /// It is not as the change expected it to be: somebody else has changed it.
     #[error("it was changed by somebody else meanwhile; read it again and decide anew")]
     Overtaken(Attempt),
-    /// What was judged before may not be so any more: the organization was changed since.
-    #[error("the organization is being changed by others; try again")]
+    /// What was judged before may not be so any more: it was changed since.
+    #[error("it is being changed by others; try again")]
     Outdated,
     /// Other things still depend on it.
     #[error("{0}")]

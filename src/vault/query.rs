@@ -25,7 +25,7 @@ use super::key::{DataKey, MasterKey, WrappedKey};
 use super::seal::{self, Place, Purpose, Sealed};
 use crate::model::connection::{Connection, Sharing};
 use crate::model::document::{Problems, Reader};
-use crate::model::id::{ConnectionRef, OrganizationId};
+use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::{Integration, Limit, Values};
 use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
 use crate::model::version::Version;
@@ -134,6 +134,22 @@ impl Database {
         };
         let row = query.fetch_optional(&self.inner.readers).await?;
         row.as_ref().map(connection).transpose()
+    }
+
+    /// The version of a connection. Read before the connection, it is never newer than that.
+    pub async fn connection_version(
+        &self,
+        organization: OrganizationId,
+        id: ConnectionId,
+    ) -> Result<Option<Version>, DatabaseError> {
+        self.inner.counters.read();
+        let version: Option<i64> =
+            sqlx::query_scalar("SELECT version FROM connections WHERE organization_id = $1 AND id = $2")
+                .bind(organization.to_string())
+                .bind(id.to_string())
+                .fetch_optional(&self.inner.readers)
+                .await?;
+        Ok(version.map(Version::stored))
     }
 
     /// A stored integration: the organization's own, else the one that all organizations share.

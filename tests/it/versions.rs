@@ -291,3 +291,64 @@ async fn values_set_once_are_inherited_and_overridden_and_lead_no_credential_els
     assert_eq!(admin.get("connections/one").await.json()["environments"]["production"]["status"], "expired");
     server.finish(&[&token]).await;
 }
+
+/// Two people, none of whom says a version: what either was told is done still holds when both are answered.
+#[tokio::test]
+async fn changes_of_two_parts_at_once_both_hold() {
+    let server = Sidekey::with(|_| {}).await;
+    let admin = server.admin();
+    let (id, _) = create(&admin, json!({ "name": "worker" })).await;
+    let (key, scope, limits) =
+        (format!("api-keys/{id}"), format!("api-keys/{id}/scope"), format!("api-keys/{id}/limits"));
+    for round in 1..=25 {
+        let name = format!("conn{round}");
+        let (one, other) = tokio::join!(
+            admin.must("PUT", &scope, json!({ "connections": [name] })),
+            admin.must("PUT", &limits, json!({ "per_minute": round }))
+        );
+        let now = admin.get(&key).await.json();
+        assert_eq!(now["scope"]["connections"], json!([name]), "{round}: {} {}", one.text(), other.text());
+        assert_eq!(now["limits"]["per_minute"], round, "{round}: {} {}", one.text(), other.text());
+    }
+    let invited = json!({ "email": "ada@example.test", "roles": ["member"] });
+    let ada = admin.must("POST", "users", invited).await.json()["id"].clone();
+    admin.must("POST", "integrations", integration("crm", bearer())).await;
+    admin.must("POST", "connections", json!({ "key": "crm", "integration": "crm", "owner": ada })).await;
+    for round in 1..=25 {
+        let (visibility, labels) = (["personal", "organization"][round % 2], json!([format!("l{round}")]));
+        tokio::join!(
+            admin.must(
+                "PUT",
+                "connections/crm",
+                json!({ "integration": "crm", "visibility": visibility, "labels": labels })
+            ),
+            admin.must("PUT", "connections/crm", json!({ "integration": "crm", "labels": labels }))
+        );
+        let now = admin.get("connections/crm").await.json();
+        assert_eq!((&now["visibility"], &now["labels"]), (&json!(visibility), &labels), "{round}");
+    }
+}
+
+/// Whoever says a version is told that it is another one; whoever says none never is.
+#[tokio::test]
+async fn a_change_that_says_no_version_is_judged_anew_and_one_that_does_is_refused() {
+    let server = Sidekey::with(|_| {}).await;
+    let admin = server.admin();
+    let (id, _) = create(&admin, json!({ "name": "worker" })).await;
+    let path = format!("api-keys/{id}");
+    let limits = format!("{path}/limits");
+    let read = tag(&admin.get(&path).await);
+    let (one, two, three) = tokio::join!(
+        admin.put(&limits, json!({ "per_minute": 1 })),
+        admin.put(&limits, json!({ "per_minute": 2 })),
+        admin.put(&limits, json!({ "per_minute": 3 }))
+    );
+    assert_eq!([one.status, two.status, three.status], [200; 3]);
+    let stale = matching(&admin, "PUT", &limits, &read, Some(json!({ "per_minute": 9 }))).await;
+    assert_eq!(told(&stale), (412, "precondition_failed".to_owned()));
+    let any = matching(&admin, "PUT", &limits, "*", Some(json!({ "per_minute": 9 }))).await;
+    assert_eq!(any.status, 200, "{}", any.text());
+    // What was judged anew left no trace of a change that was overtaken: only the one that said a version did.
+    let events = admin.get("audit?action=change.overtaken").await.json();
+    assert_eq!(events["items"].as_array().map(Vec::len), Some(1), "{events}");
+}

@@ -24,6 +24,15 @@ pub enum Expected {
     Absent,
 }
 
+/// What a change asks of the thing it changes.
+#[derive(Debug, Default)]
+pub(super) struct Guards {
+    /// What its author expects.
+    expected: Option<Expected>,
+    /// In which version it was looked at when the change was judged, if it was; in none where it was not there.
+    judged: Option<Option<Version>>,
+}
+
 /// A change that was not made, because the thing was not as expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
@@ -42,12 +51,17 @@ impl Expected {
 }
 
 impl Change {
-    /// The change itself, with what it expects.
-    pub(super) fn unguarded(self) -> (Option<Expected>, Change) {
-        match self {
+    /// The change itself, with what it asks of the thing it changes.
+    pub(super) fn unguarded(self) -> (Guards, Change) {
+        let (expected, change) = match self {
             Change::Guarded { expected, change } => (Some(expected), *change),
             change => (None, change),
-        }
+        };
+        let (judged, change) = match change {
+            Change::Judged { at, change } => (Some(at), *change),
+            change => (None, change),
+        };
+        (Guards { expected, judged }, change)
     }
 }
 
@@ -59,19 +73,21 @@ impl Writing<'_> {
         organization: OrganizationId,
         object: impl ToString,
     ) -> Result<(), DatabaseError> {
-        match self.expected.take() {
-            Some(expected) if !expected.is_met(found.map(Version::stored)) => {
-                Err(DatabaseError::Overtaken(Attempt { organization, object: object.to_string() }))
-            }
-            _ => Ok(()),
+        let Guards { expected, judged } = std::mem::take(&mut self.guards);
+        let found = found.map(Version::stored);
+        // Who said what they expect is told so, also where looking again would do.
+        if expected.is_some_and(|expected| !expected.is_met(found)) {
+            return Err(DatabaseError::Overtaken(Attempt { organization, object: object.to_string() }));
         }
+        if judged.is_some_and(|judged| judged != found) { Err(DatabaseError::Outdated) } else { Ok(()) }
     }
 
     /// A change that looked at no version cannot promise anything of one, so it is not made.
     pub(super) fn check_expected(&mut self, organization: OrganizationId, object: &str) -> Result<(), DatabaseError> {
-        match self.expected {
-            None => Ok(()),
-            Some(_) => Err(DatabaseError::Overtaken(Attempt { organization, object: object.to_owned() })),
+        match self.guards {
+            Guards { expected: None, judged: None } => Ok(()),
+            Guards { expected: None, judged: Some(_) } => Err(DatabaseError::Outdated),
+            _ => Err(DatabaseError::Overtaken(Attempt { organization, object: object.to_owned() })),
         }
     }
 
