@@ -3,7 +3,7 @@
 //! A stored credential is opened for it, to see whether it opens and which hosts it is bound to: a status that says
 //! `active` of what every request refuses would be worse than none. What a page of connections needs is read at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -11,13 +11,14 @@ use utoipa::ToSchema;
 
 use super::Control;
 use super::error::AdminError;
+use crate::credentials::injection::referenced_secrets;
 use crate::directory::route::Route;
 use crate::model::connection::Connection;
 use crate::model::field::Field;
 use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::integration::Integration;
 use crate::model::moment::Moment;
-use crate::model::name::{EnvironmentName, FieldName, Key};
+use crate::model::name::{EnvironmentName, FieldName, Key, SecretKey};
 use crate::vault::Held;
 use crate::vault::query::ConnectionFacts;
 
@@ -73,12 +74,16 @@ struct Slug {
 /// A credential, none, or why it cannot be read.
 type Looked = Result<Option<Held>, String>;
 
+/// Why a secret that a credential refers to cannot be used in an environment.
+type Lacking = HashMap<(EnvironmentName, SecretKey), String>;
+
 /// Everything that says how some connections of an organization stand.
 pub(super) struct Board {
     environments: Vec<EnvironmentName>,
     slugs: HashMap<Key, Slug>,
     facts: HashMap<ConnectionId, ConnectionFacts>,
     credentials: HashMap<(ConnectionId, EnvironmentName), Looked>,
+    lacking: Lacking,
 }
 
 impl Board {
@@ -95,6 +100,7 @@ impl Board {
             slugs: HashMap::new(),
             facts: database.connection_facts(organization, &ids).await?,
             credentials: HashMap::new(),
+            lacking: HashMap::new(),
         };
         for (name, stored) in database.credentials(organization, &ids).await? {
             board.credentials.insert(name, stored.map(Held::from).map(Some).map_err(|error| error.to_string()));
@@ -110,6 +116,7 @@ impl Board {
                 board.credentials.insert((connection.id, environment.clone()), Ok(held));
             }
         }
+        board.lacking = lacking(control, organization, &board.credentials).await?;
         Ok(board)
     }
 
@@ -133,6 +140,15 @@ impl Board {
             self.credentials.keys().filter(|(id, _)| *id == connection.id).map(|(_, environment)| environment);
         let names = self.environments.iter().chain(declared);
         names.map(|name| (name.clone(), self.standing(connection, &route, name))).collect()
+    }
+
+    /// Why a secret that a credential refers to cannot be used, where one cannot.
+    fn lacking_secret(&self, held: &Held, environment: &EnvironmentName) -> Option<&str> {
+        if self.lacking.is_empty() {
+            return None;
+        }
+        let keys = referenced_secrets(held.credential.fields().values());
+        keys.into_iter().find_map(|key| self.lacking.get(&(environment.clone(), key))).map(String::as_str)
     }
 
     fn standing(
@@ -170,6 +186,7 @@ impl Board {
         let has_expired = standing.expires_at.filter(|at| *at <= Moment::now());
         let refused = used.and_then(|used| used.refused.as_ref());
         let moved = bound.is_some_and(|bound| origins(route).iter().any(|origin| !bound.contains(origin)));
+        let no_secret = || self.lacking_secret(held?, environment);
         let lacks = expected(route).any(|field| is_needed(field) && !is_set(field));
         let (status, since, reason) = if moved {
             let reason = "the hosts have changed since it was entered; enter it again";
@@ -180,6 +197,8 @@ impl Board {
             (Status::Incomplete, entered_at.max(removed_at).or(made_at), None)
         } else if let Some(at) = has_expired {
             (Status::Expired, Some(at), Some("the credential has expired; enter it again".to_owned()))
+        } else if let Some(why) = no_secret() {
+            (Status::Error, None, Some(why.to_owned()))
         } else if let Some(refused) = refused {
             (Status::Error, Some(Moment::from_milliseconds(refused.since)), Some(refused.reason.clone()))
         } else {
@@ -188,6 +207,31 @@ impl Board {
         (standing.status, standing.since, standing.reason) = (status, since, reason);
         standing
     }
+}
+
+/// Looks up every secret that the credentials refer to, once in each environment.
+async fn lacking(
+    control: &Control,
+    organization: OrganizationId,
+    credentials: &HashMap<(ConnectionId, EnvironmentName), Looked>,
+) -> Result<Lacking, AdminError> {
+    let held = credentials.iter().filter_map(|((_, environment), looked)| {
+        let held = looked.as_ref().ok()?.as_ref()?;
+        Some((environment, referenced_secrets(held.credential.fields().values())))
+    });
+    let wanted: HashSet<(EnvironmentName, SecretKey)> =
+        held.flat_map(|(environment, keys)| keys.into_iter().map(|key| (environment.clone(), key))).collect();
+    let mut lacking = Lacking::new();
+    for (environment, key) in wanted {
+        let why = match control.vault.secret(organization, &key, &environment).await {
+            Ok(Some(_)) => continue,
+            Ok(None) => format!("the secret {key} has no value in {environment}"),
+            Err(error) if error.is_corrupt() => error.to_string(),
+            Err(error) => return Err(error.into()),
+        };
+        lacking.insert((environment, key), why);
+    }
+    Ok(lacking)
 }
 
 async fn slug(control: &Control, organization: OrganizationId, slug: &Key) -> Result<Slug, AdminError> {

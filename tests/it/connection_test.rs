@@ -145,3 +145,36 @@ async fn a_short_credential_is_masked_where_it_stands_alone() {
     assert_eq!(said, "{\"sent\": \"***\", \"url\": \"/a?t=***\", \"id\": \"ak7b\"} ***");
     server.finish(&[]).await;
 }
+
+/// A credential is of no use while a secret that it refers to has no value, and says so before anybody asks with it.
+#[tokio::test]
+async fn a_credential_whose_secret_has_no_value_any_more_stands_as_an_error() {
+    let (sink, token) = (Sink::https().await, Canary::spiky("token"));
+    let server = server(&sink).await;
+    let admin = server.admin();
+    let document = json!({
+        "slug": "crm", "base_url": format!("https://{HOST}/v1"), "auth": [bearer()], "test": { "path": "/me" }
+    });
+    admin.must("POST", "integrations", document).await;
+    admin.must("POST", "connections", json!({ "key": "crm", "integration": "crm" })).await;
+    admin.must("POST", "secrets", json!({ "key": "TOKEN" })).await;
+    admin.must("PUT", "secrets/TOKEN/values/production", json!({ "value": token.text() })).await;
+    admin.must("PUT", "connections/crm/credentials/production", json!({ "token": "@@SECRET:TOKEN@@" })).await;
+    let standing = async || admin.get("connections/crm/credentials/production").await.json();
+    assert_eq!(standing().await["status"], "active");
+    sink.next(Script::respond(200, &[], "{}"));
+    assert_eq!(test(&admin).await["passed"], json!(true));
+    assert_eq!(admin.delete("secrets/TOKEN/values/production").await.status, 204);
+    let tested = test(&admin).await;
+    assert_eq!((&tested["passed"], &tested["code"]), (&json!(false), &json!("secret_missing")), "{tested}");
+    let without = standing().await;
+    let reason = json!("the secret TOKEN has no value in production");
+    assert_eq!((&without["status"], &without["reason"]), (&json!("error"), &reason), "{without}");
+    // The list says the same, and a value makes it well again.
+    let listed = admin.get("connections").await.json();
+    assert_eq!(listed["items"][0]["environments"]["production"]["reason"], reason, "{listed}");
+    admin.must("PUT", "secrets/TOKEN/values/production", json!({ "value": token.text() })).await;
+    let again = standing().await;
+    assert_eq!((&again["status"], &again["reason"]), (&json!("active"), &Value::Null), "{again}");
+    server.finish(&[&token]).await;
+}
