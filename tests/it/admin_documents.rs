@@ -270,7 +270,7 @@ async fn a_credential_has_the_fields_of_its_auth_method_and_texts_in_them() {
         .await;
     let shown = admin.get("connections/f/credentials/production").await.json();
     let set = json!({ "account": true, "key": true, "extra": false });
-    assert_eq!((&shown["status"], &shown["fields"]), (&json!("active"), &set));
+    assert_eq!((&shown["status"], &shown["fields"]), (&json!("error"), &set), "that secret has no value yet");
     for path in [
         "connections/f/credentials/nowhere",
         "connections/f/credentials/No%20Where",

@@ -42,7 +42,7 @@ fn changes(key: &str) -> Vec<Change> {
         change("PUT", credential, json!({ "token": "other-@@SECRET:KEY@@" }), "other-2 at api"),
         change("PUT", "api-keys/{key}/scope", json!({ "methods": ["POST"] }), "not_permitted"),
         change("PUT", "api-keys/{key}/scope", json!({ "connections": ["x*"] }), "connection_unknown"),
-        change("PUT", "api-keys/{key}/scope", json!({}), "other-2 at api"),
+        change("PUT", "api-keys/{key}/scope", json!({ "connections": null, "methods": null }), "other-2 at api"),
         change("PUT", "integrations/crm", integration(OTHER), "connection_needs_reconnect"),
         change("PUT", credential, json!({ "token": "token-3" }), "token-3 at other"),
         change("POST", "api-keys/{key}/suspend", Value::Null, "key_unknown"),

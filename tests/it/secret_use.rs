@@ -192,18 +192,21 @@ async fn nothing_but_a_credential_refers_to_a_secret_se_10() {
     admin.must("POST", "integrations", with(json!({}))).await;
     let wide = json!({ "key": "x", "integration": "x", "values": { "host": REFERENCE } });
     assert_eq!(pointers(&admin.post("connections", wide).await), ["/values/host"]);
-    // A test request and a template of an integration are sent as they are written.
-    let method = json!({ "method": "main", "type": "bearer", "template": "Bearer {{ token }} @@SECRET:K@@" });
-    let literal = json!({
-        "slug": "y", "base_url": format!("https://{HOST}"), "auth": [method],
-        "test": { "method": "POST", "path": "/@@SECRET:K@@", "body": "\"@@SECRET:K@@\"" },
-    });
-    admin.must("POST", "integrations", literal).await;
+    // A test request of an integration is sent as it is written, and a template holds none.
+    let method = |template: &str| json!({ "method": "main", "type": "bearer", "template": template });
+    let literal = |template: &str| {
+        json!({
+            "slug": "y", "base_url": format!("https://{HOST}"), "auth": [method(template)],
+            "test": { "method": "POST", "path": "/@@SECRET:K@@", "body": "\"@@SECRET:K@@\"" },
+        })
+    };
+    assert_eq!(pointers(&admin.post("integrations", literal("Bearer {{ token }} @@SECRET:K@@")).await), ["/auth/0"]);
+    admin.must("POST", "integrations", literal("Bearer {{ token }}")).await;
     admin.must("POST", "connections", json!({ "key": "y", "integration": "y" })).await;
     admin.must("PUT", "connections/y/credentials/production", json!({ "token": "t" })).await;
     admin.must("POST", "connections/y/test", json!({ "environment": "production" })).await;
     let seen = sink.next_request().await;
     assert_eq!((&*seen.target, &*seen.text()), ("/@@SECRET:K@@", "\"@@SECRET:K@@\""));
-    assert_eq!(seen.header("authorization"), Some("Bearer t @@SECRET:K@@"));
+    assert_eq!(seen.header("authorization"), Some("Bearer t"));
     server.finish(&[&secret]).await;
 }
