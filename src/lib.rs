@@ -43,6 +43,7 @@
 //!   apply, body     putting it in, so that it stands there exactly once
 //! upstream        `send`: pooled HTTP/1.1 and HTTP/2 over TLS, each step with a deadline
 //!   http1, http2    one exchange, driven by whoever waits for its answer; a stream of a connection that hyper drives
+//!   pool            connections that are kept, and who waits for one: the dialled or the returned one, whichever is first
 //!   guard           which addresses may be dialled, asked about the very address that is dialled
 //!   resolve         the addresses of a name; one question about it at a time
 //! wire            HTTP/1.1 for both ends: heads parsed once and strictly, bodies framed anew, streams and scratch areas
@@ -62,12 +63,14 @@
 //!   create, rekey   the first start and a new master key, each survivable at any step
 //! admin           CONTROL PLANE: the router of the admin port, every endpoint on one page
 //!   actor, people   who asks: by an API key or signed in; how people come in, and how often they may try
+//!   condition       `If-Match`; a change that was judged by looking is judged anew where what it looked at has moved
 //!   oidc, outbound  an identity provider, and the guarded way to it
 //! config          `sidekey.toml` and the environment -> `Config`, valid by construction
 //! server          builds every room, knows everyone; workers, listeners, reload, drain, the socket that `rekey` and `admin-link` ask
 //!   strict          heads of the admin port, judged by the proxy port's parser before hyper reads them
 //! cli             one file for each verb
 //!   access, client  which server is asked, with whose key; JSON over HTTP, the only way into a running server
+//!   foreseen        what a dry run shows, judged by the model's own code
 //!   entered         secrets somebody enters: a prompt, stdin or a file, never an argument
 //! model           the vocabulary: plain types, no I/O; parsed at the edge and believed inside
 //! tls             rustls, in both directions
