@@ -169,13 +169,18 @@ impl Proxy {
             return Err(ProxyError::Explained(Box::pin(self.explain(gate, head, record)).await?.into()));
         }
         let caller = self.caller(gate, &said.tag).await?;
-        let asked = Asked::by(caller, said, record)?;
+        let mut asked = Asked::by(caller, said, record)?;
         record.asked(asked.reference);
         for _ in 0..4 {
             let (named, environment) = asked.within_scope()?;
             let found = self.shared.directory.route(&self.known, named, Instant::now()).await;
             let kept = found.map_err(not_found)?;
-            asked.check_key()?;
+            if !asked.is_key_current() {
+                // What its holder may do has changed meanwhile, or that it is one at all.
+                asked.caller = self.caller(gate, &asked.said.tag).await?;
+                record.shown(asked.caller.shown());
+                continue;
+            }
             let permit = asked.admit(&kept, environment, Instant::now(), overtaken.take())?;
             record.admitted(permit.admission().clone());
             match self.shared.credentials.resolve(&kept, &permit).await {
@@ -197,9 +202,8 @@ impl<'h> Asked<'h> {
     }
 
     /// Whether the key is still what it was when it was looked up; something was waited for since.
-    pub(super) fn check_key(&self) -> Result<(), ProxyError> {
-        let is_current = self.caller.shown().is_none_or(|shown| shown.is_current());
-        if is_current { Ok(()) } else { Err(ProxyError::KeyUnknown) }
+    pub(super) fn is_key_current(&self) -> bool {
+        self.caller.shown().is_none_or(|shown| shown.is_current())
     }
 
     /// The name to look up, and the environment: what the caller's scope allows of what was asked for.

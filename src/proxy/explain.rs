@@ -215,7 +215,9 @@ impl Proxy {
             told.decided("connection", false, "there is no such connection in the caller's scope");
         };
         let kept = found.inspect_err(|_| outside(told))?;
-        asked.check_key()?;
+        if !asked.is_key_current() {
+            return Err(ProxyError::KeyUnknown);
+        }
         let Some(rule) = asked.caller.covering_rule(&kept.connection) else {
             match audience {
                 Audience::Caller => outside(told),
