@@ -200,7 +200,7 @@ impl Stage {
         let serving = async {
             let client = Client::new(Stream::Unix(theirs));
             // A connection that goes on in HTTP/2 ends here: that is hyper's to read.
-            drop(http1::serve(proxy, &self.gate, &self.terms, client).await);
+            drop(http1::serve(proxy, &self.gate, &self.terms, &client).await);
         };
         let talking = async {
             let (mut read, mut write) = ours.into_split();
