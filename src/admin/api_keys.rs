@@ -96,8 +96,9 @@ pub enum Status {
 #[derive(ToSchema)]
 #[schema(as = ApiKeyScope)]
 pub struct Scope {
-    /// Ids, keys, or globs in which `*` stands for any text; a glob names ids only where it begins with `conn_`. `["*"]` where it is not said, which covers no personal
-    /// connection but those of the key's owner.
+    /// Ids, keys, or globs in which `*` stands for any text; a glob names ids only where it begins with `conn_`.
+    /// `["*"]` where it is not said, which covers no personal connection but those of the key's owner.
+    #[schema(required = false)]
     pub connections: Vec<String>,
     /// Methods, in capitals; all where it is not said.
     pub methods: Option<Vec<String>>,
@@ -107,13 +108,15 @@ pub struct Scope {
     /// What a request may name; the key's own environment, else the listener's, where it is not said.
     pub environments: Option<Vec<EnvironmentName>>,
     /// Customers or globs; none where it is not said.
+    #[schema(required = false)]
     pub customers: Vec<String>,
     /// Whether a request may ask what would become of it (`Sidekey-Explain: 1`); not where it is not said.
     #[schema(nullable = false)]
     pub explain: Option<bool>,
 }
 
-/// How many requests may be made at the proxy port; those at the admin port are not counted. So many at once, and then one each time there is room for.
+/// How many requests may be made at the proxy port; those at the admin port are not counted. So many at once, and then
+/// one each time there is room for.
 #[derive(ToSchema)]
 #[schema(as = RequestLimits)]
 pub struct Limits {

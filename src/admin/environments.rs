@@ -38,7 +38,9 @@ pub struct View {
 #[derive(ToSchema)]
 #[schema(as = NewEnvironment)]
 pub struct Body {
-    /// Its name. Another one than in the path renames it: its credentials and values go with it.
+    /// Its name; that of the path where it is not said. Another one than in the path renames it: its credentials and
+    /// values go with it.
+    #[schema(required = false)]
     pub name: EnvironmentName,
     /// Its place in the order, from 0; the others make room. Where it is not said it stays; a new one is last.
     pub position: Option<u32>,

@@ -38,7 +38,8 @@ const SHOWN_ONLY: [&str; 1] = ["id"];
 #[derive(ToSchema)]
 #[schema(as = NewOrganization)]
 pub struct Body {
-    /// Its key.
+    /// Its key; that of the path where it is not said.
+    #[schema(required = false)]
     pub key: Key,
     /// As a person reads it; the key where it is not said.
     #[schema(max_length = 200)]

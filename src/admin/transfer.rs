@@ -48,11 +48,13 @@ pub struct Exported {
     #[schema(minimum = 1, maximum = 1)]
     version: u64,
     /// Each as `POST /integrations` takes it.
+    #[schema(required = false)]
     integrations: Vec<Value>,
     /// What is filled in once for all connections of an integration, also of one that is not among these.
     #[schema(required = false)]
     values: Vec<Filled>,
     /// Each as `POST /connections` takes it, without what belongs to one organization only.
+    #[schema(required = false)]
     connections: Vec<Value>,
 }
 

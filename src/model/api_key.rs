@@ -261,9 +261,7 @@ impl KeyTerms {
     /// These as a document changes them: what it does not say stays, so that nothing is widened by leaving it out;
     /// `null` takes it away. The name is always said.
     pub fn amended(self, reader: &Reader<'_>) -> Option<Self> {
-        if !reader.has("name") {
-            reader.problems().add(reader.pointer(), "the key `name` is missing");
-        }
+        reader.demand("name");
         let name = reader.label("name", 200).map(str::to_owned);
         if name.as_ref().is_some_and(String::is_empty) {
             reader.problem("name", "expected a name");

@@ -137,10 +137,15 @@ impl<'a> Reader<'a> {
 
     /// As [`parsed`](Self::parsed), and its absence is a problem.
     pub fn required<T: FromStr<Err: Display>>(&self, key: &'static str) -> Option<T> {
+        self.demand(key);
+        self.parsed(key)
+    }
+
+    /// Notes a key that must be there and is not.
+    pub fn demand(&self, key: &'static str) {
         if !self.has(key) {
             self.problems.add(self.pointer.clone(), format!("the key `{key}` is missing"));
         }
-        self.parsed(key)
     }
 
     /// `true` or `false`.
@@ -188,6 +193,12 @@ impl<'a> Reader<'a> {
     pub fn table(&self, key: &'static str) -> Option<Reader<'a>> {
         let value = self.value(key)?;
         Reader::new(value, self.pointer_to(key), self.problems)
+    }
+
+    /// As [`table`](Self::table), and its absence is a problem.
+    pub fn required_table(&self, key: &'static str) -> Option<Reader<'a>> {
+        self.demand(key);
+        self.table(key)
     }
 
     /// A list's items with where each stands; empty where the key is absent.

@@ -455,9 +455,7 @@ impl Limit {
     pub fn read(reader: Reader<'_>) -> Option<Self> {
         let per_second = reader.number("per_second", 1..=1_000_000);
         let burst = reader.number("burst", 1..=1_000_000);
-        if !reader.has("per_second") {
-            reader.problems().add(reader.pointer(), "the key `per_second` is missing");
-        }
+        reader.demand("per_second");
         reader.finish();
         let per_second = u32::try_from(per_second?).ok()?;
         Some(Limit { per_second, burst: burst.map_or(Some(per_second), |burst| u32::try_from(burst).ok())? })

@@ -60,7 +60,7 @@ pub(in crate::admin) async fn replace(
     document: Document,
 ) -> Result<Shown<View>, AdminError> {
     let integration = known(&control, &actor, &slug).await?;
-    let values = document.read(|reader| Some(reader.table("values").map(read_values).unwrap_or_default()))?;
+    let values = document.read(|reader| reader.required_table("values").map(read_values))?;
     check(&integration, &values)?;
     let (organization, slug) = (actor.organization, integration.slug.clone());
     let change = resource::Change::PutIntegrationValues { organization, slug, values: values.clone() };

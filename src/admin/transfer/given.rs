@@ -55,7 +55,7 @@ impl Given {
         }
         for (pointer, item) in values {
             let Some(inner) = Reader::new(item, &pointer, reader.problems()) else { continue };
-            let (slug, values) = (inner.required("integration"), inner.table("values").map(read_values));
+            let (slug, values) = (inner.required("integration"), inner.required_table("values").map(read_values));
             inner.finish();
             if let Some(slug) = slug {
                 let thing = FilledIn { slug, values: values.unwrap_or_default() };

@@ -100,3 +100,56 @@ async fn what_is_no_document_is_refused_everywhere_and_changes_nothing_ad_08() {
     assert_eq!((count(&admin).await, admin.get("export").await.json()), before, "nothing was done");
     server.finish(&[]).await;
 }
+
+/// A schema, or what it refers to.
+fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
+    let reference = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
+    reference.map_or(schema, |pointer| document.pointer(pointer).expect("what a reference leads to"))
+}
+
+/// Where the members stand that must be there, in a document and in all that is within it.
+fn demanded(document: &Value, schema: &Value, value: &Value, at: &str, found: &mut Vec<(String, String)>) {
+    let schema = resolved(document, schema);
+    for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        assert!(value.get(name).is_some(), "a document that is taken lacks {at}/{name}");
+        found.push((at.to_owned(), name.to_owned()));
+    }
+    for (name, member) in value.as_object().into_iter().flatten() {
+        demanded(document, &schema["properties"][name], member, &format!("{at}/{name}"), found);
+    }
+    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+        demanded(document, &schema["items"], item, &format!("{at}/{index}"), found);
+    }
+}
+
+#[tokio::test]
+async fn a_document_without_what_it_must_say_is_refused_everywhere_ad_08() {
+    let provider = Provider::start().await;
+    let server = Sidekey::with(|config| provider.configure(config)).await;
+    let world = World::make(&server).await;
+    let admin = server.admin();
+    let described = admin.get("openapi.json").await.json();
+    let exported = admin.get("export").await.json();
+    let before = (count(&admin).await, exported.clone());
+    let mut tried = 0;
+    for call in calls(&server).await {
+        let Some(good) = world.body(&call) else { continue };
+        let good = if call.short() == "import" { exported.clone() } else { good };
+        let schema = &call.operation["requestBody"]["content"]["application/json"]["schema"];
+        let mut found = Vec::new();
+        demanded(&described, schema, &good, "", &mut found);
+        for (at, name) in found {
+            let mut document = good.clone();
+            let holder = document.pointer_mut(&at).and_then(Value::as_object_mut);
+            holder.expect("where it stands").remove(&name);
+            let reply = admin.call(&call.method, &world.path(&call), &[], Some(document)).await;
+            let told = problem(&reply);
+            let listed = told.body["errors"].as_array().map_or(0, Vec::len);
+            assert!(told.status == 422 && listed > 0, "{call} without {at}/{name}: {}", reply.text());
+            tried += 1;
+        }
+    }
+    assert!(tried >= 25, "{tried}");
+    assert_eq!((count(&admin).await, admin.get("export").await.json()), before, "nothing was done");
+    server.finish(&[]).await;
+}
