@@ -24,7 +24,6 @@ use super::request::Query;
 use super::{Control, Peer};
 use crate::model::api_key::ApiKey;
 use crate::model::connection::Connection;
-use crate::model::glob::Glob;
 use crate::model::id::{ApiKeyId, OrganizationId, SessionId, UserId};
 use crate::model::role::{Grant, Permission, Roles};
 use crate::model::user::UserStatus;
@@ -128,9 +127,7 @@ impl Actor {
 
     /// Whether a connection is inside the scope of the key that was shown, where one was.
     pub fn covers(&self, connection: &Connection) -> bool {
-        let id = connection.id.to_string();
-        let names = |glob: &Glob| glob.names_connection(connection.key.as_str(), &id);
-        self.key.as_ref().is_none_or(|key| key.terms.scope.connections.iter().any(names))
+        self.key.as_ref().is_none_or(|key| connection.is_named_by(&key.terms.scope.connections))
     }
 
     /// Whether this call may touch something of this owner.

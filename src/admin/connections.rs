@@ -240,7 +240,7 @@ pub(super) async fn create(
     }
     let connection = draft.fit(&control, &actor, None).await?;
     check_made(&actor, &connection)?;
-    store(&control, &actor, connection, PutMode::Create, None).await
+    store(&control, &actor, connection, InPlaceOf::Nothing).await
 }
 
 /// Shows a connection.
@@ -306,10 +306,9 @@ async fn replace_as_seen(
     if let Some(before) = &before {
         check_reach(actor, before)?;
     }
-    let mode = if before.is_some() { PutMode::Update } else { PutMode::Create };
     let connection = draft.fit(control, actor, before.as_deref()).await?;
     check_made(actor, &connection)?;
-    store(control, actor, connection, mode, at).await
+    store(control, actor, connection, at.map_or(InPlaceOf::Nothing, InPlaceOf::Seen)).await
 }
 
 /// Deletes a connection with its credentials.
@@ -340,19 +339,26 @@ pub(super) async fn delete(
     .await
 }
 
-/// Stores a connection; where it replaces one, `judged_at` is the version of that which was looked at.
+/// Instead of what a connection is stored.
+enum InPlaceOf {
+    /// There is none yet.
+    Nothing,
+    /// The one that was looked at, in this version.
+    Seen(Option<Version>),
+}
+
+/// Stores a connection.
 async fn store(
     control: &Control,
     actor: &Actor,
     connection: Connection,
-    mode: PutMode,
-    judged_at: Option<Option<Version>>,
+    in_place_of: InPlaceOf,
 ) -> Result<Response, AdminError> {
     let (customer, key) = (connection.customer.clone(), connection.key.clone());
-    let change = Change::PutConnection { connection: Box::new(connection), mode };
-    let committed = match judged_at {
-        Some(at) => control.commit_judged(actor, at, change).await,
-        None => control.commit(actor, change).await,
+    let put = |mode| Change::PutConnection { connection: Box::new(connection), mode };
+    let committed = match in_place_of {
+        InPlaceOf::Nothing => control.commit(actor, put(PutMode::Create)).await,
+        InPlaceOf::Seen(at) => control.commit_judged(actor, at, put(PutMode::Update)).await,
     };
     let outcome = match committed {
         Err(error @ AdminError::Conflict(_)) => return Err(taken(control, actor, customer, key, error).await?),

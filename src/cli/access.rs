@@ -132,7 +132,7 @@ impl Access {
                 .map_err(|error| Failure::Usage(format!("{name}: {error}")))?
                 .filter(|value| !value.is_empty()))
         };
-        let given = self.given_key(environment)?;
+        let given = given_key(self.key_file.as_deref(), "SIDEKEY_KEY", environment)?;
         let server = match (&self.server, &self.profile) {
             (Some(server), _) => Some(server.clone()),
             (None, Some(_)) => None,
@@ -207,21 +207,6 @@ impl Access {
         };
         // What is sent to an address of this machine does not leave it.
         Ok(Found { origin, tls, key, key_from, organization: None, environment: None, is_trusted: true })
-    }
-
-    fn given_key(&self, environment: &Environment) -> Result<Option<(Zeroizing<String>, String)>, Failure> {
-        match &self.key_file {
-            Some(path) if path == Path::new("-") => {
-                let mut key = Zeroizing::new(String::new());
-                super::entered::stdin()?.take(4096).read_to_string(&mut key)?;
-                Ok(Some((key, "stdin".to_owned())))
-            }
-            Some(path) => read_key(&KeySource::File(path.clone()), environment).map(Some),
-            None => match environment.value("SIDEKEY_KEY") {
-                Ok(Some(key)) if !key.is_empty() => Ok(Some((key, "SIDEKEY_KEY".to_owned()))),
-                _ => Ok(None),
-            },
-        }
     }
 }
 
@@ -314,6 +299,26 @@ fn no_key(origin: &Origin) -> Failure {
     Failure::Unauthorized(format!(
         "no API key for {origin} is given: put it into a file for --key-file, or into SIDEKEY_KEY"
     ))
+}
+
+/// The key that is given here and now, and where it is from: a file, stdin where that is `-`, else a variable.
+pub(super) fn given_key(
+    file: Option<&Path>,
+    variable: &str,
+    environment: &Environment,
+) -> Result<Option<(Zeroizing<String>, String)>, Failure> {
+    match file {
+        Some(path) if path == Path::new("-") => {
+            let mut key = Zeroizing::new(String::new());
+            super::entered::stdin()?.take(4096).read_to_string(&mut key)?;
+            Ok(Some((key, "stdin".to_owned())))
+        }
+        Some(path) => read_key(&KeySource::File(path.to_owned()), environment).map(Some),
+        None => match environment.value(variable) {
+            Ok(Some(key)) if !key.is_empty() => Ok(Some((key, variable.to_owned()))),
+            _ => Ok(None),
+        },
+    }
 }
 
 /// The key that is somewhere, and where that is.

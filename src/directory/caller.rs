@@ -77,7 +77,7 @@ impl<'a> Caller<'a> {
         if connection.keeper().is_some_and(|keeper| !keeper.is(owner())) {
             return false;
         }
-        let in_key = |key: &ApiKey| names(&key.terms.scope.connections, connection);
+        let in_key = |key: &ApiKey| connection.is_named_by(&key.terms.scope.connections);
         self.listener.covers(connection)
             && self.key().is_none_or(in_key)
             && connection.customer.as_ref().is_none_or(|customer| self.covers_customer(customer))
@@ -115,7 +115,7 @@ impl<'a> Caller<'a> {
             return "it is personal, and the key does not belong to its owner".to_owned();
         }
         let own = self.key().map_or(&self.listener.connections, |key| &key.terms.scope.connections);
-        if !names(own, connection) {
+        if !connection.is_named_by(own) {
             let all = own.iter().map(|glob| format!("`{glob}`")).collect::<Vec<_>>().join(", ");
             let all = if all.is_empty() { "none at all".to_owned() } else { all };
             return format!("the key's connections do not name it; they are {all}");
@@ -187,13 +187,7 @@ pub struct Ruling {
 
 /// The first of these globs that names a connection.
 fn first<'g>(globs: &'g [Glob], connection: &Connection) -> Option<&'g Glob> {
-    globs.iter().find(|glob| names(std::slice::from_ref(*glob), connection))
-}
-
-/// Whether one of these globs names a connection, by its key or its id.
-pub(super) fn names(globs: &[Glob], connection: &Connection) -> bool {
-    globs.iter().any(|glob| glob.matches(connection.key.as_str()))
-        || connection.id.with_text(|id| globs.iter().any(|glob| glob.names_connection(connection.key.as_str(), id)))
+    globs.iter().find(|glob| connection.is_named_by(std::slice::from_ref(*glob)))
 }
 
 #[cfg(test)]

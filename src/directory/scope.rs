@@ -1,6 +1,5 @@
 //! What a caller may name: connections, environments, customers.
 
-use super::caller::names;
 use crate::model::connection::Connection;
 use crate::model::glob::Glob;
 use crate::model::id::{ConnectionRef, OrganizationId, UserId};
@@ -33,7 +32,7 @@ impl Scope {
 
     /// Whether a connection is inside. Whose a personal one is says the caller.
     pub(super) fn covers(&self, connection: &Connection) -> bool {
-        names(&self.connections, connection)
+        connection.is_named_by(&self.connections)
             && connection.customer.as_ref().is_none_or(|customer| self.covers_customer(customer))
     }
 

@@ -73,14 +73,14 @@ impl RequestLimits {
 
     /// These as a document changes them: what it does not say stays, `null` takes a limit away.
     pub fn amended(&self, reader: &Reader<'_>) -> Self {
-        let number = |key: &'static str, before| match reader.says(key) {
-            true => {
-                let number = reader.number(key, 1..=LARGEST_LIMIT.into())?;
-                u32::try_from(number).ok().and_then(NonZeroU32::new)
-            }
-            false => before,
+        let number = |key| {
+            let number = reader.number(key, 1..=LARGEST_LIMIT.into())?;
+            u32::try_from(number).ok().and_then(NonZeroU32::new)
         };
-        RequestLimits { per_minute: number("per_minute", self.per_minute), per_hour: number("per_hour", self.per_hour) }
+        RequestLimits {
+            per_minute: amended(reader, "per_minute", self.per_minute, number),
+            per_hour: amended(reader, "per_hour", self.per_hour, number),
+        }
     }
 
     /// Which of these are above a ceiling, each with it.
@@ -177,6 +177,15 @@ fn amended<T>(reader: &Reader<'_>, key: &'static str, before: T, read: impl FnOn
     if reader.says(key) { read(key) } else { before }
 }
 
+/// The roles that a document names: at least one.
+fn roles(reader: &Reader<'_>) -> Roles {
+    let roles: Vec<Role> = reader.parsed_list("roles");
+    if roles.is_empty() {
+        reader.problem("roles", "expected at least one role");
+    }
+    roles.into_iter().collect()
+}
+
 /// What was read of a table, of which nothing else is to be asked.
 fn finished<T>(read: T, table: Reader<'_>) -> T {
     table.finish();
@@ -266,16 +275,7 @@ impl KeyTerms {
         if name.as_ref().is_some_and(String::is_empty) {
             reader.problem("name", "expected a name");
         }
-        let roles = match reader.has("roles") {
-            true => {
-                let roles: Vec<Role> = reader.parsed_list("roles");
-                if roles.is_empty() {
-                    reader.problem("roles", "expected at least one role");
-                }
-                roles.into_iter().collect()
-            }
-            false => self.roles,
-        };
+        let roles = if reader.has("roles") { roles(reader) } else { self.roles };
         let limits = amended(reader, "limits", self.limits, |key| {
             let within = |table: Reader<'_>| finished(self.limits.amended(&table), table);
             reader.table(key).map(within).unwrap_or_default()

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::document::Reader;
+use super::glob::Glob;
 use super::id::{ConnectionId, OrganizationId, UserId};
 use super::integration::{Limit, Values};
 use super::name::{CustomerName, FieldName, Key, NameError};
@@ -37,6 +38,13 @@ impl Connection {
     /// Whose it is alone: its owner, where it is personal.
     pub fn keeper(&self) -> Option<Keeper> {
         (self.sharing.visibility == Visibility::Personal).then_some(Keeper(self.sharing.owner))
+    }
+
+    /// Whether one of these globs names it, by its key or its id.
+    pub fn is_named_by(&self, globs: &[Glob]) -> bool {
+        let key = self.key.as_str();
+        globs.iter().any(|glob| glob.matches(key))
+            || self.id.with_text(|id| globs.iter().any(|glob| glob.names_connection(key, id)))
     }
 }
 

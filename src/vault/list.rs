@@ -161,18 +161,10 @@ impl Database {
         organization: OrganizationId,
         page: Page<'_>,
     ) -> Result<List<Integration>, DatabaseError> {
-        self.inner.counters.read();
-        let rows = sqlx::query(
-            "SELECT id, slug, document FROM integrations i WHERE slug > $2 AND (organization_id = $1 OR \
-             organization_id IS NULL AND NOT EXISTS (SELECT 1 FROM integrations own \
-             WHERE own.organization_id = $1 AND own.slug = i.slug)) ORDER BY slug LIMIT $3",
-        )
-        .bind(organization.to_string())
-        .bind(page.cursor())
-        .bind(page.fetch())
-        .fetch_all(&self.inner.readers)
-        .await?;
-        page.list(&rows, query::integration, |integration| integration.slug.to_string())
+        let statement = "SELECT id, slug, document FROM integrations i WHERE slug > $2 AND (organization_id = $1 OR \
+                         organization_id IS NULL AND NOT EXISTS (SELECT 1 FROM integrations own \
+                         WHERE own.organization_id = $1 AND own.slug = i.slug)) ORDER BY slug LIMIT $3";
+        self.integrations_by(statement, organization, page).await
     }
 
     /// Of these, those that are the organization's own.
@@ -181,16 +173,24 @@ impl Database {
         organization: OrganizationId,
         page: Page<'_>,
     ) -> Result<List<Integration>, DatabaseError> {
+        let statement = "SELECT id, slug, document FROM integrations WHERE organization_id = $1 AND slug > $2 \
+                         ORDER BY slug LIMIT $3";
+        self.integrations_by(statement, organization, page).await
+    }
+
+    async fn integrations_by(
+        &self,
+        statement: &'static str,
+        organization: OrganizationId,
+        page: Page<'_>,
+    ) -> Result<List<Integration>, DatabaseError> {
         self.inner.counters.read();
-        let rows = sqlx::query(
-            "SELECT id, slug, document FROM integrations WHERE organization_id = $1 AND slug > $2 \
-             ORDER BY slug LIMIT $3",
-        )
-        .bind(organization.to_string())
-        .bind(page.cursor())
-        .bind(page.fetch())
-        .fetch_all(&self.inner.readers)
-        .await?;
+        let rows = sqlx::query(statement)
+            .bind(organization.to_string())
+            .bind(page.cursor())
+            .bind(page.fetch())
+            .fetch_all(&self.inner.readers)
+            .await?;
         page.list(&rows, query::integration, |integration| integration.slug.to_string())
     }
 

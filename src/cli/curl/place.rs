@@ -3,15 +3,14 @@
 //! A caller's key is another one than the administrator's that commands show to the admin port: programs are given
 //! keys with the role `caller` and no more, and a key that manages is nothing that the proxy port should see.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
 use super::Options;
-use crate::cli::access::{Place, check_clear, chosen_profile, parse_origin, read_key};
+use crate::cli::access::{Place, check_clear, chosen_profile, given_key, parse_origin, read_key};
 use crate::cli::{Before, Failure, reachable};
-use crate::config::{Address, Config, Environment, KeySource};
+use crate::config::{Address, Config, Environment};
 use crate::model::origin::{Host, Origin, Scheme};
 
 /// The variable that holds a caller's key.
@@ -42,7 +41,7 @@ impl Proxy {
     pub(super) fn find(before: Before, options: &Options) -> Result<Self, Failure> {
         let place = Place::of(before.access, options)?;
         let environment = Environment::of_process();
-        let key = given_key(options.caller_key_file.as_deref(), &environment)?;
+        let key = given_key(options.caller_key_file.as_deref(), VARIABLE, &environment)?;
         let (proxy, is_trusted) = match &options.proxy {
             Some(named) => (Proxy { site: parse(named)?, ca_files: place.ca_file, key, environment: None }, false),
             None => match Self::of_profile(&place, key.clone(), &environment)? {
@@ -121,20 +120,5 @@ fn parse(named: &str) -> Result<Site, Failure> {
     match named.strip_prefix("unix:") {
         Some(path) => Ok(Site::Unix(path.into())),
         None => parse_origin(named).map(Site::Origin),
-    }
-}
-
-fn given_key(file: Option<&Path>, environment: &Environment) -> Result<Option<(Zeroizing<String>, String)>, Failure> {
-    match file {
-        Some(path) if path == Path::new("-") => {
-            let mut key = Zeroizing::new(String::new());
-            crate::cli::entered::stdin()?.take(4096).read_to_string(&mut key)?;
-            Ok(Some((key, "stdin".to_owned())))
-        }
-        Some(path) => read_key(&KeySource::File(path.to_owned()), environment).map(Some),
-        None => match environment.value(VARIABLE) {
-            Ok(Some(key)) if !key.is_empty() => Ok(Some((key, VARIABLE.to_owned()))),
-            _ => Ok(None),
-        },
     }
 }
