@@ -81,20 +81,6 @@ enum Found {
     Nothing(Arc<Nothing>),
 }
 
-impl Found {
-    /// The name under which it was found. A key that is the connection's own is so already, and shares its text.
-    fn name(&self, named: &Named<'_>) -> Result<Name, NameError> {
-        let reference = match (self, named.reference) {
-            (Found::Route(route), Reference::Key(key)) if route.connection.key.as_str().as_bytes() == key => {
-                ConnectionRef::Key(route.connection.key.clone())
-            }
-            (_, reference) => reference.try_into()?,
-        };
-        let customer = named.customer.map(str::parse).transpose()?;
-        Ok(Name { organization: named.organization, customer, reference })
-    }
-}
-
 /// Why nothing was found, and what was read to find that out.
 struct Nothing {
     error: RouteError,
@@ -174,8 +160,7 @@ impl Directory {
         }
         let name = Name::try_from(named).map_err(|_| LookupError::Unknown)?;
         let entry = self.stored(&name).await?;
-        let name = entry.value.name(&named).unwrap_or(name);
-        Ok(table.insert(table.hash(&named), name, entry.value, entry.expires)?)
+        Ok(table.insert(table.hash(&named), &named, entry.value, entry.expires)?)
     }
 
     /// Forgets, of what all workers share, what was not used lately and what is stale.
@@ -205,8 +190,7 @@ impl Directory {
             &self.rates,
             &self.vault.ceiling(named.organization),
         )?;
-        let Ok(name) = found.name(&named) else { return Some(Err(LookupError::Unknown)) };
-        Some(table.insert(hash, name, found, self.limits.expiry(now)).map_err(LookupError::from))
+        Some(table.insert(hash, &named, found, self.limits.expiry(now)).map_err(LookupError::from))
     }
 
     async fn stored(&self, name: &Name) -> Result<Entry<Found>, LookupError> {

@@ -16,7 +16,7 @@ pub struct Injections(RefCell<List>);
 #[derive(Default)]
 struct List {
     first: Option<Held>,
-    others: Vec<Held>,
+    others: Box<[Held]>,
 }
 
 /// What one environment has.
@@ -61,7 +61,7 @@ impl Injections {
         };
         let is_it = |held: &&Held| held.environment == *environment;
         let list = self.0.borrow();
-        list.first.iter().chain(&list.others).find(is_it).map(use_it)
+        list.first.iter().chain(&*list.others).find(is_it).map(use_it)
     }
 
     pub(super) fn put(&self, held: Held) {
@@ -69,14 +69,14 @@ impl Injections {
         let mut list = self.0.borrow_mut();
         match list.first {
             None => list.first = Some(held),
-            Some(_) => list.others.push(held),
+            Some(_) => list.others = std::mem::take(&mut list.others).into_iter().chain([held]).collect(),
         }
     }
 
     fn retain(&self, stays: impl Fn(&Held) -> bool) {
         let mut list = self.0.borrow_mut();
         list.first.take_if(|held| !stays(held));
-        list.others.retain(stays);
+        list.others = std::mem::take(&mut list.others).into_iter().filter(stays).collect();
     }
 }
 

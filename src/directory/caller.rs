@@ -210,7 +210,7 @@ mod tests {
     use crate::vault::api_key::LENGTH;
     use crate::vault::revision::Stamp;
 
-    fn shown(owner: Option<UserId>, connections: &[&str]) -> Rc<Shown> {
+    fn holder(owner: Option<UserId>, connections: &[&str]) -> Arc<Holder> {
         let scope = KeyScope {
             connections: connections.iter().map(|glob| glob.parse().unwrap()).collect(),
             ..KeyScope::default()
@@ -233,12 +233,38 @@ mod tests {
             rotated_at: None,
             last_used_at: None,
         };
-        let minute = Duration::from_secs(60);
-        let limits = Limits { entries: 10, time_to_live: minute, time_to_idle: minute };
-        let directory = Directory::new(Vault::without_database(), limits, tokio::runtime::Handle::current());
-        let table: Table<()> = directory.table();
-        let holder = Arc::new(Holder::new(Arc::new(key), &Rates::default(), Stamp::default()));
-        table.keys.insert(&[b'a'; LENGTH], holder, Instant::now() + minute)
+        Arc::new(Holder::new(Arc::new(key), &Rates::default(), Stamp::default()))
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn table() -> Table<()> {
+        let limits = Limits { entries: 10, time_to_live: MINUTE, time_to_idle: MINUTE };
+        Directory::new(Vault::without_database(), limits, tokio::runtime::Handle::current()).table()
+    }
+
+    fn shown(owner: Option<UserId>, connections: &[&str]) -> Rc<Shown> {
+        table().keys.insert(&[b'a'; LENGTH], holder(owner, connections), Instant::now() + MINUTE)
+    }
+
+    /// AK-02: a worker that has verified a key takes neither its secret with another id, nor its id with another secret.
+    #[tokio::test]
+    async fn a_verified_key_is_known_by_both_its_parts_ak_02() {
+        let (vault, table, holder) = (Vault::without_database(), table(), holder(None, &["*"]));
+        let text = |id: ApiKeyId, letter: &str| format!("{id}_{}", letter.repeat(43));
+        let presented = text(holder.key.id, "s");
+        let known = |text: &str| table.keys.get(text.as_bytes(), vault.revisions(), Instant::now()).is_some();
+        assert!(!known(&presented));
+        table.keys.insert(presented.as_bytes(), Arc::clone(&holder), Instant::now() + MINUTE);
+        assert!(known(&presented));
+        for other in [
+            text(ApiKeyId::generate(), "s"),
+            text(holder.key.id, "t"),
+            format!("{presented}s"),
+            presented.replace("_s", "-s"),
+        ] {
+            assert!(!known(&other), "{other}");
+        }
     }
 
     fn listener(owner: Option<UserId>) -> Scope {

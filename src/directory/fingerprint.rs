@@ -1,10 +1,10 @@
 //! Fingerprints: how a worker finds a key that it has verified before.
 //!
-//! A fingerprint is a keyed digest, SipHash-1-3 of 128 bits, under a key that the worker has drawn for itself and that
-//! never leaves it, as no fingerprint does. Whoever does not know that key cannot make a text that has the fingerprint of
-//! another, nor learn anything from how long a look-up takes; so a text whose fingerprint is there is one that was
-//! verified. It costs a twentieth of the digest that is stored, which is compared once, when a key comes to a worker for
-//! the first time.
+//! A fingerprint is a keyed digest of a key's secret part, SipHash-1-3 of 128 bits, under a key that the worker has drawn
+//! for itself and that never leaves it, as no fingerprint does. Whoever does not know that key cannot make a text that has
+//! the fingerprint of another, nor learn anything from how long a look-up takes; so a text whose fingerprint is there is
+//! one that was verified. It costs a thirtieth of the digest that is stored, which is compared once, when a key comes to a
+//! worker for the first time.
 
 use std::hash::{BuildHasher, RandomState};
 

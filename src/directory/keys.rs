@@ -1,8 +1,9 @@
 //! Keys: which caller a presented text belongs to.
 //!
-//! A worker looks a text up by its fingerprint in a table of its own, and nothing is compared there
-//! but that. What it does not find is looked up by its public part among what all workers share, and its digest compared
-//! in constant time; what nobody has there is read from the vault. All of it is used only while nothing has changed.
+//! A worker looks a text up in a table of its own, by its public part and the fingerprint of its secret one, and nothing
+//! else is compared. What it does not find there is looked up by its public part among what all workers share, its digest
+//! compared in constant time; what nobody has there is read from the vault. All of it is used only while nothing has
+//! changed.
 
 use std::rc::Rc;
 use std::sync::Arc;

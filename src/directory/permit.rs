@@ -175,7 +175,7 @@ impl Route {
     /// The path that a caller's rules judge: as it goes to the upstream, with a placeholder in the place of a credential
     /// that is a part of it.
     pub fn path_judged<'w>(&self, wanted: &Wanted<'w>) -> Cow<'w, str> {
-        let end = wanted.rest.bytes().position(|byte| byte == b'?').unwrap_or(wanted.rest.len());
+        let end = memchr::memchr(b'?', wanted.rest.as_bytes()).unwrap_or(wanted.rest.len());
         let path = &wanted.rest[..end];
         let base = if wanted.aim == Aim::Base { self.base.path() } else { "" };
         match (base, path) {
@@ -192,9 +192,9 @@ impl Route {
             let of_key: &[Limiter] = shown.as_ref().map_or(&[], |shown| &shown.limiters);
             counted.refund(of_key.iter().chain(&*admission.route.limiters));
         }
-        let limiters = caller.limiters().iter().chain(&*self.limiters);
+        let limiters = [caller.limiters(), &*self.limiters];
         // One that began later may have been counted before this one: what is not there for `now` may be there by now.
-        count(limiters.clone(), now).or_else(|_| count(limiters, Instant::now())).map_err(Denied::Limited)
+        count(limiters, now).or_else(|_| count(limiters, Instant::now())).map_err(Denied::Limited)
     }
 
     /// Which of its origins this one is, if it is one. The base URL's is the first.

@@ -9,18 +9,20 @@
 //! Where several limits hold for one request, none is spent if another refuses: [`count`] checks each, then spends each,
 //! and gives back what was spent if somebody else was faster at a later one.
 
+use std::hash::BuildHasher;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::model::api_key::RequestLimits;
 use crate::model::id::{ApiKeyId, ConnectionId, OrganizationId};
 use crate::model::integration::Limit;
 
 const SECOND: u64 = 1_000_000_000;
+const MILLISECOND: u64 = 1_000_000;
 /// What the clock shows when it starts: longer after zero than any bucket takes to fill, so that zero is "full".
 const START: u64 = 1 << 60;
 /// Below this many buckets none is looked for that could go.
@@ -94,7 +96,7 @@ fn decide(empty_at: u64, now: u64, quota: Quota) -> Result<u64, NonZeroU64> {
 }
 
 /// What a limit belongs to, and for which time it holds where there is one for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
     /// A connection, whoever uses it.
     Connection,
@@ -196,19 +198,23 @@ impl Bucket {
 
 /// Whose a bucket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Owner {
-    Connection(ConnectionId),
-    Key(ApiKeyId, Window),
-    Organization(OrganizationId, Window),
+struct Owner {
+    /// Of a connection, a key or an organization, as the holder says.
+    id: u128,
+    holder: Holder,
 }
 
 impl Owner {
-    const fn holder(self) -> Holder {
-        match self {
-            Owner::Connection(_) => Holder::Connection,
-            Owner::Key(_, window) => Holder::Key(window),
-            Owner::Organization(_, window) => Holder::Organization(window),
-        }
+    fn connection(id: ConnectionId) -> Self {
+        Owner { id: u128::from_ne_bytes(id.to_bytes()), holder: Holder::Connection }
+    }
+
+    fn key(id: ApiKeyId, window: Window) -> Self {
+        Owner { id: u128::from_ne_bytes(id.to_bytes()), holder: Holder::Key(window) }
+    }
+
+    fn organization(id: OrganizationId, window: Window) -> Self {
+        Owner { id: u128::from_ne_bytes(id.to_bytes()), holder: Holder::Organization(window) }
     }
 }
 
@@ -218,26 +224,28 @@ pub struct Limiter {
     holder: Holder,
     bucket: Arc<Bucket>,
     quota: Quota,
-    clock: Clock,
 }
 
 impl Limiter {
     /// Whether a request would pass, without spending anything.
     pub fn check(&self, now: Instant) -> Result<(), Exceeded> {
-        self.check_at(self.clock.at(now))
+        self.check_at(nanoseconds(now))
     }
 
     fn check_at(&self, now: u64) -> Result<(), Exceeded> {
         let empty_at = self.bucket.empty_at.load(Ordering::Relaxed);
-        match decide(empty_at, now, self.quota) {
-            Ok(_) => Ok(()),
-            Err(wait) => Err(self.exceeded(wait)),
-        }
+        decide(empty_at, now, self.quota).map(drop).map_err(|wait| self.exceeded(wait))
+    }
+
+    /// The same in one comparison: a bucket that is full has room whatever its brim is.
+    fn has_room(&self, now: u64) -> bool {
+        let empty_at = self.bucket.empty_at.load(Ordering::Relaxed);
+        empty_at.saturating_add(self.quota.interval.get()) <= now
     }
 
     /// How it stands now.
     pub fn allowance(&self, now: Instant) -> Allowance {
-        let (empty_at, instant) = (self.bucket.empty_at.load(Ordering::Relaxed), self.clock.at(now));
+        let (empty_at, instant) = (self.bucket.empty_at.load(Ordering::Relaxed), nanoseconds(now));
         let level = instant.saturating_sub(empty_at).min(self.quota.window());
         let left = u32::try_from(level / self.quota.interval).unwrap_or(u32::MAX);
         let wait = self.check(now).err().map(|exceeded| exceeded.wait);
@@ -246,7 +254,7 @@ impl Limiter {
 
     /// Counts a request, or says why it must not pass; then nothing is spent.
     pub fn spend(&self, now: Instant) -> Result<Spent, Exceeded> {
-        self.spend_at(self.clock.at(now))
+        self.spend_at(nanoseconds(now))
     }
 
     fn spend_at(&self, now: u64) -> Result<Spent, Exceeded> {
@@ -285,83 +293,95 @@ impl Counted {
 
 /// Counts a request that several limits hold for: all of them, or none. Where several refuse, the one that does so for
 /// longest is told, for nothing passes before that.
-pub fn count<'a>(limiters: impl Iterator<Item = &'a Limiter> + Clone, now: Instant) -> Result<Counted, Exceeded> {
-    let mut all = limiters.clone();
-    let Some(first) = all.next() else { return Ok(Counted(())) };
-    // One clock is all limiters' clock.
-    let now = first.clock.at(now);
-    if all.next().is_none() {
-        return first.spend_at(now).map(|_| Counted(()));
+pub fn count(limiters: [&[Limiter]; 2], now: Instant) -> Result<Counted, Exceeded> {
+    let now = nanoseconds(now);
+    if let [[], [only]] = limiters {
+        return only.spend_at(now).map(|_| Counted(()));
     }
-    let refusing = limiters.clone().filter_map(|limiter| limiter.check_at(now).err());
-    if let Some(exceeded) = refusing.max_by_key(|exceeded| exceeded.wait) {
+    let have_room = |limiters: &[Limiter]| limiters.iter().all(|limiter| limiter.has_room(now));
+    if !limiters.into_iter().all(have_room)
+        && let Some(exceeded) = longest_wait(limiters, now)
+    {
         return Err(exceeded);
     }
-    for (number, limiter) in limiters.clone().enumerate() {
-        if let Err(exceeded) = limiter.spend_at(now) {
-            // Somebody else was faster.
-            Counted(()).refund(limiters.take(number));
-            return Err(exceeded);
+    let mut spent = 0;
+    for limiters_of_one in limiters {
+        for limiter in limiters_of_one {
+            if let Err(exceeded) = limiter.spend_at(now) {
+                // Somebody else was faster.
+                Counted(()).refund(limiters.into_iter().flatten().take(spent));
+                return Err(exceeded);
+            }
+            spent += 1;
         }
     }
     Ok(Counted(()))
 }
 
-/// Nanoseconds since a moment of its own, on the clock that nobody sets.
-#[derive(Clone, Copy, Debug)]
-struct Clock(Instant);
-
-impl Clock {
-    fn at(self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(self.0);
-        START + since.as_secs() * SECOND + u64::from(since.subsec_nanos())
-    }
+/// Of the limits that refuse a request, the one that does so for longest; none where one was given back meanwhile.
+#[cold]
+fn longest_wait(limiters: [&[Limiter]; 2], now: u64) -> Option<Exceeded> {
+    let refusing = limiters.into_iter().flatten().filter_map(|limiter| limiter.check_at(now).err());
+    refusing.max_by_key(|exceeded| exceeded.wait)
 }
 
-/// The buckets of everything that is limited. A bucket outlives the routes that held it, so that neither eviction from a cache nor
-/// a reload refills it, nor a new quota; one that is full and that nobody holds is as good as none, and goes when the table grows.
-#[derive(Debug)]
-pub struct Rates {
-    clock: Clock,
-    table: Mutex<Table>,
+/// Nanoseconds since a moment of the process's own, on the clock that nobody sets.
+fn nanoseconds(now: Instant) -> u64 {
+    static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let since = now.saturating_duration_since(*BEGINNING);
+    START + since.as_secs() * SECOND + u64::from(since.subsec_nanos())
 }
+
+/// The buckets of everything that is limited. A bucket outlives the routes that held it, so that neither eviction from a
+/// cache nor a reload refills it, nor a new quota; one that is full and that nobody holds is as good as none, and goes
+/// when the table grows.
+#[derive(Debug, Default)]
+pub struct Rates(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
-    buckets: HashMap<Owner, Kept>,
+    buckets: HashTable<Kept>,
+    hasher: DefaultHashBuilder,
     /// As many buckets as call for a look at which of them can go.
     many: usize,
 }
 
+/// A bucket with its owner, whose two parts take less room here than together.
 #[derive(Debug)]
 struct Kept {
+    id: u128,
+    holder: Holder,
     bucket: Arc<Bucket>,
     /// The latest quota.
     quota: Quota,
-    /// The longest time that it takes to fill, of all quotas it was used with.
-    window: u64,
+    /// The longest time that it takes to fill, of all quotas it was used with, in whole milliseconds.
+    window: u32,
 }
 
-impl Default for Rates {
-    fn default() -> Self {
-        Rates { clock: Clock(Instant::now()), table: Mutex::default() }
+impl Kept {
+    fn new(Owner { id, holder }: Owner, quota: Quota) -> Self {
+        Kept { id, holder, bucket: Arc::default(), quota, window: 0 }
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { id: self.id, holder: self.holder }
     }
 }
 
 impl Rates {
     /// A limiter on the connection's bucket, which is the same for all routes of the connection.
     pub fn limiter(&self, connection: ConnectionId, quota: Quota) -> Limiter {
-        self.limiter_at(Owner::Connection(connection), quota, Instant::now())
+        self.limiter_at(Owner::connection(connection), quota, Instant::now())
     }
 
     /// The limiters of an API key.
     pub fn limiters_of_key(&self, key: ApiKeyId, limits: &RequestLimits) -> Box<[Limiter]> {
-        self.limiters(limits, |window| Owner::Key(key, window))
+        self.limiters(limits, |window| Owner::key(key, window))
     }
 
     /// The limiters of all callers of an organization together.
     pub fn limiters_of_organization(&self, organization: OrganizationId, limits: &RequestLimits) -> Box<[Limiter]> {
-        self.limiters(limits, |window| Owner::Organization(organization, window))
+        self.limiters(limits, |window| Owner::organization(organization, window))
     }
 
     fn limiters(&self, limits: &RequestLimits, owner: impl Fn(Window) -> Owner) -> Box<[Limiter]> {
@@ -373,27 +393,34 @@ impl Rates {
     }
 
     fn limiter_at(&self, owner: Owner, quota: Quota, now: Instant) -> Limiter {
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let instant = self.clock.at(now);
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let instant = nanoseconds(now);
         if table.buckets.len() >= table.many.max(FEW) {
             table.sweep(instant);
         }
-        let kept = table.buckets.entry(owner).or_insert_with(|| Kept { bucket: Arc::default(), quota, window: 0 });
-        kept.window = kept.window.max(quota.window());
+        let Table { buckets, hasher, .. } = &mut *table;
+        let hash = |kept: &Kept| hasher.hash_one(kept.owner());
+        let entry = buckets.entry(hasher.hash_one(owner), |kept| kept.owner() == owner, hash);
+        let kept = entry.or_insert_with(|| Kept::new(owner, quota)).into_mut();
+        // A million at one a second is the slowest there is: twelve days.
+        kept.window = kept.window.max(u32::try_from(quota.window().div_ceil(MILLISECOND)).unwrap_or(u32::MAX));
         let before = std::mem::replace(&mut kept.quota, quota);
         if before != quota {
             kept.bucket.change(instant, before, quota);
         }
-        Limiter { holder: owner.holder(), bucket: Arc::clone(&kept.bucket), quota, clock: self.clock }
+        Limiter { holder: owner.holder, bucket: Arc::clone(&kept.bucket), quota }
     }
 }
 
 impl Table {
     /// Drops what is as good as none. A bucket that only the table holds stays so while the table is locked.
     fn sweep(&mut self, now: u64) {
-        self.buckets.retain(|_, kept| Arc::strong_count(&kept.bucket) > 1 || !kept.bucket.is_full(now, kept.window));
+        let is_of_use = |kept: &mut Kept| {
+            Arc::strong_count(&kept.bucket) > 1 || !kept.bucket.is_full(now, u64::from(kept.window) * MILLISECOND)
+        };
+        self.buckets.retain(is_of_use);
         self.many = 2 * self.buckets.len();
-        self.buckets.shrink_to(self.many);
+        self.buckets.shrink_to(self.many, |kept| self.hasher.hash_one(kept.owner()));
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Route {
     /// Its integration.
     pub integration: Arc<Integration>,
     /// Which of the integration's auth methods it uses.
-    method: usize,
+    method: u32,
     /// Whether it is a customer's or somebody's own: not for everybody who may use everything.
     pub(super) is_reserved: bool,
     /// Where its requests go, and what each of them has.
@@ -65,7 +65,7 @@ impl Route {
 
     /// The auth method its credential is for.
     pub fn auth(&self) -> &AuthMethod {
-        &self.integration.auth[self.method]
+        &self.integration.auth[self.method as usize]
     }
 
     /// What access lines say of it, rendered once.
@@ -115,6 +115,7 @@ impl Route {
         let customer = connection.customer.as_ref().map(CustomerName::as_str);
         let names = Names::new(connection.key.as_str(), connection.id, customer);
         let is_reserved = customer.is_some() || connection.keeper().is_some();
+        let method = method as u32; // a document has far fewer
         let stamp = Stamp::default();
         Ok(Route { connection, integration, method, is_reserved, site, names, limiters: Box::default(), stamp })
     }

@@ -18,7 +18,9 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::cache::Limits;
 use super::route::{Route, RouteError};
 use super::{Found, Name, Named};
+use crate::model::connection::Connection;
 use crate::model::id::Reference;
+use crate::model::name::{CustomerName, NameError};
 use crate::vault::revision::{Revisions, Stamp};
 
 pub use keys::Shown;
@@ -69,7 +71,35 @@ pub struct Kept<B> {
     age: Age,
     route: Arc<Route>,
     beside: B,
-    name: Name,
+    called: Called,
+}
+
+/// What a kept route is called. Most are called by the connection's own key or id, which need not be kept twice.
+enum Called {
+    ByKey,
+    ById,
+    /// In another organization's or customer's words.
+    Otherwise(Box<Name>),
+}
+
+impl Called {
+    fn new(named: &Named<'_>, connection: &Connection) -> Result<Self, NameError> {
+        Ok(match named {
+            _ if *named == Self::ByKey.named(connection) => Self::ByKey,
+            _ if *named == Self::ById.named(connection) => Self::ById,
+            _ => Self::Otherwise(Box::new((*named).try_into()?)),
+        })
+    }
+
+    fn named<'a>(&'a self, connection: &'a Connection) -> Named<'a> {
+        let reference = match self {
+            Self::ByKey => Reference::Key(connection.key.as_str().as_bytes()),
+            Self::ById => Reference::Id(connection.id),
+            Self::Otherwise(name) => return (&**name).into(),
+        };
+        let customer = connection.customer.as_ref().map(CustomerName::as_str);
+        Named { organization: connection.organization, customer, reference }
+    }
 }
 
 /// A name that leads to nothing that could be used. That is remembered too, until the name changes.
@@ -94,7 +124,7 @@ struct Age {
 /// What the two kinds of entries have in common.
 trait Entry {
     fn age(&self) -> &Age;
-    fn name(&self) -> &Name;
+    fn named(&self) -> Named<'_>;
     /// Whether it still holds; what has changed beside it is forgotten.
     fn look(&self) -> bool;
     fn sweep(&self);
@@ -124,8 +154,8 @@ impl<B: Beside> Entry for Kept<B> {
         &self.age
     }
 
-    fn name(&self) -> &Name {
-        &self.name
+    fn named(&self) -> Named<'_> {
+        self.called.named(&self.route.connection)
     }
 
     fn look(&self) -> bool {
@@ -146,8 +176,8 @@ impl Entry for Unknown {
         &self.age
     }
 
-    fn name(&self) -> &Name {
-        &self.name
+    fn named(&self) -> Named<'_> {
+        (&self.name).into()
     }
 
     fn look(&self) -> bool {
@@ -186,14 +216,6 @@ impl<B> Deref for Kept<B> {
 
     fn deref(&self) -> &Arc<Route> {
         &self.route
-    }
-}
-
-impl Named<'_> {
-    fn is(&self, name: &Name) -> bool {
-        Reference::from(&name.reference) == self.reference
-            && name.organization == self.organization
-            && name.customer.as_ref().map(|customer| customer.as_str()) == self.customer
     }
 }
 
@@ -237,29 +259,32 @@ impl<B: Beside> Table<B> {
     pub(super) fn insert(
         &self,
         hash: Hash,
-        name: Name,
+        named: &Named<'_>,
         found: Found,
         expires: Instant,
     ) -> Result<Rc<Kept<B>>, RouteError> {
+        // What is no name is the name of nothing.
+        let unknown = |_: NameError| RouteError::Unknown;
         let age = Age::new(expires);
         let route = match found {
             Found::Route(route) => route,
             Found::Nothing(nothing) => {
-                let error = nothing.error.clone();
+                let (name, error) = ((*named).try_into().map_err(unknown)?, nothing.error.clone());
                 let unknown = Unknown { age, name, error: error.clone(), stamp: nothing.stamp.clone() };
-                forget(&self.routes, hash, &unknown.name);
+                forget(&self.routes, hash, named);
                 self.put(&self.unknown, hash, Rc::new(unknown));
                 return Err(error);
             }
         };
-        forget(&self.unknown, hash, &name);
-        let kept = Rc::new(Kept { age, route, beside: B::default(), name });
+        forget(&self.unknown, hash, named);
+        let called = Called::new(named, &route.connection).map_err(unknown)?;
+        let kept = Rc::new(Kept { age, route, beside: B::default(), called });
         self.put(&self.routes, hash, Rc::clone(&kept));
         Ok(kept)
     }
 
     fn put<E: Entry>(&self, table: &RefCell<HashTable<Line<E>>>, hash: Hash, entry: Rc<E>) {
-        forget(table, hash, entry.name());
+        forget(table, hash, &entry.named());
         let mut lines = table.borrow_mut();
         if lines.len() as u64 >= self.limits.entries {
             lines.retain(|line| line.entry.age().used.take());
@@ -288,7 +313,7 @@ fn find<E: Entry>(
     now: Instant,
 ) -> Option<Rc<E>> {
     let lines = table.borrow();
-    let line = lines.find(hash.0, |line| line.hash == hash && named.is(line.entry.name()))?;
+    let line = lines.find(hash.0, |line| line.hash == hash && line.entry.named() == *named)?;
     let age = line.entry.age();
     if !line.entry.is_current(revisions) || now >= age.expires.get() {
         return None;
@@ -297,10 +322,10 @@ fn find<E: Entry>(
     Some(Rc::clone(&line.entry))
 }
 
-fn forget<E: Entry>(table: &RefCell<HashTable<Line<E>>>, hash: Hash, name: &Name) {
+fn forget<E: Entry>(table: &RefCell<HashTable<Line<E>>>, hash: Hash, named: &Named<'_>) {
     let mut lines = table.borrow_mut();
     if !lines.is_empty()
-        && let Ok(line) = lines.find_entry(hash.0, |line| line.hash == hash && line.entry.name() == name)
+        && let Ok(line) = lines.find_entry(hash.0, |line| line.hash == hash && line.entry.named() == *named)
     {
         line.remove();
     }

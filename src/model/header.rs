@@ -243,8 +243,35 @@ pub fn is_one(name: &[u8], other: &[u8]) -> bool {
 }
 
 fn is_folded_to_one(name: &[u8], other: &[u8]) -> bool {
+    let ((words, rest), (other_words, other_rest)) = (name.as_chunks(), other.as_chunks());
+    words.iter().zip(other_words).all(|(one, other)| differ_in_case_only(*one, *other) || are_folded_to_one(one, other))
+        && are_folded_to_one(rest, other_rest)
+}
+
+fn are_folded_to_one(name: &[u8], other: &[u8]) -> bool {
     let fold = |byte: u8| FOLDED[usize::from(byte)];
     name.iter().zip(other).all(|(one, other)| fold(*one) == fold(*other))
+}
+
+/// Whether eight bytes are the same but for the case of letters. `false` may be wrong: almost all names that are one are
+/// so in this way, and the others are compared byte by byte.
+#[inline]
+fn differ_in_case_only(one: [u8; 8], other: [u8; 8]) -> bool {
+    const CASE: u64 = u64::from_ne_bytes([0x20; 8]);
+    /// The bits that tell letters, with `@`, `[` to `_` and their like, from digits and signs.
+    const LETTERS: u64 = u64::from_ne_bytes([0x40; 8]);
+    let (one, other) = (u64::from_ne_bytes(one), u64::from_ne_bytes(other));
+    let differs = one ^ other;
+    // Of what differs by that bit and may stand in a token only `^` and `~` are no letters, and both end so.
+    let signs = has_byte(one | CASE, b'~');
+    differs & !CASE == 0 && differs & !(one & LETTERS) >> 1 & CASE == 0 && !signs
+}
+
+/// Whether one of eight bytes is this one; it may be said of one that stands above such.
+const fn has_byte(word: u64, byte: u8) -> bool {
+    let zero_there = word ^ u64::from_ne_bytes([byte; 8]);
+    let ones = u64::from_ne_bytes([1; 8]);
+    zero_there.wrapping_sub(ones) & !zero_there & (ones << 7) != 0
 }
 
 /// Each byte of a name as it is compared. A table, because every request's names are.
@@ -323,6 +350,28 @@ pub fn may_be_trailer(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn names_are_compared_as_if_byte_by_byte(
+            name in "[!#-'*+.^_`|~0-9A-Za-z-]{0,40}",
+            changed in proptest::collection::vec(0_usize..24, 40),
+        ) {
+            let change = |(byte, change): (u8, &usize)| match change {
+                0 => byte ^ 0x20,
+                1 if byte == b'_' => b'-',
+                2 => byte.to_ascii_uppercase(),
+                3 => b'~',
+                _ => byte,
+            };
+            let other: Vec<u8> = name.bytes().zip(&changed).map(change).filter(|byte| TOKEN.contains(byte)).collect();
+            let expected = name.len() == other.len() && are_folded_to_one(name.as_bytes(), &other);
+            proptest::prop_assert_eq!(is_one(name.as_bytes(), &other), expected);
+            proptest::prop_assert_eq!(is_one(&other, name.as_bytes()), expected);
+        }
+    }
+
+    const TOKEN: &[u8] = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
     #[test]
     fn a_name_means_the_same_in_every_spelling() {

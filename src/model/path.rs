@@ -32,15 +32,33 @@ pub fn canonical(path: &str) -> Option<Cow<'_, str>> {
 
 /// Whether nothing in a path needs a second look, which is so with nearly all: one pass, for every request with a rule.
 fn is_plainly_canonical(path: &str) -> bool {
-    let mut last = 0;
-    path.starts_with('/')
-        && path.bytes().all(|byte| {
-            let follows_slash = std::mem::replace(&mut last, byte) == b'/';
-            byte.is_ascii_graphic()
-                && !matches!(byte, b'%' | b'\\' | b';' | b'?' | b'#')
-                && !(follows_slash && matches!(byte, b'/' | b'.'))
-        })
+    let (mut last, mut wrong) = (0, 0);
+    for byte in path.bytes() {
+        let class = CLASSES[usize::from(byte)];
+        wrong |= class & (NEVER | last);
+        last = if byte == b'/' { BEHIND_A_SLASH } else { 0 };
+    }
+    path.starts_with('/') && wrong == 0
 }
+
+/// What must not stand in a path that is plainly canonical.
+const NEVER: u8 = 1;
+/// What must not stand there behind a slash.
+const BEHIND_A_SLASH: u8 = 2;
+
+const CLASSES: [u8; 256] = {
+    let mut classes = [NEVER; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        classes[byte as usize] = match byte {
+            b'%' | b'\\' | b';' | b'?' | b'#' => NEVER,
+            b'/' | b'.' => BEHIND_A_SLASH,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    classes
+};
 
 /// Decodes what is encoded; `None` where that could be read in two ways.
 fn decode(path: &str) -> Option<String> {

@@ -82,17 +82,22 @@ impl<'h> Tag<'h> {
             None if matches!(requested.form, Form::Absolute(_)) => None,
             None => requested.take_path_tag().map(|tag| reference(tag.as_bytes())).transpose()?,
         };
-        let malformed = ProxyError::TagMalformed;
-        Ok(Tag {
-            connection,
-            environment: parsed(own.environment, malformed("Sidekey-Environment is no environment's name"))?,
-            customer: parsed(own.customer, malformed("Sidekey-Customer is no customer's name"))?,
-            workflow: own.workflow.map(workflow).transpose()?,
-            upstream: own.upstream.map(upstream).transpose()?,
-            timeout: own.timeout.map(timeout).transpose()?,
-            key: own.key.map(Presented),
-            explain: own.explain.map(explain).transpose()?.unwrap_or(false),
-        })
+        let mut tag = Tag { connection, key: own.key.map(Presented), ..Tag::default() };
+        if own.says_more {
+            tag.take(&own)?;
+        }
+        Ok(tag)
+    }
+
+    /// Takes what few requests say.
+    fn take(&mut self, own: &Own<'h>) -> Result<(), ProxyError> {
+        self.environment = parsed(own.environment, "Sidekey-Environment is no environment's name")?;
+        self.customer = parsed(own.customer, "Sidekey-Customer is no customer's name")?;
+        self.workflow = own.workflow.map(workflow).transpose()?;
+        self.upstream = own.upstream.map(upstream).transpose()?;
+        self.timeout = own.timeout.map(timeout).transpose()?;
+        self.explain = own.explain.map(explain).transpose()?.unwrap_or(false);
+        Ok(())
     }
 }
 
@@ -100,6 +105,8 @@ impl<'h> Tag<'h> {
 #[derive(Default)]
 struct Own<'h> {
     key: Option<&'h [u8]>,
+    /// Whether any of the others is there.
+    says_more: bool,
     environment: Option<&'h str>,
     customer: Option<&'h str>,
     workflow: Option<&'h str>,
@@ -151,6 +158,7 @@ impl<'h> Own<'h> {
         if slot.replace(text(line.value)?).is_some() {
             return Err(ProxyError::TagConflict("a Sidekey- header is there twice"));
         }
+        self.says_more = true;
         Ok(())
     }
 }
@@ -216,8 +224,8 @@ fn text(value: &[u8]) -> Result<&str, ProxyError> {
     text.ok_or(ProxyError::TagMalformed("a tag holds other than printable ASCII"))
 }
 
-fn parsed<T: std::str::FromStr>(text: Option<&str>, malformed: ProxyError) -> Result<Option<T>, ProxyError> {
-    text.map(str::parse).transpose().map_err(|_| malformed)
+fn parsed<T: std::str::FromStr>(text: Option<&str>, malformed: &'static str) -> Result<Option<T>, ProxyError> {
+    text.map(str::parse).transpose().map_err(|_| ProxyError::TagMalformed(malformed))
 }
 
 fn workflow(text: &str) -> Result<&str, ProxyError> {

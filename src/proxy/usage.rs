@@ -7,16 +7,20 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::hash::BuildHasher;
 use std::time::Duration;
 
-use hashbrown::HashMap;
-use hashbrown::hash_map::Entry;
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use http::StatusCode;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::model::id::{ApiKeyId, ConnectionId, OrganizationId};
 use crate::model::name::EnvironmentName;
+
+/// Seconds of an hour.
+const HOUR: u64 = 3_600;
 
 /// How many cells a worker fills before it hands them over without waiting.
 const MOST: usize = 16_384;
@@ -92,21 +96,22 @@ struct Place {
     caller: Option<ApiKeyId>,
 }
 
-/// What is counted at a place for one environment. There is one for every connection in use: what few have is aside.
+/// What is counted at a place for one environment. There is one for every connection in use: what few have is aside, and
+/// seconds are those since the hour began.
 #[derive(Debug)]
 struct Cell {
     organization: OrganizationId,
     environment: EnvironmentName,
     count: u64,
-    last: u64,
-    verdict: Option<(Verdict, u64)>,
+    last: u16,
+    verdict: Option<(Verdict, u16)>,
     aside: Option<Box<Aside>>,
 }
 
 /// What few cells have.
 #[derive(Debug, Default)]
 struct Aside {
-    workflows: Vec<(String, u64)>,
+    workflows: Vec<(String, u16)>,
     /// Where more than one environment is used: those of the others.
     others: Vec<Cell>,
 }
@@ -132,7 +137,7 @@ impl Cell {
     }
 
     /// Counts a request.
-    fn add(&mut self, used: &Used<'_>, second: u64) {
+    fn add(&mut self, used: &Used<'_>, second: u16) {
         self.count += 1;
         self.last = second;
         if let Some(verdict) = used.verdict {
@@ -155,23 +160,68 @@ impl Cell {
 
     fn into_use(self, place: Place, hour: u64) -> Use {
         let Cell { organization, environment, count, last, verdict, aside } = self;
-        let (Place { connection, caller }, workflows) = (place, aside.map(|aside| aside.workflows).unwrap_or_default());
+        let Place { connection, caller } = place;
+        let moment = |second: u16| hour * HOUR + u64::from(second);
+        let (last, verdict) = (moment(last), verdict.map(|(verdict, at)| (verdict, moment(at))));
+        let workflows = aside.map(|aside| aside.workflows).unwrap_or_default();
+        let workflows = workflows.into_iter().map(|(workflow, last)| (workflow, moment(last))).collect();
         Use { organization, connection, environment, caller, hour, count, last, verdict, workflows }
     }
 }
+
+/// A cell at its place. It lies by itself: a table has room for half as many again as there are.
+type Placed = Box<(Place, Cell)>;
 
 /// What was counted in one hour, as it lay in the cells: whoever takes it sorts it out, so that no request waits for that.
 #[derive(Debug, Default)]
 pub struct Counted {
     hour: u64,
-    cells: HashMap<Place, Cell>,
+    cells: HashTable<Placed>,
+    hasher: DefaultHashBuilder,
 }
 
 impl Counted {
+    fn of_hour(hour: u64, room: usize) -> Self {
+        Counted { hour, cells: HashTable::with_capacity(room), hasher: DefaultHashBuilder::default() }
+    }
+
     /// Each use that was counted, in no order.
     pub fn into_uses(self) -> impl Iterator<Item = Use> {
         let hour = self.hour;
-        self.cells.into_iter().flat_map(move |(place, cell)| cell.into_uses(place, hour))
+        self.cells.into_iter().flat_map(move |placed| {
+            let (place, cell) = *placed;
+            cell.into_uses(place, hour)
+        })
+    }
+
+    /// Counts a request in the cell of its place; whether that is a new one.
+    fn add(&mut self, used: &Used<'_>, second: u64) -> bool {
+        let place = Place { connection: used.connection, caller: used.caller };
+        let second = (second % HOUR) as u16;
+        let is_it = |placed: &Placed| placed.0 == place;
+        let hash = |placed: &Placed| self.hasher.hash_one(placed.0);
+        match self.cells.entry(self.hasher.hash_one(place), is_it, hash) {
+            Entry::Occupied(mut known) => {
+                known.get_mut().1.of(used.environment).add(used, second);
+                false
+            }
+            Entry::Vacant(free) => {
+                let mut cell = Cell::new(used.organization, used.environment.clone());
+                cell.add(used, second);
+                free.insert(Box::new((place, cell)));
+                true
+            }
+        }
+    }
+
+    /// Takes out what was counted of one connection.
+    fn split(&mut self, connection: ConnectionId) -> Self {
+        let mut of_it = Counted::of_hour(self.hour, 0);
+        for placed in self.cells.extract_if(|placed| placed.0.connection == connection) {
+            let hash = of_it.hasher.hash_one(placed.0);
+            of_it.cells.insert_unique(hash, placed, |placed| of_it.hasher.hash_one(placed.0));
+        }
+        of_it
     }
 }
 
@@ -234,19 +284,16 @@ impl Uses {
 
     /// Counts a request that a credential was sent with, which was over in this second since 1970.
     pub fn count(&self, used: &Used<'_>, second: u64) {
-        let hour = second / 3_600;
+        let hour = second / HOUR;
         if self.counted.borrow().hour != hour {
             self.hand_over();
             self.counted.borrow_mut().hour = hour;
         }
-        let Counted { cells, .. } = &mut *self.counted.borrow_mut();
-        match cells.entry(Place { connection: used.connection, caller: used.caller }) {
-            Entry::Occupied(mut known) => return known.get_mut().of(used.environment).add(used, second),
-            Entry::Vacant(place) => {
-                place.insert(Cell::new(used.organization, used.environment.clone())).add(used, second);
-            }
+        let mut counted = self.counted.borrow_mut();
+        if !counted.add(used, second) {
+            return;
         }
-        match cells.len() {
+        match counted.cells.len() {
             1 => self.filled.notify_one(),
             MOST.. => self.full.notify_one(),
             _ => {}
@@ -260,18 +307,15 @@ impl Uses {
             return;
         }
         // As many are likely to be used again, and the table need not grow from nothing.
-        let room = HashMap::with_capacity(counted.cells.len().min(MOST));
-        let hour = counted.hour;
-        let counted = std::mem::replace(&mut *counted, Counted { hour, cells: room });
+        let next = Counted::of_hour(counted.hour, counted.cells.len().min(MOST));
+        let counted = std::mem::replace(&mut *counted, next);
         // Nobody takes them where there is no vault to write them to.
         let _nobody = self.taker.send(Handed { counted, wanted: None });
     }
 
     /// Hands over what was counted of one connection, and behind it who waits for that.
     fn hand_over_wanted(&self, wanted: Wanted) {
-        let mut all = self.counted.borrow_mut();
-        let cells = all.cells.extract_if(|place, _| place.connection == wanted.connection).collect();
-        let counted = Counted { hour: all.hour, cells };
+        let counted = self.counted.borrow_mut().split(wanted.connection);
         let _nobody = self.taker.send(Handed { counted, wanted: Some(wanted) });
     }
 

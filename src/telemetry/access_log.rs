@@ -120,7 +120,7 @@ pub struct Entry<'a> {
     pub request_id: RequestId,
     /// When it was over.
     pub ended: Moment,
-    /// Who asked.
+    /// Who asked: a key's id, or a word of ours.
     pub caller: &'a str,
     /// The connection, its environment and upstream.
     pub connection: Named<'a>,
@@ -328,7 +328,7 @@ fn write_json(line: &mut Vec<u8>, head: &mut Head, entry: &Entry<'_>) {
     head.set_time(entry.ended);
     head.json[ID..ID + 30].copy_from_slice(entry.request_id.as_bytes());
     line.extend_from_slice(&head.json);
-    push_member(line, b",\"caller\":\"", entry.caller);
+    push_plain(line, b",\"caller\":\"", entry.caller);
     match entry.connection {
         Named::Nothing => {}
         Named::Asked(reference) => push_member(line, b",\"connection\":\"", reference),
@@ -406,7 +406,7 @@ fn push_member<const N: usize>(line: &mut Vec<u8>, name: &[u8; N], value: &str) 
     line.push(b'"');
 }
 
-/// The same where the value is a name or an authority: no byte of it needs to be escaped.
+/// The same where the value is an id, a name or an authority: no byte of it needs to be escaped.
 #[inline]
 fn push_plain<const N: usize>(line: &mut Vec<u8>, name: &[u8; N], value: &str) {
     debug_assert!(value.bytes().all(|byte| PLAIN[usize::from(byte)]), "{value}");

@@ -19,8 +19,10 @@ use crate::model::moment::Moment;
 
 /// How many characters the secret part has.
 const SECRET: usize = 43;
-/// How long a key is: `apk_`, 26 characters, `_` and the secret part.
-pub const LENGTH: usize = 31 + SECRET;
+/// How many characters stand before the secret part: `apk_`, 26 characters and `_`.
+pub const PUBLIC: usize = 31;
+/// How long a key is.
+pub const LENGTH: usize = PUBLIC + SECRET;
 
 /// The text of a new key. It wipes itself, and shows itself to nobody by accident.
 #[derive(Debug)]

@@ -149,7 +149,8 @@ fn settled(cell: &AtomicU64) -> u64 {
 pub struct Stamp {
     /// The revision of what is declared, where it was read from that.
     declared: Option<(Arc<Clock>, u64)>,
-    cells: Vec<(Arc<AtomicU64>, u64)>,
+    /// Few, and kept beside everything that is cached.
+    cells: Box<[(Arc<AtomicU64>, u64)]>,
 }
 
 impl Stamp {
@@ -157,13 +158,15 @@ impl Stamp {
     pub fn take(&mut self, revisions: &Revisions, subject: Subject) {
         let cell = revisions.cell(subject);
         let revision = settled(&cell);
-        self.cells.push((cell, revision));
+        let mut cells = std::mem::take(&mut self.cells).into_vec();
+        cells.push((cell, revision));
+        self.cells = cells.into();
     }
 
     /// The stamp of all that is declared, and nothing else.
     pub(super) fn of_declared(revisions: &Revisions) -> Stamp {
         let revision = settled(&revisions.clock.declared);
-        Stamp { declared: Some((Arc::clone(&revisions.clock), revision)), cells: Vec::new() }
+        Stamp { declared: Some((Arc::clone(&revisions.clock), revision)), cells: Box::default() }
     }
 
     /// Whether it was taken of what is declared, and of nothing else.

@@ -265,7 +265,9 @@ impl Fields {
     /// Drops the fields of these names, however they are spelled.
     pub fn drop_named(&mut self, names: &Names) {
         self.drop_where(Meanings::ALL, |field, bytes| {
-            names.may_have(field.name.len()) && names.position(field.name.of(bytes)).is_some()
+            names.may_have(field.name.len())
+                && field.state != State::Dropped
+                && names.position(field.name.of(bytes)).is_some()
         });
     }
 

@@ -34,19 +34,21 @@ pub enum HeadError {
 /// is there as the last time. So what is no HTTP is found early, and one byte at a time costs no more than all at once.
 #[derive(Debug, Default)]
 pub struct Scan {
-    tried: usize,
-    seen: usize,
+    tried: u32,
+    seen: u32,
 }
 
 impl Scan {
     /// Whether to parse `bytes`, all that has come so far.
     pub fn is_due(&mut self, bytes: &[u8]) -> bool {
-        let new = &bytes[self.seen.saturating_sub(3)..];
+        let (tried, seen) = (self.tried as usize, self.seen as usize);
+        let new = &bytes[seen.saturating_sub(3)..];
         let end_may_be_there = || memchr::memmem::find(new, b"\n\r\n").or(memchr::memmem::find(new, b"\n\n")).is_some();
-        let due = bytes.len() >= 2 * self.tried || bytes.len() >= LARGEST || end_may_be_there();
-        self.seen = bytes.len();
+        let due = bytes.len() >= 2 * tried || bytes.len() >= LARGEST || end_may_be_there();
+        // Nobody reads on for long behind the largest head.
+        self.seen = bytes.len() as u32;
         if due {
-            self.tried = bytes.len();
+            self.tried = self.seen;
         }
         due
     }

@@ -92,12 +92,13 @@ async fn every_key_that_is_not_valid_is_told_the_same_ak_02_ak_07() {
     assert_eq!(told(&missing), (401, "key_missing"));
     assert_eq!(missing.header("www-authenticate"), Some("Bearer"));
     let (_, good) = caller(&server, json!({})).await;
+    let (_, other) = caller(&server, json!({})).await;
     let (revoked, revoked_key) = caller(&server, json!({})).await;
     let (suspended, suspended_key) = caller(&server, json!({})).await;
     let (_, not_a_caller) = create(&admin, json!({ "name": "admin", "roles": ["org_admin"] })).await;
     let soon = json!({ "name": "soon", "expires_at": (sidekey::model::moment::Moment::now().after(std::time::Duration::from_millis(1500))) });
     let (_, expired) = create(&admin, soon).await;
-    for key in [&revoked_key, &suspended_key, &expired] {
+    for key in [&good, &other, &revoked_key, &suspended_key, &expired] {
         assert_eq!(ask(&server, KEYED, key, &[]).await.status, 200);
     }
     admin.call("POST", &format!("api-keys/{revoked}/revoke"), &[], None).await;
@@ -120,6 +121,7 @@ async fn every_key_that_is_not_valid_is_told_the_same_ak_02_ak_07() {
         &not_a_caller,
         &format!("{}{last}", &good[..good.len() - 1]),
         &format!("apk_{}{}", "0".repeat(26), &good[30..]),
+        &format!("{}{}", &good[..31], &other[31..]),
         "apk__",
         "apk_1_",
         &format!("{good}_"),

@@ -12,12 +12,13 @@ use super::NEVER;
 use crate::directory::cache::Limits;
 use crate::directory::fingerprint::Fingerprints;
 use crate::directory::keys::Holder;
-use crate::vault::api_key::LENGTH;
+use crate::vault::api_key::{LENGTH, PUBLIC};
 use crate::vault::revision::Revisions;
 
 /// A key that was presented to this worker and verified.
 #[derive(Debug)]
 pub struct Shown {
+    /// Of its secret part; its public part is its holder's name.
     fingerprint: u128,
     /// The epoch at which its holder was last seen to be current.
     looked: Cell<u64>,
@@ -40,6 +41,10 @@ impl Shown {
         Rc::new(Shown { fingerprint: 0, looked: Cell::new(NEVER), expires, used: Cell::new(false), holder })
     }
 
+    fn is(&self, fingerprint: u128, public: &[u8]) -> bool {
+        self.fingerprint == fingerprint && self.holder.name.as_bytes() == public
+    }
+
     /// Whether its holder is as it was. One comparison while nothing at all has changed.
     fn is_current(&self, revisions: &Revisions) -> bool {
         // The epoch is read before the stamp: a change in between moves it on, and the stamp is looked at again.
@@ -60,6 +65,12 @@ pub(in crate::directory) struct Keys {
     limits: Limits,
 }
 
+/// What stands before the last `_` of a presented text, which is no secret, and what stands behind it.
+fn parts(presented: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (public, secret) = presented.split_at_checked(PUBLIC).filter(|_| presented.len() == LENGTH)?;
+    Some((public.strip_suffix(b"_")?, secret))
+}
+
 /// A fingerprint is as good as random: half of it finds the place, all of it is compared.
 fn place(fingerprint: u128) -> u64 {
     fingerprint as u64
@@ -72,12 +83,10 @@ impl Keys {
 
     /// The holder of a text that was verified before. A text of another length is none, and is not even read.
     pub(in crate::directory) fn get(&self, presented: &[u8], revisions: &Revisions, now: Instant) -> Option<Rc<Shown>> {
-        if presented.len() != LENGTH {
-            return None;
-        }
-        let fingerprint = self.fingerprints.of(presented);
+        let (public, secret) = parts(presented)?;
+        let fingerprint = self.fingerprints.of(secret);
         let table = self.shown.borrow();
-        let shown = table.find(place(fingerprint), |shown| shown.fingerprint == fingerprint)?;
+        let shown = table.find(place(fingerprint), |shown| shown.is(fingerprint, public))?;
         if now >= shown.expires || !shown.is_current(revisions) {
             return None;
         }
@@ -87,10 +96,11 @@ impl Keys {
 
     /// Keeps a text that was verified just now.
     pub(in crate::directory) fn insert(&self, presented: &[u8], holder: Arc<Holder>, expires: Instant) -> Rc<Shown> {
-        let fingerprint = self.fingerprints.of(presented);
+        let (public, secret) = parts(presented).unwrap_or_default();
+        let fingerprint = self.fingerprints.of(secret);
         let shown = Rc::new(Shown { fingerprint, looked: Cell::new(NEVER), expires, used: Cell::new(true), holder });
         let mut table = self.shown.borrow_mut();
-        if let Ok(known) = table.find_entry(place(fingerprint), |shown| shown.fingerprint == fingerprint) {
+        if let Ok(known) = table.find_entry(place(fingerprint), |shown| shown.is(fingerprint, public)) {
             known.remove();
         }
         if table.len() as u64 >= self.limits.entries {
