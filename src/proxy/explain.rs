@@ -139,6 +139,18 @@ impl Explanation {
     }
 }
 
+/// Explains until nothing has changed meanwhile, as a request that a change overtakes is judged again.
+async fn again(
+    mut once: impl AsyncFnMut() -> Result<Option<Explanation>, ProxyError>,
+) -> Result<Explanation, ProxyError> {
+    for _ in 0..4 {
+        if let Some(explanation) = once().await? {
+            return Ok(explanation);
+        }
+    }
+    Err(ProxyError::VaultUnavailable)
+}
+
 impl Proxy {
     /// Explains a request whose caller may ask for that, or says why nothing is explained.
     pub(super) async fn explain(
@@ -147,6 +159,15 @@ impl Proxy {
         head: &RequestHead,
         record: &mut Record,
     ) -> Result<Explanation, ProxyError> {
+        again(async || self.explain_once(gate, head, record).await).await
+    }
+
+    async fn explain_once(
+        &self,
+        gate: &Gate,
+        head: &RequestHead,
+        record: &mut Record,
+    ) -> Result<Option<Explanation>, ProxyError> {
         let mut login = Login::default();
         let said = self.read(gate, head, &mut login)?;
         let caller = self.caller(gate, &said.tag).await?;
@@ -160,8 +181,8 @@ impl Proxy {
             key_expires_at: asked.caller.shown().and_then(|shown| shown.key.terms.expires_at),
             ..Explanation::default()
         };
-        self.explain_to(Audience::Caller, &asked, &mut explanation, record).await;
-        Ok(explanation)
+        let holds = self.explain_to(Audience::Caller, &asked, &mut explanation, record).await;
+        Ok(holds.then_some(explanation))
     }
 
     /// Explains a request for who administers a key, as if its holder had sent it. Whether the key lets its holder ask
@@ -173,6 +194,16 @@ impl Proxy {
         head: &RequestHead,
         record: &mut Record,
     ) -> Result<Explanation, ProxyError> {
+        again(async || self.explain_key_once(gate, key, head, record).await).await
+    }
+
+    async fn explain_key_once(
+        &self,
+        gate: &Gate,
+        key: ApiKeyId,
+        head: &RequestHead,
+        record: &mut Record,
+    ) -> Result<Option<Explanation>, ProxyError> {
         let mut login = Login::default();
         let said = self.read(gate, head, &mut login)?;
         let found = self.shared.directory.supposed_holder(key).await.map_err(not_found)?;
@@ -184,22 +215,33 @@ impl Proxy {
             ..Explanation::default()
         };
         explanation.decided(ruling.about, ruling.passed, ruling.text);
-        match supposed.shown {
-            None => explanation.refused(&ProxyError::KeyUnknown),
+        let holds = match supposed.shown {
+            None => {
+                explanation.refused(&ProxyError::KeyUnknown);
+                true
+            }
             Some(shown) => {
                 let asked = Asked::by(gate.holder(shown)?, said, record)?;
-                self.explain_to(Audience::Administrator, &asked, &mut explanation, record).await;
+                self.explain_to(Audience::Administrator, &asked, &mut explanation, record).await
             }
-        }
-        Ok(explanation)
+        };
+        Ok(holds.then_some(explanation))
     }
 
-    async fn explain_to(&self, audience: Audience, asked: &Asked<'_>, told: &mut Explanation, record: &mut Record) {
+    /// Whether what is told still holds: the key has not changed while it was found out.
+    async fn explain_to(
+        &self,
+        audience: Audience,
+        asked: &Asked<'_>,
+        told: &mut Explanation,
+        record: &mut Record,
+    ) -> bool {
         record.asked(asked.reference);
         match self.explain_asked(audience, asked, told).await {
             Ok(()) => told.permitted = true,
             Err(error) => told.refused(&error),
         }
+        asked.is_key_current()
     }
 
     async fn explain_asked(
@@ -215,9 +257,6 @@ impl Proxy {
             told.decided("connection", false, "there is no such connection in the caller's scope");
         };
         let kept = found.inspect_err(|_| outside(told))?;
-        if !asked.is_key_current() {
-            return Err(ProxyError::KeyUnknown);
-        }
         let Some(rule) = asked.caller.covering_rule(&kept.connection) else {
             match audience {
                 Audience::Caller => outside(told),
