@@ -193,6 +193,7 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(transfer::export))
         .routes(routes!(transfer::import))
         .routes(routes!(api_keys::list, api_keys::create))
+        .routes(routes!(connections::revoke::revoke))
         .routes(routes!(api_keys::show, api_keys::replace))
         .routes(routes!(api_keys::limit))
         .routes(routes!(api_keys::narrow))

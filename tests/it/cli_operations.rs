@@ -47,6 +47,7 @@ const REACHED: &[(&str, &str, &str)] = &[
     ("export", "export", ""),
     ("import", "import - --dry-run", EXPORTED),
     ("connections.credentials.delete", "connection unset crm -e production", ""),
+    ("connections.revoke", "connection revoke crm", ""),
     ("connections.delete", "connection delete crm", ""),
     ("integrations.delete", "integration delete crm", ""),
     ("secrets.create", "secret create TOKEN", ""),

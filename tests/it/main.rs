@@ -26,6 +26,7 @@ mod cli_prompt;
 mod cli_resources;
 mod cli_transfer;
 mod connection_test;
+mod connection_revoke;
 mod counted;
 mod deadlines;
 mod drain;
