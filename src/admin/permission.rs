@@ -89,6 +89,7 @@ pub const CALLS: &[Call] = &[
     (Method::GET, "/audit/export", Permission::ReadAudit),
     (Method::GET, "/audit/verify", Permission::ReadAudit),
     (Method::GET, "/audit/usage", Permission::ReadAudit),
+    (Method::GET, "/tap", Permission::Tap),
 ];
 
 /// What a method on a matched route needs.
