@@ -46,6 +46,7 @@ pub mod secrets;
 pub mod sessions;
 pub mod sign_in;
 pub mod standing;
+pub mod tap;
 pub mod throttle;
 pub mod transfer;
 pub mod trials;
@@ -61,6 +62,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::model::version::Version;
+use crate::proxy::tap::Taps;
 use crate::proxy::trial::Bench;
 use crate::proxy::usage::Unwritten;
 use crate::telemetry::metrics::Metrics;
@@ -81,6 +83,8 @@ pub struct Control {
     pub vault: Vault,
     /// Where requests are tried.
     pub bench: Bench,
+    /// Who watches requests as they pass.
+    pub taps: Taps,
     /// What was counted of the use of connections and is not in the vault yet.
     pub unwritten: Unwritten,
     /// The process's counters.
@@ -189,6 +193,7 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(secrets::show, secrets::replace, secrets::delete))
         .routes(routes!(secrets::put_value, secrets::delete_value))
         .routes(routes!(trials::test))
+        .routes(routes!(connections::revoke::revoke))
         .routes(routes!(explain::explain))
         .routes(routes!(transfer::export))
         .routes(routes!(transfer::import))
@@ -204,6 +209,7 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(audit::export))
         .routes(routes!(audit::verify))
         .routes(routes!(audit::usage))
+        .routes(routes!(tap::open))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub mod secret;
 pub mod serve;
 pub mod session;
 mod show;
+pub mod tap;
 pub mod transfer;
 pub mod user;
 pub mod whoami;
@@ -101,6 +102,8 @@ enum Verb {
     Session(session::Command),
     /// Who did what, when and from where
     Audit(audit::Command),
+    /// Watch requests as they pass the proxy, until Ctrl-C
+    Tap(tap::Options),
     /// Roles, and what each may do
     Role(role::Command),
     /// Tell which server is asked, who asks it and what they may do
@@ -233,6 +236,7 @@ fn perform(before: Before, verb: Verb) -> Result<(), Failure> {
         Verb::User(command) => user::run(before, command),
         Verb::Session(command) => session::run(before, command),
         Verb::Audit(command) => audit::run(before, command),
+        Verb::Tap(options) => tap::run(before, options),
         Verb::Role(command) => role::run(before, command),
         Verb::Whoami(command) => whoami::run(before, command),
         Verb::Export(options) => transfer::export(before, options),

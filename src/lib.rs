@@ -30,6 +30,7 @@
 //!   trial, explain   a request that an administrator tries; what would become of one, and why
 //!   usage           what requests used, counted by each worker and written far from them
 //!   revoked         ending what is open when its key, connection or credential is revoked
+//!   tap             lines of requests for administrators who watch; one number tells that nobody does
 //!   record, error   the access line of a request; every way to stop it, and what its caller is told
 //! directory       facts: name -> `Route`; `Route::admit` -> `Permit`, decided without waiting
 //!   caller          who asks: the bounds of a listener, and within them those of the key that was shown
@@ -64,6 +65,7 @@
 //! admin           CONTROL PLANE: the router of the admin port, every endpoint on one page
 //!   actor, people   who asks: by an API key or signed in; how people come in, and how often they may try
 //!   condition       `If-Match`; a change that was judged by looking is judged anew where what it looked at has moved
+//!   tap             watching requests as they pass, for as long as whoever watches may
 //!   oidc, outbound  an identity provider, and the guarded way to it
 //! config          `sidekey.toml` and the environment -> `Config`, valid by construction
 //! server          builds every room, knows everyone; workers, listeners, reload, drain, the socket that `rekey` and `admin-link` ask

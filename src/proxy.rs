@@ -15,6 +15,7 @@ pub mod http2;
 pub mod record;
 pub mod revoked;
 pub mod tag;
+pub mod tap;
 pub mod target;
 pub mod trial;
 mod tunnel;
@@ -144,6 +145,9 @@ impl Proxy {
         let relayed = caught(pin!(self.relay(gate, request, &mut record))).await;
         // What nobody has taken of its body nobody reads any more.
         drop(request.body.take());
+        if !matches!(relayed, Some(Ok(_))) {
+            record.kept_at(gate.scope.organization);
+        }
         match relayed {
             Some(Ok(relayed)) => answer(relayed, &request.head.method, record),
             Some(Err(ProxyError::Explained(explanation))) => explained(&explanation, record),

@@ -36,6 +36,7 @@ use crate::model::id::OrganizationId;
 use crate::model::name::Key;
 use crate::proxy::record::Reporter;
 use crate::proxy::revoked::Revoking;
+use crate::proxy::tap::Taps;
 use crate::proxy::trial::{Bench, Trials};
 use crate::proxy::usage::{Handed, Unwritten, Uses, Wanted};
 use crate::proxy::{Shared, error};
@@ -213,9 +214,11 @@ impl Server {
         let (bench, trials) = Bench::new();
         // The bench of the control runtime counts too.
         let (unwritten, asked) = Unwritten::of(worker_count(config) + 1);
+        let taps = Taps::new(tokens.drain.clone());
         let control = Arc::new(Control {
             vault: vault.clone(),
             bench,
+            taps: taps.clone(),
             unwritten,
             metrics: Arc::clone(&metrics),
             people: people::assemble(config, &environment, listening.admin_address(config), &upstream)?,
@@ -230,7 +233,7 @@ impl Server {
         let (log, access) = open_access_log(config, lines, &metrics)?;
         let (uses, taken) = unbounded_channel();
         let recording = usage::record(vault.clone(), Arc::clone(&metrics), taken, tokens.drain.clone());
-        let told = Told { log, metrics: Arc::clone(&metrics), uses, asked };
+        let told = Told { log, metrics: Arc::clone(&metrics), uses, asked, taps };
         let workers = start_workers(config, &vault, upstream, doors, trials, told, &tokens)?;
         let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
         let drain_timeout = config.proxy.drain_timeout;
@@ -349,6 +352,7 @@ struct Told {
     metrics: Arc<Metrics>,
     uses: UnboundedSender<Handed>,
     asked: Vec<UnboundedReceiver<Wanted>>,
+    taps: Taps,
 }
 
 fn start_workers(
@@ -372,7 +376,8 @@ fn start_workers(
     });
     let upstream = Arc::new(upstream);
     let (metrics, uses) = (Arc::clone(&told.metrics), Uses::new(told.uses.clone()));
-    let reporter = Reporter::new(told.log.buffer(), metrics, uses, Revoking::new(vault.clone()), usize::MAX);
+    let revoking = Revoking::new(vault.clone());
+    let reporter = Reporter::new(told.log.buffer(), metrics, uses, revoking, told.taps.clone(), usize::MAX);
     bench::serve(
         trials,
         bench::Setup {
@@ -399,6 +404,7 @@ fn start_workers(
             usage_interval: config.proxy.usage_interval,
             vault: vault.clone(),
             revoke_within: config.proxy.revoke_within,
+            taps: told.taps.clone(),
             places: Arc::clone(&places),
             most_requests: config.proxy.max_requests.div_ceil(workers),
             head_timeout: config.proxy.head_timeout,

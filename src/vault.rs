@@ -375,6 +375,7 @@ impl Vault {
             }
             Change::DeleteConnection { connection, .. }
             | Change::Resource(resource::Change::DeleteConnection { connection, .. })
+            | Change::Resource(resource::Change::RevokeCredentials { connection, .. })
             | Change::PutCredential { connection, .. }
             | Change::DeleteCredential { connection, .. } => {
                 self.declares(*connection).then(|| "the connection".to_owned())

@@ -15,6 +15,7 @@ use sidekey::proxy::gate::Gate;
 use sidekey::proxy::http1::{self, Client, Terms};
 use sidekey::proxy::record::Reporter;
 use sidekey::proxy::revoked::Revoking;
+use sidekey::proxy::tap::Taps;
 use sidekey::proxy::usage::Uses;
 use sidekey::proxy::{Proxy, Shared, error};
 use sidekey::server::{Organizations, assemble};
@@ -142,7 +143,7 @@ impl Stage {
         let access = AccessLog::off(Arc::clone(&metrics)).buffer();
         // Nobody counts what requests use; what is handed over is dropped.
         let uses = Uses::new(unbounded_channel().0);
-        let reporter = Rc::new(Reporter::new(access, metrics, uses, Revoking::new(vault), usize::MAX));
+        let reporter = Rc::new(Reporter::new(access, metrics, uses, Revoking::new(vault), Taps::default(), usize::MAX));
         let terms = Terms {
             head_timeout: config.proxy.head_timeout,
             write_timeout: config.proxy.body_idle_timeout,

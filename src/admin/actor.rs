@@ -31,6 +31,7 @@ use crate::telemetry::request_id::RequestId;
 use crate::vault::answer::Once;
 use crate::vault::api_key::KnownKey;
 use crate::vault::audit::Author;
+use crate::vault::query::user::Look;
 
 /// Somebody we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +144,7 @@ impl Actor {
 /// Lets a request in with its [`Actor`], or answers why not.
 pub(super) async fn admit(State(control): State<Arc<Control>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    match judge(&control, &parts).await {
+    match judge(&control, &parts, Look::InUse).await {
         Ok(Judged::Admitted(actor)) => {
             parts.extensions.insert(actor);
             next.run(Request::from_parts(parts, body)).await
@@ -154,14 +155,23 @@ pub(super) async fn admit(State(control): State<Arc<Control>>, request: Request,
     }
 }
 
+/// Whether somebody who was let in with this request would be let in with it now, as who they were and for the same
+/// organization. That it is looked at is no use of their session.
+pub(super) async fn holds(control: &Control, actor: &Actor, parts: &Parts) -> bool {
+    match judge(control, parts, Look::Aside).await {
+        Ok(Judged::Admitted(now)) => (now.who, now.organization) == (actor.who, actor.organization),
+        _ => false,
+    }
+}
+
 enum Judged {
     Admitted(Actor),
     NoRoute,
     OtherMethod(String),
 }
 
-async fn judge(control: &Control, parts: &Parts) -> Result<Judged, AdminError> {
-    let identity = identify(control, &parts.method, &parts.headers).await?;
+async fn judge(control: &Control, parts: &Parts, look: Look) -> Result<Judged, AdminError> {
+    let identity = identify(control, &parts.method, &parts.headers, look).await?;
     let Some(route) = parts.extensions.get::<MatchedPath>() else { return Ok(Judged::NoRoute) };
     let permission = match permission::needs(&parts.method, route.as_str()) {
         Needs::Permission(permission) => permission,
@@ -199,8 +209,8 @@ async fn organization(control: &Control, identity: &Identity, uri: &Uri) -> Resu
 }
 
 /// Who asks: by an API key, else by the cookie of a session.
-async fn identify(control: &Control, method: &Method, headers: &HeaderMap) -> Result<Identity, AdminError> {
-    let Some(presented) = presented(headers)? else { return signed_in(control, method, headers).await };
+async fn identify(control: &Control, method: &Method, headers: &HeaderMap, look: Look) -> Result<Identity, AdminError> {
+    let Some(presented) = presented(headers)? else { return signed_in(control, method, headers, look).await };
     let KnownKey { key, .. } = control.vault.authenticate(&presented).await?.ok_or(AdminError::Unauthenticated)?;
     Ok(Identity {
         who: Who::Key(key.id),
@@ -212,8 +222,14 @@ async fn identify(control: &Control, method: &Method, headers: &HeaderMap) -> Re
     })
 }
 
-async fn signed_in(control: &Control, method: &Method, headers: &HeaderMap) -> Result<Identity, AdminError> {
-    let (session, user) = people::signed_in(control, method, headers).await?.ok_or(AdminError::Unauthenticated)?;
+async fn signed_in(
+    control: &Control,
+    method: &Method,
+    headers: &HeaderMap,
+    look: Look,
+) -> Result<Identity, AdminError> {
+    let found = people::signed_in(control, method, headers, look).await?;
+    let (session, user) = found.ok_or(AdminError::Unauthenticated)?;
     // An invited user has no session, and a disabled one lost theirs; looked at again, as it costs nothing.
     if user.status != UserStatus::Active {
         return Err(AdminError::Unauthenticated);

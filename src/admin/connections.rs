@@ -1,6 +1,7 @@
 //! Connections: created, shown, shared, renamed, replaced and deleted. Their credentials have a file of their own.
 
 mod draft;
+pub mod revoke;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

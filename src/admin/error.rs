@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::tap;
 use crate::model::document::Problem;
 use crate::model::role::Permission;
 use crate::telemetry::request_id::RequestId;
@@ -88,6 +89,9 @@ pub enum AdminError {
     /// Too many attempts to sign in.
     #[error("too many attempts; wait as long as Retry-After says")]
     SignInThrottled(Duration),
+    /// As many watch as may.
+    #[error("as many taps are open as there may be; close one, or wait as long as Retry-After says")]
+    TooManyTaps,
     /// The identity provider does not answer as it should.
     #[error("the identity provider cannot be used now; the log says why")]
     ProviderUnavailable,
@@ -237,7 +241,7 @@ pub(super) const PROBLEMS: &[Refusal] = &[
     ),
     refusal("sign_in_refused", StatusCode::UNAUTHORIZED, When::Named, "nobody was signed in; why is not told"),
     refusal("gone", StatusCode::GONE, When::Named, "it was there and is of no use any more"),
-    refusal("rate_limited", StatusCode::TOO_MANY_REQUESTS, When::Named, "too many attempts"),
+    refusal("rate_limited", StatusCode::TOO_MANY_REQUESTS, When::Named, "too many attempts, or too many taps"),
     refusal(
         "provider_unavailable",
         StatusCode::BAD_GATEWAY,
@@ -272,7 +276,7 @@ impl AdminError {
             AdminError::Unreadable(Unreadable::TargetTooLong) => "target_too_long",
             AdminError::MethodNotAllowed => "method_not_allowed",
             AdminError::SignInRefused => "sign_in_refused",
-            AdminError::SignInThrottled(_) => "rate_limited",
+            AdminError::SignInThrottled(_) | AdminError::TooManyTaps => "rate_limited",
             AdminError::ProviderUnavailable => "provider_unavailable",
             AdminError::Gone(_) => "gone",
             AdminError::NotPermitted(_) => "role_insufficient",
@@ -318,6 +322,9 @@ impl IntoResponse for AdminError {
             // Rounded up: who waits as long as is told gets in.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if matches!(self, AdminError::TooManyTaps) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(tap::HEARTBEAT.as_secs()));
         }
         if matches!(self, AdminError::Unreadable(_)) {
             // What follows on the same connection cannot be trusted to be a request.

@@ -32,7 +32,7 @@ use crate::vault::change::session::{NewSession, SessionChange};
 use crate::vault::change::user::UserChange;
 use crate::vault::database::Database;
 use crate::vault::password::Passwords;
-use crate::vault::query::user::SessionRecord;
+use crate::vault::query::user::{Look, SessionRecord};
 use crate::vault::token::NewToken;
 
 /// The organization that is meant where somebody who signs in names none.
@@ -233,13 +233,14 @@ pub(super) async fn signed_in(
     control: &Control,
     method: &Method,
     headers: &HeaderMap,
+    look: Look,
 ) -> Result<Option<(SessionRecord, User)>, AdminError> {
     let Settings { transport, session_idle, .. } = control.people.settings;
     let Some(token) = cookie::read(headers, Kind::Session, transport) else { return Ok(None) };
     if !matches!(*method, Method::GET | Method::HEAD) {
         check_own_page(headers)?;
     }
-    Ok(control.vault.database()?.session(&token, session_idle).await?)
+    Ok(control.vault.database()?.session(&token, session_idle, look).await?)
 }
 
 fn check_own_page(headers: &HeaderMap) -> Result<(), AdminError> {
@@ -261,7 +262,7 @@ fn check_own_page(headers: &HeaderMap) -> Result<(), AdminError> {
     (status = 409), (status = 415), (status = 503)
 ))]
 pub(super) async fn sign_out(State(control): State<Arc<Control>>, visitor: Visitor) -> Result<Response, AdminError> {
-    if let Some((session, user)) = signed_in(&control, &Method::POST, &visitor.headers).await? {
+    if let Some((session, user)) = signed_in(&control, &Method::POST, &visitor.headers, Look::InUse).await? {
         let end = SessionChange::End { organization: user.organization, of: Some(user.id), session: session.id };
         control.vault.commit(&visitor.author(&user.id.to_string()), Change::Session(end)).await?;
     }

@@ -65,6 +65,7 @@ pub const CALLS: &[Call] = &[
     (Method::DELETE, "/connections/{connection}/credentials/{environment}", Permission::ManageConnections),
     (Method::POST, "/connections/{connection}/test", Permission::TestConnections),
     (Method::POST, "/connections/{connection}/explain", Permission::ExplainConnections),
+    (Method::POST, "/connections/{connection}/revoke", Permission::ManageConnections),
     (Method::GET, "/secrets", Permission::ReadSecrets),
     (Method::POST, "/secrets", Permission::ManageSecrets),
     (Method::GET, "/secrets/{key}", Permission::ReadSecrets),
@@ -88,6 +89,7 @@ pub const CALLS: &[Call] = &[
     (Method::GET, "/audit/export", Permission::ReadAudit),
     (Method::GET, "/audit/verify", Permission::ReadAudit),
     (Method::GET, "/audit/usage", Permission::ReadAudit),
+    (Method::GET, "/tap", Permission::Tap),
 ];
 
 /// What a method on a matched route needs.

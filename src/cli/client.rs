@@ -162,10 +162,10 @@ impl Client {
     pub(super) async fn stream(&mut self, call: Call, mut sink: impl std::io::Write) -> Result<(), Failure> {
         let mut response = self.send(&call).await?;
         if !response.status().is_success() {
-            let status = response.status();
+            let (status, retry_after) = (response.status(), response.headers().get(http::header::RETRY_AFTER).cloned());
             let body = http_body_util::Limited::new(response.into_body(), LARGEST).collect().await;
             let bytes = body.map_err(|error| self.broken(&error.to_string()))?.to_bytes();
-            return Err(self.refused(status, None, &bytes));
+            return Err(self.refused(status, retry_after.as_ref(), &bytes));
         }
         while let Some(frame) = timeout(ANSWER, response.frame()).await.map_err(|_| self.late())? {
             let frame = frame.map_err(|error| self.broken(&error.to_string()))?;

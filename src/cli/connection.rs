@@ -57,6 +57,8 @@ enum Action {
     },
     /// Delete the credential of an environment
     Unset(InEnvironment),
+    /// Revoke what is entered into a connection, in one environment or in all; the connection stays
+    Revoke(InEnvironment),
     /// Delete a connection with its credentials
     Delete {
         #[command(flatten)]
@@ -167,6 +169,7 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
             let done = format!("the credential of {} in {environment} is gone", place.named.connection);
             session.output.done(&done, &Value::Null)
         }
+        Action::Revoke(place) => revoke(&mut session, &place).await,
         Action::Delete { named, force, dry_run } => delete(&mut session, &named, force, dry_run).await,
         Action::Test(place) => test(&mut session, &place).await,
         Action::Explain { place, path, method, key } => explain(&mut session, &place, &path, &method, key).await,
@@ -193,6 +196,30 @@ impl InEnvironment {
         set(&mut document, "environment", self.environment.clone().or_else(|| session.environment.clone()));
         document
     }
+}
+
+/// What is meant is said or all of it: no profile's environment narrows it.
+async fn revoke(session: &mut Session, place: &InEnvironment) -> Result<(), Failure> {
+    let mut document = Map::new();
+    set(&mut document, "environment", place.environment.clone());
+    let answer = session.call(place.named.call(Method::POST, &["revoke"]).json(&document.into())).await?.body;
+    let connection = &place.named.connection;
+    let gone = answer["revoked"].as_array().map_or(&[][..], Vec::as_slice);
+    let environments: Vec<String> = gone.iter().map(|gone| text(&gone["environment"])).collect();
+    let untold: Vec<String> =
+        gone.iter().filter(|gone| gone["provider"] == "none").map(|gone| text(&gone["environment"])).collect();
+    let done = match environments.is_empty() {
+        true => format!("{connection} has no credential there, so nothing was revoked"),
+        false => format!("the credential of {connection} is gone in: {}", environments.join(", ")),
+    };
+    session.output.done(&done, &answer)?;
+    if !untold.is_empty() {
+        eprintln!(
+            "the provider was told nothing, and what was entered is still good there: revoke it there too ({})",
+            untold.join(", ")
+        );
+    }
+    Ok(())
 }
 
 async fn delete(session: &mut Session, named: &Named, force: bool, dry_run: bool) -> Result<(), Failure> {

@@ -11,9 +11,10 @@ use http::{Method, StatusCode};
 use super::body::{BrokenOff, Upload};
 use super::error::{ProxyError, REVOKED};
 use super::revoked::{Holding, Revocable, Revoking, Seen};
+use super::tap::{About, Passed, Taps};
 use super::usage::{Used, Uses, Verdict};
 use crate::directory::{Admission, Shown};
-use crate::model::id::{ConnectionRef, Reference};
+use crate::model::id::{ConnectionRef, OrganizationId, Reference};
 use crate::telemetry::access_log::{AccessBuffer, Entry, Named};
 use crate::telemetry::clock::{Clock, Moment};
 use crate::telemetry::metrics::{Metrics, RequestCounters};
@@ -38,6 +39,8 @@ pub struct Reporter {
     pub uses: Uses,
     /// What is revoked while requests are under way.
     pub revoking: Revoking,
+    /// Who watches requests as they pass.
+    taps: Taps,
     ids: RequestIds,
     clock: Cell<Clock>,
     places: Places,
@@ -51,11 +54,18 @@ struct Places {
 
 impl Reporter {
     /// For one worker, which takes this many requests at once.
-    pub fn new(access: AccessBuffer, metrics: Arc<Metrics>, uses: Uses, revoking: Revoking, most: usize) -> Self {
+    pub fn new(
+        access: AccessBuffer,
+        metrics: Arc<Metrics>,
+        uses: Uses,
+        revoking: Revoking,
+        taps: Taps,
+        most: usize,
+    ) -> Self {
         let counters = metrics.request_counters();
         let places = Places { taken: Cell::new(0), most };
         let (ids, clock) = (RequestIds::default(), Cell::new(Clock::new()));
-        Reporter { access, metrics, counters, uses, revoking, ids, clock, places }
+        Reporter { access, metrics, counters, uses, revoking, taps, ids, clock, places }
     }
 
     fn time_of_day(&self, instant: Instant) -> Moment {
@@ -73,6 +83,8 @@ pub struct Record {
     method: Method,
     started: Instant,
     connection: Asked,
+    /// Whose the listener is that has refused it.
+    listener: Option<OrganizationId>,
     /// The key that was shown.
     shown: Option<Rc<Shown>>,
     workflow: Option<Box<str>>,
@@ -125,6 +137,7 @@ impl Record {
             method,
             started,
             connection: Asked::Nothing,
+            listener: None,
             shown: None,
             workflow: None,
             status: None,
@@ -175,6 +188,11 @@ impl Record {
     /// It named this connection, and it is not decided yet, or never will be, whether it may use it.
     pub fn asked(&mut self, connection: Reference<'_>) {
         self.connection = connection.try_into().map_or(Asked::Nothing, |named| Asked::Named(Box::new(named)));
+    }
+
+    /// It is not relayed; the listener it came in at is this organization's.
+    pub fn kept_at(&mut self, listener: OrganizationId) {
+        self.listener = Some(listener);
     }
 
     /// It was admitted.
@@ -287,6 +305,22 @@ impl Record {
     pub fn completed(&mut self) {
         self.complete = true;
     }
+
+    /// What taps choose it by. It is its connection's organization's; where it was not admitted its key's, else its
+    /// listener's.
+    #[cold]
+    fn passed(&self) -> Option<Passed<'_>> {
+        let of_key = self.shown.as_ref().map(|shown| shown.key.organization);
+        let (organization, about) = match &self.connection {
+            Asked::Admitted(admission) => {
+                let connection = &admission.route.connection;
+                (Some(connection.organization), About::Used(connection.id))
+            }
+            Asked::Named(named) => (of_key.or(self.listener), About::Asked(named)),
+            Asked::Nothing => (of_key.or(self.listener), About::Nothing),
+        };
+        Some(Passed { organization: organization?, about })
+    }
 }
 
 impl Drop for Record {
@@ -343,7 +377,7 @@ impl Drop for Record {
             }
             Asked::Nothing => Named::Nothing,
         };
-        self.reporter.access.write(&Entry {
+        let entry = Entry {
             request_id: self.request_id,
             ended,
             caller: self.shown.as_ref().map_or(LOCAL, |shown| &shown.name),
@@ -358,6 +392,12 @@ impl Drop for Record {
             request_bytes: self.request_bytes.get().map_or(0, |upload| upload.bytes()),
             response_bytes: self.response_bytes,
             reused,
-        });
+        };
+        self.reporter.access.write(&entry);
+        if self.reporter.taps.are_open()
+            && let Some(passed) = self.passed()
+        {
+            self.reporter.taps.tell(&passed, &entry);
+        }
     }
 }

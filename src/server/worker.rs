@@ -23,6 +23,7 @@ use crate::proxy::http1::{self, Client, Ended, Terms};
 use crate::proxy::http2;
 use crate::proxy::record::Reporter;
 use crate::proxy::revoked::Revoking;
+use crate::proxy::tap::Taps;
 use crate::proxy::usage::{Handed, Uses, Wanted};
 use crate::proxy::{Proxy, Shared};
 use crate::telemetry::access_log::AccessLog;
@@ -54,6 +55,8 @@ pub struct Setup {
     pub vault: Vault,
     /// How long what is open may go on after it was revoked; `None` lets it end by itself.
     pub revoke_within: Option<Duration>,
+    /// Who watches requests as they pass.
+    pub taps: Taps,
     /// A place for each connection that may be open at once, over all workers.
     pub places: Arc<Semaphore>,
     /// How many requests this worker takes at once.
@@ -114,7 +117,8 @@ struct Worker {
 async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
     let (access, metrics) = (setup.access.buffer(), Arc::clone(&setup.metrics));
     let revoking = Revoking::new(setup.vault);
-    let reporter = Rc::new(Reporter::new(access, metrics, Uses::new(setup.uses), revoking, setup.most_requests));
+    let uses = Uses::new(setup.uses);
+    let reporter = Rc::new(Reporter::new(access, metrics, uses, revoking, setup.taps, setup.most_requests));
     let connections = TaskTracker::new();
     let upstream = Upstream::new(setup.upstream);
     let worker = Rc::new(Worker {

@@ -146,6 +146,13 @@ pub struct Entry<'a> {
     pub reused: bool,
 }
 
+impl Entry<'_> {
+    /// Its JSON line, as the log has it or would have it, with the line's end.
+    pub fn append_json(&self, lines: &mut Vec<u8>) {
+        write_json(lines, &mut Head::new(), self);
+    }
+}
+
 /// The process's access log: the way to its writer thread.
 #[derive(Clone)]
 pub struct AccessLog {

@@ -47,6 +47,7 @@ const REACHED: &[(&str, &str, &str)] = &[
     ("export", "export", ""),
     ("import", "import - --dry-run", EXPORTED),
     ("connections.credentials.delete", "connection unset crm -e production", ""),
+    ("connections.revoke", "connection revoke crm", ""),
     ("connections.delete", "connection delete crm", ""),
     ("integrations.delete", "integration delete crm", ""),
     ("secrets.create", "secret create TOKEN", ""),
@@ -84,6 +85,7 @@ const REACHED: &[(&str, &str, &str)] = &[
     ("audit.export", "audit export", ""),
     ("audit.verify", "audit verify", ""),
     ("audit.usage", "audit usage", ""),
+    ("tap.open", "tap", ""),
 ];
 
 /// What no verb asks, and why.
@@ -138,14 +140,18 @@ impl<'a> Shell<'a> {
         Self { server, recorder: Recorder::before(&server.admin_address).await }
     }
 
-    /// What a command left, and what it asked.
+    /// What a command left, and what it asked. One that watches is interrupted once it is answered.
     async fn run(&self, command: &str, stdin: &str) -> (Ran, Vec<(String, String)>) {
         let address = self.recorder.address.to_string();
         let args: Vec<&str> =
             command.split(' ').map(|arg| if arg == "ADDRESS" { address.as_str() } else { arg }).collect();
         let key = std::fs::read_to_string(self.server.folder().join("admin.key")).expect("admin.key");
         let env = [("SIDEKEY_SERVER", format!("http://{address}")), ("SIDEKEY_KEY", key.trim().to_owned())];
-        let ran = run(&args, self.server.folder(), &env.map(|(name, value)| (name.to_owned(), value)), stdin).await;
+        let env = env.map(|(name, value)| (name.to_owned(), value));
+        let ran = match command {
+            "tap" => crate::cli_tap::interrupted(self.server, &args, &env).await,
+            _ => run(&args, self.server.folder(), &env, stdin).await,
+        };
         (ran, self.recorder.taken())
     }
 }

@@ -157,12 +157,14 @@ async fn every_stream_ends_when_what_it_rests_on_is_revoked_and_others_go_on_ak_
         ("disable", &hers, "POST", "users/ada@example.test/disable", (401, "key_unknown")),
         ("delete", &key, "DELETE", "connections/delete?force=true", (404, "connection_unknown")),
         ("remove", &key, "DELETE", "connections/remove/credentials/production", (424, "credential_missing")),
+        ("all", &key, "POST", "connections/all/revoke", (424, "credential_missing")),
         ("staging", &staging, "DELETE", "connections/staging/credentials/staging", (424, "credential_missing")),
     ];
     for (name, key, method, path, told) in cases {
         let party = Party::with(&server, name, key.clone()).await;
         let streams = Streams::open(&server, &sink, &party).await;
-        let reply = admin.call(method, &path.replace("{key}", &party.id), &[], None).await;
+        let body = (method == "POST").then(|| json!({}));
+        let reply = admin.call(method, &path.replace("{key}", &party.id), &[], body).await;
         assert!(reply.status < 300, "{name}: {} {}", reply.status, reply.text());
         let (status, code) = streams.ended(name).await;
         assert_eq!((status, code.as_str()), told, "{name}");

@@ -94,6 +94,17 @@ impl Writing<'_> {
         row.as_ref().map(found).transpose()
     }
 
+    /// That it is there, in the version that is expected of it.
+    pub(super) async fn expect_connection(
+        &mut self,
+        organization: OrganizationId,
+        id: ConnectionId,
+    ) -> Result<(), DatabaseError> {
+        let found = self.connection_of_id(organization, id).await?;
+        self.expect(found.as_ref().map(|found| found.version), organization, id)?;
+        found.map(drop).ok_or(DatabaseError::NotFound("connection"))
+    }
+
     async fn write_connection(&mut self, id: ConnectionId, connection: &Connection) -> Result<(), DatabaseError> {
         let Connection { organization, customer, key, name, integration, auth, values, limit, sharing, .. } =
             connection;

@@ -10,7 +10,7 @@ use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::name::{EnvironmentName, SecretKey};
 use crate::vault::error::DatabaseError;
-use crate::vault::query::BINDING;
+use crate::vault::query::{self, BINDING};
 use crate::vault::revision::Subject;
 use crate::vault::revoked::Revoked;
 use crate::vault::schema;
@@ -62,8 +62,58 @@ impl Writing<'_> {
     ) -> Result<Event, DatabaseError> {
         self.require_connection(organization, connection).await?;
         self.expect_credential(organization, connection, environment).await?;
-        if self.remove_credential(connection, environment).await? == 0 {
+        if !self.revoke_credential(organization, connection, environment).await? {
             return Err(DatabaseError::NotFound("credential"));
+        }
+        Ok(Event {
+            organization,
+            action: "credential.delete",
+            object: connection.to_string(),
+            detail: json!({ "environment": environment }),
+        })
+    }
+
+    /// Every credential of a connection, or that of one environment. The version that is expected is the connection's.
+    pub(super) async fn revoke_credentials(
+        &mut self,
+        organization: OrganizationId,
+        connection: ConnectionId,
+        environment: Option<EnvironmentName>,
+    ) -> Result<Event, DatabaseError> {
+        self.expect_connection(organization, connection).await?;
+        let mut revoked = Vec::new();
+        for environment in environment.map_or(self.entered(connection).await?, |environment| vec![environment]) {
+            if self.revoke_credential(organization, connection, &environment).await? {
+                revoked.push(environment);
+            }
+        }
+        Ok(Event {
+            organization,
+            action: "connection.revoke",
+            object: connection.to_string(),
+            detail: json!({ "environments": revoked }),
+        })
+    }
+
+    /// The environments in which a connection has a credential, by name.
+    async fn entered(&mut self, connection: ConnectionId) -> Result<Vec<EnvironmentName>, DatabaseError> {
+        let found: Vec<String> =
+            sqlx::query_scalar("SELECT DISTINCT environment FROM credentials WHERE connection_id = $1 ORDER BY 1")
+                .bind(connection.to_string())
+                .fetch_all(&mut *self.connection)
+                .await?;
+        found.iter().map(|name| query::parse(name, "credential of", connection)).collect()
+    }
+
+    /// Removes a credential, so that what rests on it ends; false where there is none.
+    async fn revoke_credential(
+        &mut self,
+        organization: OrganizationId,
+        connection: ConnectionId,
+        environment: &EnvironmentName,
+    ) -> Result<bool, DatabaseError> {
+        if self.remove_credential(connection, environment).await? == 0 {
+            return Ok(false);
         }
         sqlx::query(
             "INSERT INTO credential_removals (connection_id, organization_id, environment, removed_at) \
@@ -77,12 +127,7 @@ impl Writing<'_> {
         .await?;
         self.outcome.subjects.push(Subject::Credential(connection, environment.clone()));
         self.outcome.revoked.push(Revoked::Credential(connection, environment.clone()));
-        Ok(Event {
-            organization,
-            action: "credential.delete",
-            object: connection.to_string(),
-            detail: json!({ "environment": environment }),
-        })
+        Ok(true)
     }
 
     async fn require_connection(

@@ -68,6 +68,15 @@ pub enum Change {
         /// Whether also where workflows have used it lately.
         force: Force,
     },
+    /// Removes the credentials of a connection, in one environment or in all. That there is none is no error.
+    RevokeCredentials {
+        /// Whose.
+        organization: OrganizationId,
+        /// Of which connection.
+        connection: ConnectionId,
+        /// In which environment; in all of them where it is not said.
+        environment: Option<EnvironmentName>,
+    },
     /// With its values.
     DeleteSecret {
         /// Whose.
@@ -139,6 +148,9 @@ impl Writing<'_> {
             }
             Change::DeleteConnection { organization, connection, force } => {
                 self.delete_connection(organization, connection, force).await
+            }
+            Change::RevokeCredentials { organization, connection, environment } => {
+                self.revoke_credentials(organization, connection, environment).await
             }
             Change::DeleteSecret { organization, key, force } => self.delete_secret(organization, &key, force).await,
         }

@@ -24,6 +24,8 @@ pub(super) enum Thing {
     Connection(ConnectionId),
     ConnectionNamed(OrganizationId, String, Key),
     Credential(ConnectionId, EnvironmentName),
+    /// All of a connection's, by their environments.
+    Credentials(ConnectionId),
     Secret(OrganizationId, SecretKey),
     SecretValue(OrganizationId, SecretKey, EnvironmentName),
 }
@@ -111,6 +113,7 @@ impl Watched {
                 Watched::integration_values(*organization, slug)
             }
             resource::Change::DeleteConnection { connection, .. } => Watched::one(Thing::Connection(*connection)),
+            resource::Change::RevokeCredentials { connection, .. } => Watched::one(Thing::Credentials(*connection)),
             resource::Change::DeleteSecret { organization, key, .. } => {
                 Watched::one(Thing::Secret(*organization, key.clone()))
             }
@@ -168,6 +171,13 @@ impl Thing {
                            ORDER BY field)))) FROM credential_entries e \
                            WHERE e.connection_id = $1 AND e.environment = $2";
                 (sql, vec![text(connection), text(environment)])
+            }
+            Thing::Credentials(connection) => {
+                let sql = "SELECT json_group_object(environment, json(fields)) FROM (SELECT environment, \
+                           json_group_array(field) AS fields FROM (SELECT environment, field FROM credentials \
+                           WHERE connection_id = $1 AND field NOT LIKE '@%' ORDER BY environment, field) \
+                           GROUP BY environment)";
+                (sql, vec![text(connection)])
             }
             Thing::Secret(organization, key) => {
                 let sql = "SELECT json_object('key', key, 'description', description) FROM secrets \

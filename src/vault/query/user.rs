@@ -30,6 +30,15 @@ pub struct UserRecord {
     pub last_sign_in_at: Option<i64>,
 }
 
+/// What it means that a session is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Its user asks for something: it is in use.
+    InUse,
+    /// It is seen whether it is still there, which makes it live no longer.
+    Aside,
+}
+
 /// A session as it is stored.
 #[derive(Clone, Debug)]
 pub struct SessionRecord {
@@ -199,6 +208,7 @@ impl Database {
         &self,
         presented: &SecretString,
         idle: Duration,
+        look: Look,
     ) -> Result<Option<(SessionRecord, User)>, DatabaseError> {
         self.inner.counters.read();
         let digest = self.digest_key().await?.digest(presented);
@@ -220,7 +230,7 @@ impl Database {
             return Ok(None);
         }
         // Written now and then, so that a session in use costs no write for each request.
-        if now.saturating_sub(session.used_at) > (idle / 8).min(60_000) {
+        if look == Look::InUse && now.saturating_sub(session.used_at) > (idle / 8).min(60_000) {
             self.touch_session(id, now).await;
         }
         let organization: String = row.try_get("organization_id")?;

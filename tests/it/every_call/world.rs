@@ -61,7 +61,7 @@ pub(crate) async fn calls(server: &Sidekey) -> Vec<Call> {
 /// When a call's turn is where each is made once: first those that leave everything in place, then those that end
 /// something, what others rely on last.
 pub(crate) fn turn(call: &Call) -> usize {
-    const ENDS: [&str; 15] = [
+    const ENDS: [&str; 16] = [
         "DELETE sessions/{session}",
         "DELETE users/{user}/sessions",
         "POST users/{user}/disable",
@@ -71,6 +71,7 @@ pub(crate) fn turn(call: &Call) -> usize {
         "POST api-keys/{api_key}/resume",
         "POST api-keys/{api_key}/revoke",
         "DELETE connections/{connection}/credentials/{environment}",
+        "POST connections/{connection}/revoke",
         "DELETE connections/{connection}",
         "DELETE integrations/{slug}",
         "DELETE secrets/{key}/values/{environment}",
@@ -167,7 +168,9 @@ impl World {
                 json!({ "key": "crm", "integration": "crm" })
             }
             ("PUT", "connections/{connection}/credentials/{environment}") => json!({ "token": "t" }),
-            ("POST", "connections/{connection}/test") => json!({ "environment": "production" }),
+            ("POST", "connections/{connection}/test" | "connections/{connection}/revoke") => {
+                json!({ "environment": "production" })
+            }
             ("POST", "connections/{connection}/explain") => {
                 json!({ "environment": "production", "method": "GET", "path": "/" })
             }

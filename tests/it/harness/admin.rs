@@ -67,8 +67,20 @@ impl Admin {
         }
         let mut raw = Raw::connect(&self.address).await;
         raw.offer(method, &path, &headers, text).await;
-        let reply = raw.response().await;
+        let reply = answer(&mut raw).await;
         archive::keep(&self.address, &reply.body);
         reply
     }
+}
+
+/// An answer; of one that does not end, such as a tap, its head. Whoever wants more of it reads it from a client.
+pub async fn answer(raw: &mut Raw) -> Reply {
+    let mut reply = raw.head().await;
+    if reply.header("content-type") == Some("text/event-stream") {
+        return reply;
+    }
+    while let Some(piece) = raw.piece().await {
+        reply.body.extend_from_slice(&piece);
+    }
+    reply
 }

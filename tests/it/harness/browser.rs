@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::admin::answer;
 use super::client::{Address, Raw, Reply, archive};
 use super::server::Sidekey;
 
@@ -92,7 +93,7 @@ impl Browser {
         }
         let mut raw = Raw::connect(&self.address).await;
         raw.request(method, &path, &headers, body.unwrap_or_default()).await;
-        let reply = raw.response().await;
+        let reply = answer(&mut raw).await;
         archive::keep(&self.address, &reply.body);
         for line in reply.all("set-cookie") {
             let (pair, attributes) = line.split_once(';').expect("attributes");
