@@ -145,14 +145,15 @@ impl Proxy {
         let relayed = caught(pin!(self.relay(gate, request, &mut record))).await;
         // What nobody has taken of its body nobody reads any more.
         drop(request.body.take());
-        if !matches!(relayed, Some(Ok(_))) {
-            record.kept_at(gate.scope.organization);
-        }
-        match relayed {
-            Some(Ok(relayed)) => answer(relayed, &request.head.method, record),
-            Some(Err(ProxyError::Explained(explanation))) => explained(&explanation, record),
-            Some(Err(error)) => refuse(&error, asked, record),
-            None => refuse(&ProxyError::Internal, asked, record),
+        let error = match relayed {
+            Some(Ok(relayed)) => return answer(relayed, &request.head.method, record),
+            Some(Err(error)) => error,
+            None => ProxyError::Internal,
+        };
+        record.kept_at(gate.scope.organization);
+        match error {
+            ProxyError::Explained(explanation) => explained(&explanation, record),
+            error => refuse(&error, asked, record),
         }
     }
 

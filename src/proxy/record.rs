@@ -83,8 +83,8 @@ pub struct Record {
     method: Method,
     started: Instant,
     connection: Asked,
-    /// Whose the listener is that has refused it.
-    listener: Option<OrganizationId>,
+    /// Whose the listener is that has refused it; aside, as most are relayed.
+    listener: Option<Box<OrganizationId>>,
     /// The key that was shown.
     shown: Option<Rc<Shown>>,
     workflow: Option<Box<str>>,
@@ -192,7 +192,7 @@ impl Record {
 
     /// It is not relayed; the listener it came in at is this organization's.
     pub fn kept_at(&mut self, listener: OrganizationId) {
-        self.listener = Some(listener);
+        self.listener = Some(Box::new(listener));
     }
 
     /// It was admitted.
@@ -311,13 +311,14 @@ impl Record {
     #[cold]
     fn passed(&self) -> Option<Passed<'_>> {
         let of_key = self.shown.as_ref().map(|shown| shown.key.organization);
+        let of_either = of_key.or(self.listener.as_deref().copied());
         let (organization, about) = match &self.connection {
             Asked::Admitted(admission) => {
                 let connection = &admission.route.connection;
                 (Some(connection.organization), About::Used(connection.id))
             }
-            Asked::Named(named) => (of_key.or(self.listener), About::Asked(named)),
-            Asked::Nothing => (of_key.or(self.listener), About::Nothing),
+            Asked::Named(named) => (of_either, About::Asked(named)),
+            Asked::Nothing => (of_either, About::Nothing),
         };
         Some(Passed { organization: organization?, about })
     }
