@@ -1,7 +1,7 @@
 //! Export and import: integrations, what is filled in once for them, and connections, by their stable keys and without
 //! secrets, from one organization to another.
 //!
-//! An import is judged once, as a [`Plan`]: a dry run shows it, and what is applied is that plan and nothing else.
+//! An import is judged once, as a plan: a dry run shows it, and what is applied is that plan and nothing else.
 
 mod difference;
 mod given;
