@@ -325,9 +325,11 @@ fn longest_wait(limiters: [&[Limiter]; 2], now: u64) -> Option<Exceeded> {
     refusing.max_by_key(|exceeded| exceeded.wait)
 }
 
+/// When the clock began: before there was any bucket, see [`Rates::default`].
+static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+
 /// Nanoseconds since a moment of the process's own, on the clock that nobody sets.
 fn nanoseconds(now: Instant) -> u64 {
-    static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
     let since = now.saturating_duration_since(*BEGINNING);
     START + since.as_secs() * SECOND + u64::from(since.subsec_nanos())
 }
@@ -335,8 +337,16 @@ fn nanoseconds(now: Instant) -> u64 {
 /// The buckets of everything that is limited. A bucket outlives the routes that held it, so that neither eviction from a
 /// cache nor a reload refills it, nor a new quota; one that is full and that nobody holds is as good as none, and goes
 /// when the table grows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rates(Mutex<Table>);
+
+impl Default for Rates {
+    fn default() -> Self {
+        // A moment from before the clock began could not be told from its beginning.
+        LazyLock::force(&BEGINNING);
+        Rates(Mutex::default())
+    }
+}
 
 #[derive(Debug, Default)]
 struct Table {

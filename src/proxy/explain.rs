@@ -63,7 +63,8 @@ enum Audience {
 /// One thing that was decided.
 #[derive(Debug, Serialize)]
 pub struct Decision {
-    /// `key` (where somebody else asks about one), `environment`, `customer`, `connection`, `host`, `method`, `path`, `limits` or `credential`.
+    /// `key` (where somebody else asks about one), `environment`, `customer`, `connection`, `host`, `method`, `path`,
+    /// `limits` or `credential`.
     pub about: &'static str,
     /// Whether it let the request pass.
     pub passed: bool,

@@ -154,7 +154,7 @@ impl Uses {
         if !counted.add(used, second) {
             return;
         }
-        match counted.cells.len() {
+        match counted.len() {
             1 => self.filled.notify_one(),
             MOST.. => self.full.notify_one(),
             _ => {}
@@ -164,11 +164,11 @@ impl Uses {
     /// Hands over what was counted so far.
     pub fn hand_over(&self) {
         let mut counted = self.counted.borrow_mut();
-        if counted.cells.is_empty() {
+        if counted.len() == 0 {
             return;
         }
         // As many are likely to be used again, and the table need not grow from nothing.
-        let next = Counted::of_hour(counted.hour, counted.cells.len().min(MOST));
+        let next = Counted::of_hour(counted.hour, counted.len().min(MOST));
         let counted = std::mem::replace(&mut *counted, next);
         // Nobody takes them where there is no vault to write them to.
         let _nobody = self.taker.send(Handed { counted, wanted: None });

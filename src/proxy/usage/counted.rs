@@ -17,7 +17,7 @@ const MOST_WORKFLOWS: usize = 64;
 
 /// Where the cells of a caller and a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Place {
+struct Place {
     connection: ConnectionId,
     caller: Option<ApiKeyId>,
 }
@@ -25,7 +25,7 @@ pub(super) struct Place {
 /// What is counted at a place for one environment. There is one for every connection in use: what few have is aside, and
 /// seconds are those since the hour began.
 #[derive(Debug)]
-pub(super) struct Cell {
+struct Cell {
     organization: OrganizationId,
     environment: EnvironmentName,
     count: u64,
@@ -96,19 +96,24 @@ impl Cell {
 }
 
 /// A cell at its place. It lies by itself: a table has room for half as many again as there are.
-pub(super) type Placed = Box<(Place, Cell)>;
+type Placed = Box<(Place, Cell)>;
 
 /// What was counted in one hour, as it lay in the cells: whoever takes it sorts it out, so that no request waits for that.
 #[derive(Debug, Default)]
 pub struct Counted {
     pub(super) hour: u64,
-    pub(super) cells: HashTable<Placed>,
+    cells: HashTable<Placed>,
     hasher: DefaultHashBuilder,
 }
 
 impl Counted {
     pub(super) fn of_hour(hour: u64, room: usize) -> Self {
         Counted { hour, cells: HashTable::with_capacity(room), hasher: DefaultHashBuilder::default() }
+    }
+
+    /// How many cells there are.
+    pub(super) fn len(&self) -> usize {
+        self.cells.len()
     }
 
     /// Each use that was counted, in no order.
