@@ -13,7 +13,7 @@ use crate::server::Server;
 use crate::telemetry;
 
 /// How often files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Serves until SIGTERM or SIGINT.
 pub fn run(explicit: Option<PathBuf>) -> Result<(), Failure> {

@@ -1,7 +1,8 @@
 //! Following files: the configuration's declared part, the sources of its credentials, certificates.
 //!
 //! At once on SIGHUP, and within two seconds of a change. A bad new state changes nothing and says why, once for each
-//! state. What cannot change while the server runs (listeners, the vault) is named in a warning.
+//! state. A file that is being written is no state: an editor empties it first, and without its connections it would be
+//! a good configuration. What cannot change while the server runs (listeners, the vault) is named in a warning.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -76,13 +77,18 @@ struct Print {
 
 /// The files of a configuration as they were before they were read: a change while they are being read is seen at the
 /// next look.
-pub struct Watched(Vec<(PathBuf, Option<Print>)>);
+pub struct Watched {
+    files: Vec<(PathBuf, Option<Print>)>,
+    /// Whether one of them had changed at the last look.
+    is_moving: bool,
+}
 
 impl Watched {
     /// The configuration's own file, as `own` was before it was read, and those of its declared part, not yet read.
     fn before_reading(config: &Config, own: Option<Print>) -> Self {
         let declared = config.declared.files().map(|path| (path.to_owned(), print(path)));
-        Watched(config.path.iter().map(|path| (path.clone(), own)).chain(declared).collect())
+        let files = config.path.iter().map(|path| (path.clone(), own)).chain(declared).collect();
+        Watched { files, is_moving: false }
     }
 
     /// Those of a configuration whose declared part is not yet read.
@@ -90,14 +96,21 @@ impl Watched {
         Self::before_reading(config, config.path.as_deref().and_then(print))
     }
 
-    /// Whether one of them has changed since; from now on what they are now counts.
+    /// What they are now counts: they are about to be read.
+    fn mark(&mut self) {
+        self.look();
+        self.is_moving = false;
+    }
+
+    /// Whether one of them has changed since and none changed between the last look and this one: whoever writes them
+    /// is done.
     fn look(&mut self) -> bool {
-        let mut changed = false;
-        for (path, seen) in &mut self.0 {
+        let mut is_moving = false;
+        for (path, seen) in &mut self.files {
             let now = print(path);
-            changed |= std::mem::replace(seen, now) != now;
+            is_moving |= std::mem::replace(seen, now) != now;
         }
-        changed
+        std::mem::replace(&mut self.is_moving, is_moving) && !is_moving
     }
 }
 
@@ -143,6 +156,7 @@ impl Follower {
     pub fn reload(&mut self) {
         self.look_at_certificates();
         let Some(path) = self.explicit.clone() else { return };
+        self.watched.mark();
         match self.try_reload(path) {
             Ok(()) => tracing::info!("the configuration was loaded again"),
             Err(reason) => tracing::error!(reason, "the configuration was not loaded; the one before still holds"),
@@ -182,5 +196,27 @@ impl Follower {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_taken_when_it_is_written_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sidekey.toml");
+        std::fs::write(&path, "as it was").unwrap();
+        let mut watched = Watched { files: vec![(path.clone(), print(&path))], is_moving: false };
+        assert!(!watched.look(), "nothing has changed");
+        std::fs::write(&path, "").unwrap();
+        assert!(!watched.look(), "emptied to be written");
+        std::fs::write(&path, "half of").unwrap();
+        assert!(!watched.look(), "being written");
+        std::fs::write(&path, "half of what follows").unwrap();
+        assert!(!watched.look(), "written a moment ago");
+        assert!(watched.look());
+        assert!(!watched.look(), "taken once");
     }
 }
