@@ -19,6 +19,7 @@ mod browser_guard;
 mod cached;
 mod cases;
 mod cli_access;
+mod cli_authorize;
 mod cli_curl;
 mod cli_operations;
 mod cli_people;
