@@ -57,6 +57,8 @@ enum Action {
     },
     /// Delete the credential of an environment
     Unset(InEnvironment),
+    /// Begin to sign in for a connection at its provider: prints an address that a browser opens
+    Authorize(InEnvironment),
     /// Revoke what is entered into a connection, in one environment or in all; the connection stays
     Revoke(InEnvironment),
     /// Delete a connection with its credentials
@@ -169,6 +171,7 @@ async fn act(mut session: Session, action: Action) -> Result<(), Failure> {
             let done = format!("the credential of {} in {environment} is gone", place.named.connection);
             session.output.done(&done, &Value::Null)
         }
+        Action::Authorize(place) => authorize(&mut session, &place).await,
         Action::Revoke(place) => revoke(&mut session, &place).await,
         Action::Delete { named, force, dry_run } => delete(&mut session, &named, force, dry_run).await,
         Action::Test(place) => test(&mut session, &place).await,
@@ -190,12 +193,24 @@ impl InEnvironment {
         said.unwrap_or_else(|| DEFAULT_ENVIRONMENT.to_owned())
     }
 
-    /// The environment of a test: where none is said, the server takes the designer's.
+    /// The environment of a test or a sign-in: where none is said, the server takes the designer's.
     fn document(&self, session: &Session) -> Map<String, Value> {
         let mut document = Map::new();
         set(&mut document, "environment", self.environment.clone().or_else(|| session.environment.clone()));
         document
     }
+}
+
+/// The address alone goes to stdout, so that it can be handed on; what to do with it is said beside it.
+async fn authorize(session: &mut Session, place: &InEnvironment) -> Result<(), Failure> {
+    let document = place.document(session);
+    let answer = session.call(place.named.call(Method::POST, &["authorize"]).json(&document.into())).await?.body;
+    session.output.done(&text(&answer["start_url"]), &answer)?;
+    if session.output == Output::People {
+        let (connection, until) = (&place.named.connection, moment(&answer["expires_at"]));
+        eprintln!("open it in a browser to sign in for {connection}; it can be opened once, until {until} (UTC)");
+    }
+    Ok(())
 }
 
 /// What is meant is said or all of it: no profile's environment narrows it.

@@ -11,6 +11,7 @@
 )]
 
 pub mod admin;
+pub mod authorizer;
 pub mod board;
 pub mod browser;
 pub mod canary;

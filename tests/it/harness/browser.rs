@@ -65,17 +65,24 @@ impl Browser {
             ("Sec-Fetch-User", "?1"),
         ];
         // The strict cookies stay at home.
-        let all = self.cookies.clone();
-        self.cookies.retain(|name, _| name.ends_with("sign-in"));
+        let mut stay = self.cookies.clone();
+        stay.retain(|name, _| !travels(name));
+        self.cookies.retain(|name, _| travels(name));
         let reply = self.send("GET", path, &headers, None).await;
-        let came = std::mem::take(&mut self.cookies);
-        self.cookies = all;
-        let gone = reply.all("set-cookie").iter().any(|line| line.contains("sign-in=;"));
+        let came = std::mem::replace(&mut self.cookies, stay);
         self.cookies.extend(came);
-        if gone {
-            self.cookies.retain(|name, _| !name.ends_with("sign-in"));
-        }
         reply
+    }
+
+    /// An address that somebody types or pastes.
+    pub async fn open(&mut self, path: &str) -> Reply {
+        let headers = [
+            ("Sec-Fetch-Site", "none"),
+            ("Sec-Fetch-Mode", "navigate"),
+            ("Sec-Fetch-Dest", "document"),
+            ("Sec-Fetch-User", "?1"),
+        ];
+        self.send("GET", path, &headers, None).await
     }
 
     /// A request with headers of the test's choice, and the cookies.
@@ -119,6 +126,11 @@ impl Browser {
         assert_eq!(reply.status, 200, "{}", reply.text());
         reply
     }
+}
+
+/// Whether a cookie goes with a navigation that another site's page began.
+fn travels(name: &str) -> bool {
+    name.ends_with("sign-in") || name.ends_with("authorize")
 }
 
 /// The token of a link.

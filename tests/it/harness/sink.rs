@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 pub use hpack::{How, Indexing};
 use record::Record;
 pub use record::{Connection, End, Seen};
-pub use script::{Feed, Fields, Framing, Gate, Script, Step};
+pub use script::{Decision, Feed, Fields, Framing, Gate, Script, Step};
 
 use super::board::Board;
 use super::pki::{self, Clients, Leaf, Versions};

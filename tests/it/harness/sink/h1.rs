@@ -1,5 +1,6 @@
 //! The HTTP/1.1 side of a scripted upstream, on raw sockets: it reads with the strict oracle and writes what it is told.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -50,7 +51,8 @@ impl Wire {
             let script = self.shared.script(&head.target);
             let request = self.begin(&head).await?;
             let mut until_close = false;
-            for step in script.steps {
+            let mut steps = VecDeque::from(script.steps);
+            while let Some(step) = steps.pop_front() {
                 until_close |= matches!(step, Step::Head(_, _, Framing::UntilClose));
                 match step {
                     Step::Fin => return Err(self.fin().await),
@@ -60,6 +62,11 @@ impl Wire {
                         return Err(End::Script);
                     }
                     Step::Freeze => std::future::pending().await,
+                    Step::Decide(decision) => {
+                        self.rest_of_body().await?;
+                        let decided = decision(&self.shared.seen(request)).steps;
+                        steps = decided.into_iter().chain(steps).collect();
+                    }
                     step => self.step(step, request, &head.method).await?,
                 }
             }
@@ -144,6 +151,7 @@ impl Wire {
             Step::WebSocket => self.websocket(request).await,
             Step::Stall => self.drain().await,
             Step::Fin | Step::Cut | Step::Reset | Step::Freeze => unreachable!("these end the script"),
+            Step::Decide(_) => unreachable!("its steps are taken in its place"),
             Step::RefuseStream | Step::GoAway => panic!("a step of HTTP/2 in a script for HTTP/1.1"),
         }
     }

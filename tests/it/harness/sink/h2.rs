@@ -1,5 +1,6 @@
 //! The HTTP/2 side of a scripted upstream. Its bytes are recorded too, for what the h2 crate does not show.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -103,8 +104,15 @@ struct Stream {
 
 impl Stream {
     async fn play(&mut self, script: Script) -> Result<(), h2::Error> {
-        for step in script.steps {
-            self.step(step).await?;
+        let mut steps = VecDeque::from(script.steps);
+        while let Some(step) = steps.pop_front() {
+            if let Step::Decide(decision) = step {
+                self.rest_of_body().await?;
+                let decided = decision(&self.shared.seen(self.number)).steps;
+                steps = decided.into_iter().chain(steps).collect();
+            } else {
+                self.step(step).await?;
+            }
         }
         self.rest_of_body().await
     }
@@ -149,6 +157,7 @@ impl Stream {
             Step::Reset => self.reset(Reason::INTERNAL_ERROR),
             Step::RefuseStream => self.reset(Reason::REFUSED_STREAM),
             Step::HalfHead => Ok(()),
+            Step::Decide(_) => unreachable!("its steps are taken in its place"),
             Step::Trickle(bytes, every) if self.sending.is_some() => self.trickle(bytes, every).await,
             Step::Raw(_) | Step::Trickle(..) | Step::WebSocket => panic!("a step of HTTP/1.1 in a script for HTTP/2"),
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Seen;
 use crate::harness::board::Board;
 pub use crate::harness::strict::Framing;
 
@@ -43,6 +44,8 @@ pub enum Step {
     Feed(Feed),
     /// Answers with a description of the request (see [`Script::echo`]).
     Echo,
+    /// Reads the request's body to its end, and goes on with the steps of the script that is made of the request.
+    Decide(Decision),
     /// Agrees to a WebSocket and sends every byte back. HTTP/1.1 only.
     WebSocket,
     /// Says nothing more, reading on until the peer ends.
@@ -60,6 +63,9 @@ pub enum Step {
     /// Announces that no further stream is taken. HTTP/2 only.
     GoAway,
 }
+
+/// Makes a script of a whole request.
+pub type Decision = Arc<dyn Fn(&Seen) -> Script + Send + Sync>;
 
 /// A sequence of steps for one request.
 #[derive(Clone, Default)]
@@ -156,6 +162,11 @@ impl Script {
     /// A download of `length` bytes.
     pub fn download(length: u64) -> Self {
         Self::new().then(Step::ReadBody).head(200, &[], Framing::Length(length)).then(Step::Fill(length)).end()
+    }
+
+    /// Reads the request whole, and then does what `decision` makes of it.
+    pub fn decided(decision: impl Fn(&Seen) -> Self + Send + Sync + 'static) -> Self {
+        Self::new().then(Step::Decide(Arc::new(decision)))
     }
 
     /// Sends an interim response (`100`, `103`).

@@ -1,0 +1,444 @@
+//! Access tokens that end: they are replaced once for all who wait, and what was rotated is never lost or used twice.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::harness::authorizer::journey::{
+    CREDENTIAL, ask, client, connect, events, integration, method, server, shown, sign_in, signed_in, standing,
+};
+use crate::harness::authorizer::{AUTHORIZER, Authorizer, redirect, refusal};
+use crate::harness::{Reply, Script, Sidekey, Sink, get, problem, soon};
+
+/// A connection `crm` with a refresh token that somebody has brought along, and nothing else.
+async fn brought(authorizer: &Authorizer, sink: &Sink) -> Sidekey {
+    let server = server(authorizer, sink).await;
+    connect(&server.admin(), &method(&json!({})), with_refresh_token(authorizer)).await;
+    server
+}
+
+fn with_refresh_token(authorizer: &Authorizer) -> Value {
+    let mut credential = client(authorizer);
+    credential["refresh_token"] = authorizer.issue().refresh_token.into();
+    credential
+}
+
+#[track_caller]
+fn assert_refused(reply: &Reply, status: u16, code: &str) {
+    let told = problem(reply);
+    assert_eq!((told.status, told.code.as_str()), (status, code), "{}", told.detail);
+    assert!(!told.detail.contains("described"), "nothing of what the provider says is repeated: {}", told.detail);
+}
+
+/// Seconds since the beginning of 1970 of a moment in UTC (RFC 3339), of which a part of a second is left out.
+fn seconds(moment: &Value) -> i64 {
+    let text = moment.as_str().unwrap_or_else(|| panic!("{moment} is no moment"));
+    let number = |range: std::ops::Range<usize>| text[range].parse::<i64>().expect("a number");
+    assert!(text.ends_with('Z'), "{text}");
+    // Howard Hinnant's days from civil.
+    let (year, month, day) = (number(0..4), number(5..7), number(8..10));
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
+    days * 86_400 + number(11..13) * 3_600 + number(14..16) * 60 + number(17..19)
+}
+
+#[tokio::test]
+async fn how_long_a_token_is_good_is_read_however_it_is_written_oa_14() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = signed_in(&authorizer, &sink).await;
+    const YEAR: i64 = 365 * 24 * 3600;
+    for (text, life, refreshes) in [
+        (Some("3600"), 3600, 0),
+        (Some("\"3600\""), 3600, 0),
+        (Some("3600.0"), 3600, 0),
+        (Some("61"), 61, 0),
+        (None, 3600, 0),
+        (Some("null"), 3600, 0),
+        (Some("0"), 0, 2),
+        (Some("-5"), 0, 2),
+        (Some("\"-5\""), 0, 2),
+        (Some("1e12"), YEAR, 0),
+        (Some("\"abc\""), 3600, 0),
+        (Some("\"\""), 3600, 0),
+        (Some("{}"), 3600, 0),
+        (Some("true"), 3600, 0),
+        (Some("9223372036854775807"), YEAR, 0),
+        (Some("9223372036854775808"), YEAR, 0),
+        (Some("1e999"), 3600, 0),
+        (Some("-9223372036854775809"), 0, 2),
+    ] {
+        authorizer.terms(|terms| terms.expires_in = text.map(str::to_owned));
+        // What is no number of JSON's own may also be no answer at all.
+        if text == Some("1e999") {
+            continue;
+        }
+        sign_in(&server, &authorizer, "crm").await;
+        let shown = standing(&server).await;
+        let grant = &shown["grant"];
+        let lasts = seconds(&grant["expires_at"]) - seconds(&grant["obtained_at"]);
+        let expected = if life > 0 { life } else { lasts.min(0) };
+        assert!((expected - lasts).abs() <= 1, "{text:?}: {grant}");
+        let before = authorizer.count();
+        for _ in 0..2 {
+            assert_eq!(ask(&server).await.status, 200, "{text:?}");
+        }
+        assert_eq!(authorizer.count() - before, refreshes, "{text:?}: once for each request at most");
+    }
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn one_refresh_is_for_all_who_wait() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = brought(&authorizer, &sink).await;
+    let before = standing(&server).await;
+    assert_eq!((&before["status"], &before["fields"]["refresh_token"]), (&json!("active"), &json!(true)), "{before}");
+    let gate = authorizer.hold_answer();
+    let mut asking = JoinSet::new();
+    for _ in 0..50 {
+        let address = server.proxy();
+        asking.spawn(async move { get(address, "/", &[("Sidekey-Connection", "crm")]).await.status });
+    }
+    let asked = authorizer.asked(0).await;
+    assert_eq!((asked.must("grant_type"), asked.form.get("scope")), ("refresh_token", None));
+    gate.open();
+    assert!(asking.join_all().await.iter().all(|status| *status == 200));
+    assert_eq!((authorizer.count(), sink.count()), (1, 50));
+    let expected = format!("Bearer {}", authorizer.issued().access_token);
+    assert!(sink.requests().iter().all(|seen| seen.header("authorization") == Some(&expected)));
+    let told = events(&server, "credential.refresh").await;
+    assert_eq!((told.len(), &told[0]["detail"]["environment"]), (1, &json!("production")), "{told:?}");
+    assert!(told[0]["actor"].to_string().contains("system"), "{told:?}");
+    assert_eq!(server.admin().get("audit/verify").await.json()["intact"], true);
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+/// OA-22, with a tenth of the refreshes: every token has ended as soon as it is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_token_is_never_used_twice_under_load_oa_22() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    authorizer.terms(|terms| terms.expires_in = Some("0".to_owned()));
+    let server = brought(&authorizer, &sink).await;
+    let mut asking = JoinSet::new();
+    for _ in 0..8 {
+        let address = server.proxy();
+        asking.spawn(async move {
+            for _ in 0..10 {
+                let reply = get(address.clone(), "/", &[("Sidekey-Connection", "crm")]).await;
+                assert_eq!(reply.status, 200, "{}", reply.text());
+            }
+        });
+    }
+    asking.join_all().await;
+    while authorizer.count() < 50 {
+        assert_eq!(ask(&server).await.status, 200);
+    }
+    assert!(authorizer.count() <= 80 + 50, "at most one for each request: {}", authorizer.count());
+    let used: Vec<String> =
+        sink.requests().iter().filter_map(|seen| Some(seen.header("authorization")?.to_owned())).collect();
+    assert!(used.len() >= 80 && used.iter().collect::<BTreeSet<_>>().len() > 1);
+    assert_eq!(standing(&server).await["status"], "active");
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn who_hangs_up_does_not_lose_the_rotated_token() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = brought(&authorizer, &sink).await;
+    let gate = authorizer.hold_answer();
+    let mut impatient = crate::harness::Raw::connect(&server.proxy()).await;
+    impatient.request("GET", "/", &[("Sidekey-Connection", "crm")], "").await;
+    authorizer.asked(0).await;
+    impatient.reset();
+    gate.open();
+    assert_eq!(ask(&server).await.status, 200);
+    assert_eq!((authorizer.count(), shown(&sink)), (1, format!("Bearer {}", authorizer.issued().access_token)));
+    assert_eq!(events(&server, "credential.refresh").await.len(), 1);
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn what_an_answer_leaves_out_stays_as_it_was_oa_25() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    authorizer.terms(|terms| terms.expires_in = Some("0".to_owned()));
+    let mut server = signed_in(&authorizer, &sink).await;
+    let refresh_token = authorizer.issued().refresh_token;
+    authorizer.terms(|terms| (terms.rotates, terms.says_scope) = (false, false));
+    for number in 1..4 {
+        assert_eq!(ask(&server).await.status, 200);
+        assert_eq!(authorizer.asked(number).await.must("refresh_token"), refresh_token);
+        let shown = standing(&server).await;
+        assert_eq!(shown["grant"]["scopes"], json!(["read", "write"]), "{shown}");
+        assert_eq!(shown["fields"]["refresh_token"], true, "{shown}");
+        if number == 2 {
+            server.restart().await;
+        }
+    }
+    // Who rotates after all is followed.
+    authorizer.terms(|terms| (terms.rotates, terms.scope, terms.says_scope) = (true, Some("less".to_owned()), true));
+    for number in 4..6 {
+        assert_eq!(ask(&server).await.status, 200);
+        let is_old = authorizer.asked(number).await.must("refresh_token") == refresh_token;
+        assert_eq!(is_old, number == 4);
+    }
+    assert_eq!(standing(&server).await["grant"]["scopes"], json!(["less"]));
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn a_grant_that_has_ended_is_asked_for_once_and_then_a_person_must_act_oa_17() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = brought(&authorizer, &sink).await;
+    for (round, status) in [400, 401, 200].into_iter().enumerate() {
+        let before = authorizer.count();
+        authorizer.next(refusal(status, "invalid_grant"));
+        let mut asking = JoinSet::new();
+        for _ in 0..10 {
+            let address = server.proxy();
+            asking.spawn(async move { get(address, "/", &[("Sidekey-Connection", "crm")]).await });
+        }
+        for reply in asking.join_all().await {
+            assert_refused(&reply, 424, "connection_needs_reconnect");
+        }
+        assert_refused(&ask(&server).await, 424, "connection_needs_reconnect");
+        assert_eq!((authorizer.count() - before, sink.count()), (1, round), "{status}");
+        let stands = standing(&server).await;
+        assert!(stands["status"] == "expired" && stands["reason"].is_string(), "{status}: {stands}");
+        assert_eq!(
+            (&stands["fields"]["access_token"], &stands["fields"]["refresh_token"]),
+            (&json!(false), &json!(false))
+        );
+        assert_eq!(events(&server, "credential.refused").await.len(), round + 1, "{status}");
+        // Somebody signs in again, and it is well.
+        sign_in(&server, &authorizer, "crm").await;
+        assert_eq!((ask(&server).await.status, &standing(&server).await["status"]), (200, &json!("active")));
+        server.admin().must("PUT", CREDENTIAL, with_refresh_token(&authorizer)).await;
+    }
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+/// It stays so over a restart: nobody asks in vain for ever.
+#[tokio::test]
+async fn a_grant_that_has_ended_is_not_asked_for_after_a_restart_either_oa_17() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let mut server = brought(&authorizer, &sink).await;
+    authorizer.next(refusal(400, "invalid_grant"));
+    assert_refused(&ask(&server).await, 424, "connection_needs_reconnect");
+    server.restart().await;
+    assert_refused(&ask(&server).await, 424, "connection_needs_reconnect");
+    assert_eq!((authorizer.count(), &standing(&server).await["status"]), (1, &json!("expired")));
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_refused_is_an_error_of_the_configuration_oa_18() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = brought(&authorizer, &sink).await;
+    for (round, (status, error)) in
+        [(401, "invalid_client"), (400, "unauthorized_client"), (400, "invalid_scope"), (400, "invalid_request")]
+            .into_iter()
+            .enumerate()
+    {
+        let before = authorizer.count();
+        authorizer.next(refusal(status, error));
+        for _ in 0..10 {
+            assert_refused(&ask(&server).await, 502, "token_endpoint_failed");
+        }
+        assert_eq!(authorizer.count() - before, 1, "{error}: asked again a minute later at the earliest");
+        let stands = standing(&server).await;
+        assert!(stands["status"] == "error" && stands["reason"].is_string(), "{error}: {stands}");
+        assert_eq!(stands["fields"]["refresh_token"], true, "{error}: {stands}");
+        // Whoever corrects what is entered need not wait.
+        server.admin().must("PUT", CREDENTIAL, with_refresh_token(&authorizer)).await;
+        assert_eq!(ask(&server).await.status, 200, "{error}");
+        assert_eq!((&standing(&server).await["status"], sink.count()), (&json!("active"), round + 1));
+        server.admin().must("PUT", CREDENTIAL, with_refresh_token(&authorizer)).await;
+    }
+    assert_eq!(events(&server, "credential.refused").await.len(), 0);
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_down_costs_no_token_oa_31() {
+    let (authorizer, evil) = (Authorizer::start().await, Sink::builder().tls(&["evil.example.test"]).start().await);
+    let sink = Sink::https().await;
+    let mut server = Sidekey::with(|config| {
+        authorizer.pin(config.to(&sink));
+        config.pin("evil.example.test", evil.addr);
+    })
+    .await;
+    connect(&server.admin(), &method(&json!({})), with_refresh_token(&authorizer)).await;
+    let elsewhere = "https://evil.example.test/token";
+    let json_type = [("content-type", "application/json")];
+    for (what, script) in [
+        ("302", redirect(302, elsewhere)),
+        ("307", redirect(307, elsewhere)),
+        ("308", redirect(308, elsewhere)),
+        ("500", Script::respond(500, &[], "")),
+        ("503", Script::respond(503, &[("retry-after", "1")], "down")),
+        ("429", Script::respond(429, &[("retry-after", "3600")], "")),
+        ("no JSON", Script::respond(200, &json_type, "<html>")),
+        ("no token", Script::respond(200, &json_type, "{}")),
+        ("an odd token", Script::respond(200, &json_type, "{\"access_token\":\"a\\nb\",\"token_type\":\"Bearer\"}")),
+        ("no answer", Script::malformed("")),
+    ] {
+        let before = authorizer.count();
+        authorizer.next(script);
+        for _ in 0..5 {
+            assert_refused(&ask(&server).await, 502, "token_endpoint_failed");
+        }
+        assert_eq!(authorizer.count() - before, 1, "{what}: it is not asked again at once");
+        let stands = standing(&server).await;
+        assert_eq!(stands["fields"]["refresh_token"], true, "{what}: {stands}");
+        assert_ne!(stands["status"], "expired", "{what}: {stands}");
+        // Nobody remembers how long to wait after a restart; the token is still there, and good.
+        server.restart().await;
+        assert_eq!(ask(&server).await.status, 200, "{what}");
+        assert_eq!(standing(&server).await["status"], "active", "{what}");
+        let rotated = authorizer.issued().refresh_token;
+        let credential = json!({ "refresh_token": rotated });
+        let mut again = client(&authorizer);
+        again["refresh_token"] = credential["refresh_token"].clone();
+        server.admin().must("PUT", CREDENTIAL, again).await;
+    }
+    assert_eq!((evil.count(), evil.connection_count()), (0, 0));
+    assert_eq!(events(&server, "credential.refused").await.len(), 0);
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+/// It becomes well by itself, too: it is asked again a few seconds later.
+#[tokio::test]
+async fn an_endpoint_that_was_down_is_asked_again() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = brought(&authorizer, &sink).await;
+    authorizer.next(Script::respond(503, &[("retry-after", "1")], ""));
+    assert_refused(&ask(&server).await, 502, "token_endpoint_failed");
+    let well = async {
+        while ask(&server).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("a connection that is well again", well).await;
+    assert_eq!(authorizer.count(), 2);
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_says_nothing_is_given_up_in_time() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = brought(&authorizer, &sink).await;
+    authorizer.next(Script::stall());
+    assert_refused(&ask(&server).await, 504, "token_endpoint_timeout");
+    let stands = standing(&server).await;
+    assert_eq!((&stands["fields"]["refresh_token"], authorizer.count()), (&json!(true), 1), "{stands}");
+    server.finish(&authorizer.canaries()).await;
+}
+
+/// A token that nobody can refresh is used while it is good, and never another's in its place.
+#[tokio::test]
+async fn a_token_without_a_refresh_token_is_used_as_it_is() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = server(&authorizer, &sink).await;
+    let mut credential = client(&authorizer);
+    credential["access_token"] = authorizer.issue().access_token.into();
+    connect(&server.admin(), &method(&json!({})), credential).await;
+    for _ in 0..2 {
+        assert_eq!(
+            (ask(&server).await.status, shown(&sink)),
+            (200, format!("Bearer {}", authorizer.issued().access_token))
+        );
+    }
+    // One that has ended when it comes, from a provider that gives nothing to refresh it by.
+    let answer =
+        format!("{{\"access_token\":\"{}.x\",\"token_type\":\"Bearer\",\"expires_in\":0}}", authorizer.access.text());
+    authorizer.next(Script::respond(200, &[("content-type", "application/json")], answer));
+    sign_in(&server, &authorizer, "crm").await;
+    assert_refused(&ask(&server).await, 424, "connection_needs_reconnect");
+    assert_eq!(authorizer.count(), 1);
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn another_endpoint_never_sees_the_tokens_of_the_old_one() {
+    let (authorizer, evil) = (Authorizer::start().await, Sink::builder().tls(&["evil.example.test"]).start().await);
+    let sink = Sink::https().await;
+    let server = Sidekey::with(|config| {
+        authorizer.pin(config.to(&sink));
+        config.pin("evil.example.test", evil.addr);
+    })
+    .await;
+    let admin = server.admin();
+    connect(&admin, &method(&json!({})), with_refresh_token(&authorizer)).await;
+    for name in ["token_url", "authorize_url", "revoke_url"] {
+        let moved = method(&json!({ name: "https://evil.example.test/token" }));
+        admin.must("PUT", "integrations/crm", integration("crm", &moved)).await;
+        assert_refused(&ask(&server).await, 424, "connection_needs_reconnect");
+        let stands = standing(&server).await;
+        assert_eq!(stands["status"], "expired", "{name}: {stands}");
+        let begun = admin.post("connections/crm/authorize", json!({ "environment": "production" })).await;
+        assert_eq!(begun.status, 409, "{name}: {}", begun.text());
+        admin.must("POST", "connections/crm/revoke", json!({})).await;
+        assert_eq!((evil.connection_count(), authorizer.count()), (0, 0), "{name}");
+        admin.must("PUT", "integrations/crm", integration("crm", &method(&json!({})))).await;
+        admin.must("PUT", CREDENTIAL, with_refresh_token(&authorizer)).await;
+    }
+    assert_eq!(ask(&server).await.status, 200);
+    assert_eq!(authorizer.asked(0).await.header("host"), Some(AUTHORIZER));
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+/// What becomes of a refresh does not bring back what was deleted meanwhile.
+#[tokio::test]
+async fn a_connection_that_is_deleted_while_it_is_refreshed_is_gone_oa_30() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = brought(&authorizer, &sink).await;
+    let admin = server.admin();
+    for what in ["connection", "credential", "replaced"] {
+        let (gate, number) = (authorizer.hold_answer(), authorizer.count());
+        let deleting = async {
+            authorizer.asked(number).await;
+            match what {
+                "connection" => assert_eq!(admin.delete("connections/crm?force=true").await.status, 204),
+                "credential" => assert_eq!(admin.delete(CREDENTIAL).await.status, 204),
+                _ => {
+                    let mut other = client(&authorizer);
+                    other["access_token"] = "another".into();
+                    admin.must("PUT", CREDENTIAL, other).await;
+                }
+            }
+            gate.open();
+        };
+        let (reply, ()) = tokio::join!(ask(&server), deleting);
+        let expected = match what {
+            "connection" => 404,
+            "credential" => 424,
+            _ => 200,
+        };
+        assert!(reply.status == expected || (what != "replaced" && reply.status < 500), "{what}: {}", reply.text());
+        assert_eq!(ask(&server).await.status, expected, "{what}");
+        if what == "connection" {
+            admin.must("POST", "connections", json!({ "key": "crm", "integration": "crm" })).await;
+            assert_eq!(ask(&server).await.status, 424, "another of the same name has nothing of it");
+        }
+        if what == "replaced" {
+            assert_eq!(shown(&sink), "Bearer another");
+        }
+        admin.must("PUT", CREDENTIAL, with_refresh_token(&authorizer)).await;
+    }
+    assert_eq!(admin.get("audit/verify").await.json()["intact"], true);
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}

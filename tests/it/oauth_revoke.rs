@@ -1,0 +1,173 @@
+//! Revoking what somebody signed in for: it is gone here first, and then the provider is told.
+
+use serde_json::{Value, json};
+
+use crate::harness::authorizer::journey::{
+    CREDENTIAL, ask, client, connect, events, method, server, sign_in, signed_in, standing,
+};
+use crate::harness::authorizer::{Authorizer, CLIENT, redirect, refusal};
+use crate::harness::{Script, Sidekey, Sink, problem};
+
+async fn revoke(server: &Sidekey) -> Value {
+    server.admin().must("POST", "connections/crm/revoke", json!({ "environment": "production" })).await.json()
+}
+
+fn told(provider: &str) -> Value {
+    json!({ "revoked": [{ "environment": "production", "provider": provider }] })
+}
+
+#[tokio::test]
+async fn it_is_gone_here_before_the_provider_is_told_oa_29() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = signed_in(&authorizer, &sink).await;
+    let issued = authorizer.issued();
+    assert_eq!(ask(&server).await.status, 200);
+    let gate = crate::harness::sink::Gate::shut();
+    authorizer.next_revocation(Script::new().gate(&gate).answer(200, &[], ""));
+    let meanwhile = async {
+        let first = authorizer.revocation(0).await;
+        assert_eq!(first.must("token"), issued.refresh_token, "the refresh token first");
+        assert_eq!(first.form.get("token_type_hint"), Some("refresh_token"));
+        assert!(first.header("authorization").is_some_and(|value| value.starts_with("Basic ")), "{first:?}");
+        assert_eq!(ask(&server).await.status, 424, "while the provider thinks about it");
+        gate.open();
+    };
+    let (answer, ()) = tokio::join!(revoke(&server), meanwhile);
+    assert_eq!(answer, told("revoked"));
+    let second = authorizer.revocation(1).await;
+    assert_eq!(
+        (second.must("token"), second.form.get("token_type_hint")),
+        (&*issued.access_token, Some("access_token"))
+    );
+    let after = standing(&server).await;
+    assert_eq!((&after["status"], &after["grant"]), (&json!("incomplete"), &Value::Null), "{after}");
+    let event = &events(&server, "connection.revoke").await[0];
+    assert_eq!(event["detail"]["environments"], json!(["production"]), "{event}");
+    // There is nothing left to revoke.
+    assert_eq!(revoke(&server).await, json!({ "revoked": [] }));
+    assert_eq!((authorizer.revocation_count(), authorizer.count()), (2, 1));
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn a_provider_that_fails_changes_nothing_of_it_oa_29_oa_31() {
+    let (authorizer, evil) = (Authorizer::start().await, Sink::builder().tls(&["evil.example.test"]).start().await);
+    let sink = Sink::https().await;
+    let server = Sidekey::with(|config| {
+        authorizer.pin(config.to(&sink));
+        config.pin("evil.example.test", evil.addr);
+    })
+    .await;
+    connect(&server.admin(), &method(&json!({})), client(&authorizer)).await;
+    for (script, provider) in [
+        // It does not know the token: some say so (RFC 7009 has them say 200).
+        (Script::respond(200, &[], ""), "revoked"),
+        (refusal(400, "invalid_token"), "revoked"),
+        (Script::respond(503, &[("retry-after", "1")], ""), "pending"),
+        (Script::respond(500, &[], ""), "pending"),
+        (redirect(302, "https://evil.example.test/revoke"), "pending"),
+        (redirect(308, "https://evil.example.test/revoke"), "pending"),
+        (Script::malformed(""), "pending"),
+        (refusal(401, "invalid_client"), "pending"),
+    ] {
+        server.admin().must("PUT", CREDENTIAL, client(&authorizer)).await;
+        sign_in(&server, &authorizer, "crm").await;
+        assert_eq!(ask(&server).await.status, 200);
+        let (before, issued) = (authorizer.revocation_count(), authorizer.issued());
+        authorizer.next_revocation(script);
+        assert_eq!(revoke(&server).await, told(provider));
+        assert_eq!(authorizer.revocation(before).await.must("token"), issued.refresh_token);
+        assert_eq!(ask(&server).await.status, 424, "{provider}");
+        assert_eq!(standing(&server).await["status"], "incomplete", "{provider}");
+    }
+    assert_eq!((evil.count(), evil.connection_count()), (0, 0));
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn a_provider_that_failed_is_told_again_oa_29() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = signed_in(&authorizer, &sink).await;
+    let issued = authorizer.issued();
+    authorizer.next_revocation(Script::respond(503, &[("retry-after", "1")], ""));
+    assert_eq!(revoke(&server).await, told("pending"));
+    // Until the provider has taken it: then a refresh with it would be refused, and nothing is said again.
+    let mut tokens = Vec::new();
+    while !tokens.contains(&issued.refresh_token) || !tokens.contains(&issued.access_token) {
+        let next = authorizer.revocation(tokens.len() + 1).await;
+        tokens.push(next.must("token").to_owned());
+    }
+    assert!(tokens.len() <= 3, "{tokens:?}");
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn a_provider_that_says_nothing_is_given_up_oa_29() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = signed_in(&authorizer, &sink).await;
+    authorizer.next_revocation(Script::stall());
+    let meanwhile = async {
+        authorizer.revocation(0).await;
+        assert_eq!(ask(&server).await.status, 424);
+    };
+    let (answer, ()) = tokio::join!(revoke(&server), meanwhile);
+    assert_eq!(answer, told("pending"));
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn who_has_nowhere_to_be_told_is_told_nothing() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = server(&authorizer, &sink).await;
+    let admin = server.admin();
+    connect(&admin, &method(&json!({ "revoke_url": null })), client(&authorizer)).await;
+    sign_in(&server, &authorizer, "crm").await;
+    assert_eq!(revoke(&server).await, told("none"));
+    assert_eq!((authorizer.revocation_count(), ask(&server).await.status), (0, 424));
+    // Nobody had signed in: there is a client to forget, and nothing that its provider gave out.
+    let with = crate::harness::authorizer::journey::integration("crm", &method(&json!({})));
+    admin.must("PUT", "integrations/crm", with).await;
+    admin.must("PUT", CREDENTIAL, client(&authorizer)).await;
+    assert_eq!(revoke(&server).await, told("none"));
+    assert_eq!(authorizer.revocation_count(), 0);
+    // Nor is anybody told who only wants to take a credential away.
+    admin.must("PUT", CREDENTIAL, client(&authorizer)).await;
+    sign_in(&server, &authorizer, "crm").await;
+    assert_eq!(admin.delete(CREDENTIAL).await.status, 204);
+    assert_eq!((authorizer.revocation_count(), ask(&server).await.status), (0, 424));
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+/// A client without a secret, and one that shows it in the body, say here who they are as they do elsewhere.
+#[tokio::test]
+async fn what_was_refreshed_is_revoked_as_it_is_now() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    authorizer.terms(|terms| terms.expires_in = Some("0".to_owned()));
+    let server = signed_in(&authorizer, &sink).await;
+    assert_eq!((ask(&server).await.status, ask(&server).await.status), (200, 200));
+    let issued = authorizer.issued();
+    assert_eq!(revoke(&server).await, told("revoked"));
+    assert_eq!(authorizer.revocation(0).await.must("token"), issued.refresh_token);
+    assert_eq!(authorizer.revocation(1).await.must("token"), issued.access_token);
+    // What was under way when it was revoked is not brought back by its end.
+    let mut credential = client(&authorizer);
+    credential["refresh_token"] = authorizer.issue().refresh_token.into();
+    server.admin().must("PUT", CREDENTIAL, credential).await;
+    let (gate, number) = (authorizer.hold_answer(), authorizer.count());
+    let revoking = async {
+        authorizer.asked(number).await;
+        let answer = revoke(&server).await;
+        gate.open();
+        answer
+    };
+    let (reply, answer) = tokio::join!(ask(&server), revoking);
+    assert_eq!(reply.status, 424, "{}", problem(&reply).detail);
+    assert_eq!(answer["revoked"][0]["environment"], "production", "{answer}");
+    assert_eq!(ask(&server).await.status, 424);
+    let after = standing(&server).await;
+    assert_eq!(after["fields"]["refresh_token"], false, "{after} ({CLIENT})");
+    server.finish(&authorizer.canaries()).await;
+}
