@@ -226,7 +226,6 @@ async fn a_token_endpoint_that_fails_leaves_everything_as_it_was_oa_31() {
         ok("[]"),
         ok("not JSON"),
         ok(&format!("{{\"access_token\":\"{access}\"}}")),
-        ok(&format!("{{\"access_token\":\"{access}\",\"token_type\":\"mac\"}}")),
         ok("{\"access_token\":\"\",\"token_type\":\"Bearer\"}"),
         ok("{\"access_token\":7,\"token_type\":\"Bearer\"}"),
         ok("{\"access_token\":\"a\\r\\nb\",\"token_type\":\"Bearer\"}"),

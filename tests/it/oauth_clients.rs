@@ -159,6 +159,31 @@ async fn a_client_has_no_tokens_to_enter_and_nobody_to_sign_in() {
     server.finish(&authorizer.canaries()).await;
 }
 
+/// As after a restart, when every workflow comes at once.
+#[tokio::test]
+async fn many_connections_get_their_tokens_at_once() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = server(&authorizer, &sink).await;
+    let admin = server.admin();
+    admin.must("POST", "integrations", integration("crm", &client_credentials(&json!({})))).await;
+    let keys: Vec<String> = (0..100).map(|number| format!("c{number}")).collect();
+    for key in &keys {
+        admin.must("POST", "connections", json!({ "key": key, "integration": "crm" })).await;
+        admin.must("PUT", &format!("connections/{key}/credentials/production"), client(&authorizer)).await;
+    }
+    let mut asking = JoinSet::new();
+    for key in keys {
+        let address = server.proxy();
+        asking.spawn(async move { get(address, "/", &[("Sidekey-Connection", &key)]).await });
+    }
+    for reply in asking.join_all().await {
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    assert_eq!(authorizer.count(), 100);
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
 /// Each token that has ended is replaced by one request, and each environment and connection has its own.
 #[tokio::test]
 async fn a_token_that_has_ended_is_got_anew() {
@@ -239,6 +264,10 @@ async fn a_declared_client_needs_no_vault() {
     authorizer.next(refusal(503, "down"));
     let refused = problem(&ask(&server).await);
     assert_eq!((refused.status, refused.code.as_str()), (502, "token_endpoint_failed"), "{}", refused.detail);
+    let mut server = server;
+    server.restart().await;
+    assert_eq!((ask(&server).await.status, authorizer.count()), (200, 2));
+    authorizer.assert_content();
     server.finish(&authorizer.canaries()).await;
 }
 
