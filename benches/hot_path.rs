@@ -30,6 +30,7 @@ use sidekey::proxy::head::{self, LastHost};
 use sidekey::proxy::tag::{Login, Tag};
 use sidekey::proxy::target::Requested;
 use sidekey::upstream::Injected;
+use sidekey::upstream::outbound::Outbound;
 use sidekey::vault::Vault;
 use sidekey::vault::api_key::PlainKey;
 use sidekey::vault::audit::Author;
@@ -157,7 +158,7 @@ impl Bench {
             _folder: folder,
             table,
             directory,
-            credentials: Credentials::new(vault, limits, control.clone()),
+            credentials: Credentials::new(vault, Outbound::closed(), limits, control.clone()),
             scope: Scope {
                 organization: owner,
                 environment: environment.clone(),

@@ -17,6 +17,7 @@
 pub mod actor;
 pub mod api_keys;
 pub mod audit;
+pub mod authorize;
 pub mod ceilings;
 pub mod condition;
 pub mod connections;
@@ -36,7 +37,6 @@ pub mod oidc;
 mod once;
 pub mod openapi;
 pub mod organizations;
-pub mod outbound;
 mod pages;
 pub mod people;
 pub mod permission;
@@ -50,6 +50,7 @@ pub mod tap;
 pub mod throttle;
 pub mod transfer;
 pub mod trials;
+mod underway;
 pub mod users;
 
 use std::net::SocketAddr;
@@ -66,6 +67,9 @@ use crate::proxy::tap::Taps;
 use crate::proxy::trial::Bench;
 use crate::proxy::usage::Unwritten;
 use crate::telemetry::metrics::Metrics;
+use authorize::Authorizations;
+
+use crate::upstream::outbound::Outbound;
 use crate::vault::Vault;
 use crate::vault::change::{Change, Outcome};
 
@@ -95,6 +99,10 @@ pub struct Control {
     pub begun: Begun,
     /// How people come in.
     pub people: People,
+    /// The way to authorization servers.
+    pub outbound: Outbound,
+    /// The sign-ins of connections that are under way.
+    pub authorizations: Authorizations,
 }
 
 impl Control {
@@ -158,6 +166,9 @@ fn pages() -> Router<Arc<Control>> {
         .route("/assets/people.js", get(pages::script))
         .route("/assets/people.css", get(pages::style))
         .route("/oidc/callback", get(oidc::end))
+        .route("/oauth/start/{ticket}", get(authorize::start))
+        .route("/oauth/callback", get(authorize::end))
+        .route("/oauth/done", get(authorize::done))
 }
 
 /// Every endpoint that asks who is there, below `/api/v1`; what each needs stands in [`permission::CALLS`]. The layer of
@@ -193,6 +204,7 @@ fn asking() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(secrets::show, secrets::replace, secrets::delete))
         .routes(routes!(secrets::put_value, secrets::delete_value))
         .routes(routes!(trials::test))
+        .routes(routes!(authorize::authorize))
         .routes(routes!(connections::revoke::revoke))
         .routes(routes!(explain::explain))
         .routes(routes!(transfer::export))

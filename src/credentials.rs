@@ -9,6 +9,7 @@ pub mod body;
 mod held;
 pub mod injection;
 mod mask;
+pub mod oauth;
 pub mod outline;
 
 use std::sync::Arc;
@@ -22,13 +23,16 @@ use crate::directory::{Admission, Kept, Permit, Table};
 use crate::model::id::ConnectionId;
 use crate::model::moment::Moment;
 use crate::model::name::{EnvironmentName, FieldName, SecretKey};
+use crate::model::oauth::ACCESS_TOKEN;
 use crate::model::site::Site;
+use crate::upstream::outbound::Outbound;
 use crate::vault::declared::Declared;
 use crate::vault::revision::{Stamp, Subject};
-use crate::vault::{Vault, VaultError};
+use crate::vault::{self, Vault, VaultError};
 
 pub use held::Injections;
 use held::{Held, Source};
+use oauth::{Came, Errand, Errands, Standing};
 pub use injection::Injection;
 use injection::RenderError;
 
@@ -80,6 +84,18 @@ pub enum Missing {
     /// It is of no use any more.
     #[error("the credential expired at {0}; enter it again")]
     Expired(Moment),
+    /// Nobody has signed in for it.
+    #[error("nobody has signed in for the environment `{0}`; authorize the connection")]
+    SignIn(EnvironmentName),
+    /// The provider gives out no tokens for it any more, and says why.
+    #[error("the provider does not take the sign-in any more ({0}); authorize the connection again")]
+    SignedOut(String),
+    /// The authorization server gave out no token.
+    #[error("no access token: {0}")]
+    TokenEndpoint(String),
+    /// It did not answer in time.
+    #[error("no access token: the token endpoint did not answer in time")]
+    TokenTimeout,
 }
 
 /// Why a permit's credential could not be had.
@@ -99,13 +115,15 @@ pub enum ResolveError {
 /// Resolves permits to injections.
 pub struct Credentials {
     vault: Vault,
+    errands: Arc<Errands>,
     stored: Cache<Owner, Arc<Loaded>>,
 }
 
 impl Credentials {
-    /// Over a vault; loads run on `control`, the runtime of the vault.
-    pub fn new(vault: Vault, limits: Limits, control: tokio::runtime::Handle) -> Self {
-        Credentials { vault, stored: Cache::new(limits, control) }
+    /// Over a vault; loads run on `control`, the runtime of the vault, and ask for tokens by way of `outbound`.
+    pub fn new(vault: Vault, outbound: Outbound, limits: Limits, control: tokio::runtime::Handle) -> Self {
+        let errands = Arc::new(Errands::new(vault.clone(), outbound));
+        Credentials { vault, errands, stored: Cache::new(limits, control) }
     }
 
     /// What is injected under a permit that was made of this route. Waits only for what the vault must be asked for.
@@ -124,12 +142,36 @@ impl Credentials {
     pub async fn check(&self, kept: &Kept<Injections>, admission: &Admission) -> Result<Option<Moment>, ResolveError> {
         match self.known_of(kept, admission) {
             Some(found) => found.map(drop)?,
+            None if admission.route.auth().oauth.is_some() => self.look(admission).await?,
             None => self.stored(kept, admission).await.map(drop)?,
         }
         let (vault, admission) = (self.vault.clone(), admission.clone());
-        let expiry = async move { vault.credential_expiry(&admission.route.connection, &admission.environment).await };
-        let expiry = self.stored.elsewhere(expiry).await.unwrap_or(Err(VaultError::Stopped));
-        expiry.map_err(|error| ResolveError::Vault(Arc::new(error)))
+        let entry = async move { vault.credential_entry(&admission.route.connection, &admission.environment).await };
+        let entry = self.elsewhere(entry).await?;
+        Ok(entry.and_then(|entry| entry.expires_at).map(Moment::from_milliseconds))
+    }
+
+    /// Whether a token could be had, without asking for one.
+    async fn look(&self, admission: &Admission) -> Result<(), ResolveError> {
+        let (vault, route) = (self.vault.clone(), Arc::clone(&admission.route));
+        let owner = Owner { connection: route.connection.id, environment: admission.environment.clone() };
+        let look = async move {
+            let read = Read::of(&vault, &route, &owner, &mut Stamp::default()).await?;
+            Ok(read.and_then(|read| match read.standing(&route, &owner) {
+                oauth::Standing::Missing(missing) => Err(missing),
+                oauth::Standing::Usable(_) | oauth::Standing::Due(_) => Ok(()),
+            }))
+        };
+        self.elsewhere(look).await?.map_err(ResolveError::Missing)
+    }
+
+    /// Asks the vault on its own runtime.
+    async fn elsewhere<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, VaultError>> + Send + 'static,
+    ) -> Result<T, ResolveError> {
+        let done = self.stored.elsewhere(work).await.unwrap_or(Err(VaultError::Stopped));
+        done.map_err(|error| ResolveError::Vault(Arc::new(error)))
     }
 
     /// Forgets, of what all workers share, what was not used lately and what is stale.
@@ -158,6 +200,10 @@ impl Credentials {
 
     /// Renders what is declared, of the very moment that the route was made of. `None` where the vault must be asked.
     fn declared(&self, route: &Route, environment: &EnvironmentName) -> Option<Result<Injection, Missing>> {
+        // What a client's secret is enough for is asked for, and by one for all workers.
+        if route.auth().oauth.as_ref().is_some_and(|oauth| !oauth.is_signed_in()) {
+            return None;
+        }
         let (declared, stamp) = self.vault.snapshot().filter(|_| route.stamp().is_of_declared())?;
         let is_all = self.vault.is_declared_only();
         let injection = render_declared(&declared, route, environment, is_all)?;
@@ -189,7 +235,7 @@ impl Credentials {
     }
 
     async fn load(&self, owner: &Owner, route: &Arc<Route>) -> Result<Entry<Arc<Loaded>>, ResolveError> {
-        let load = || load(self.vault.clone(), Arc::clone(route), owner.clone());
+        let load = || load(Arc::clone(&self.errands), Arc::clone(route), owner.clone());
         self.stored.load(owner, load).await.map_err(|error| match error {
             LoadFailed::Refused(error) => ResolveError::Vault(error),
             LoadFailed::Lost => ResolveError::Vault(Arc::new(VaultError::Stopped)),
@@ -248,61 +294,136 @@ fn missing(error: RenderError, environment: &EnvironmentName) -> Missing {
     }
 }
 
-/// Reads and renders the credential of a connection in an environment.
-async fn load(vault: Vault, route: Arc<Route>, owner: Owner) -> Result<Arc<Loaded>, VaultError> {
-    // It is as old as its route: an injection rendered for hosts that have changed since is never found again.
-    let mut stamp = route.stamp().clone();
-    stamp.take(vault.revisions(), Subject::Credential(route.connection.id, owner.environment.clone()));
-    let mut until = None;
-    let injection = render(&vault, &route, &owner.environment, &mut stamp, &mut until).await?;
-    let injection = injection.map(Arc::new).map_err(Arc::new);
-    Ok(Arc::new(Loaded { injection, site: Arc::clone(route.site()), until, stamp }))
+/// What a credential was read as.
+struct Read {
+    held: vault::Held,
+    secrets: injection::Secrets,
 }
 
-async fn render(
-    vault: &Vault,
-    route: &Route,
-    environment: &EnvironmentName,
-    stamp: &mut Stamp,
-    until: &mut Option<Instant>,
-) -> Result<Result<Injection, Missing>, VaultError> {
-    if needs_nothing(route) {
-        return Ok(Ok(Injection::default()));
-    }
-    let stored = match vault.credential(&route.connection, environment).await {
-        Ok(Some(stored)) => stored,
-        Ok(None) if may_be_absent(route) => Default::default(),
-        Ok(None) => return Ok(Err(Missing::Credential(environment.clone()))),
-        Err(error) if error.is_corrupt() => return Ok(Err(Missing::Corrupt("it does not open".to_owned()))),
-        Err(error) => return Err(error),
-    };
-    if let Some(bound) = &stored.origins
-        && !route.origins.iter().all(|origin| bound.contains(&origin.to_string()))
-    {
-        return Ok(Err(Missing::Rebound));
-    }
-    if let Some(expires_at) = stored.expires_at.map(Moment::from_milliseconds) {
-        let left = expires_at.since(Moment::now());
-        if left.is_zero() {
-            return Ok(Err(Missing::Expired(expires_at)));
-        }
-        *until = Instant::now().checked_add(left);
-    }
-    let owner = route.connection.organization;
-    let mut secrets = injection::Secrets::default();
-    for key in injection::referenced_secrets(stored.credential.fields().values()) {
-        stamp.take(vault.revisions(), Subject::Secret(owner, key.clone(), environment.clone()));
-        match vault.secret(owner, &key, environment).await {
-            Ok(Some(value)) => drop(secrets.insert(key, value)),
-            Ok(None) => return Ok(Err(Missing::Secret(key, environment.clone()))),
-            Err(error) if error.is_corrupt() => {
-                return Ok(Err(Missing::Corrupt(format!("the secret {key} does not open"))));
-            }
+impl Read {
+    /// Reads the credential of a connection, and every secret that it refers to.
+    async fn of(
+        vault: &Vault,
+        route: &Route,
+        owner: &Owner,
+        stamp: &mut Stamp,
+    ) -> Result<Result<Self, Missing>, VaultError> {
+        let environment = &owner.environment;
+        stamp.take(vault.revisions(), Subject::Credential(route.connection.id, environment.clone()));
+        let held = match vault.credential(&route.connection, environment).await {
+            Ok(Some(held)) => held,
+            Ok(None) if may_be_absent(route) => Default::default(),
+            Ok(None) => return Ok(Err(Missing::Credential(environment.clone()))),
+            Err(error) if error.is_corrupt() => return Ok(Err(Missing::Corrupt("it does not open".to_owned()))),
             Err(error) => return Err(error),
+        };
+        if let Some(bound) = &held.origins
+            && !route.bindings().iter().all(|binding| bound.contains(binding))
+        {
+            return Ok(Err(Missing::Rebound));
+        }
+        let organization = route.connection.organization;
+        let mut secrets = injection::Secrets::default();
+        for key in injection::referenced_secrets(held.credential.fields().values()) {
+            stamp.take(vault.revisions(), Subject::Secret(organization, key.clone(), environment.clone()));
+            match vault.secret(organization, &key, environment).await {
+                Ok(Some(value)) => drop(secrets.insert(key, value)),
+                Ok(None) => return Ok(Err(Missing::Secret(key, environment.clone()))),
+                Err(error) if error.is_corrupt() => {
+                    return Ok(Err(Missing::Corrupt(format!("the secret {key} does not open"))));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Ok(Read { held, secrets }))
+    }
+
+    /// When it ends to be of use, where that is known; it may have done so already.
+    fn end(&self) -> Result<Option<Instant>, Missing> {
+        let Some(expires_at) = self.held.expires_at.map(Moment::from_milliseconds) else { return Ok(None) };
+        let left = expires_at.since(Moment::now());
+        if left.is_zero() { Err(Missing::Expired(expires_at)) } else { Ok(Instant::now().checked_add(left)) }
+    }
+
+    fn standing(&self, route: &Route, owner: &Owner) -> Standing {
+        match (&route.auth().oauth, self.end()) {
+            (_, Err(missing)) => Standing::Missing(missing),
+            (Some(oauth), Ok(_)) => oauth::standing(oauth, &self.held, owner),
+            (None, Ok(end)) => Standing::Usable(end),
         }
     }
-    let rendered = Injection::render(route, &stored.credential, &secrets);
-    Ok(rendered.map_err(|error| missing(error, environment)))
+
+    /// Renders it, with an access token that is not part of it where there is one.
+    fn render(mut self, route: &Route, owner: &Owner, token: Option<&SecretString>) -> Result<Injection, Missing> {
+        let fields = self.held.credential.fields();
+        let given = |name: &FieldName| token.filter(|_| name.as_str() == ACCESS_TOKEN).or_else(|| fields.get(name));
+        // An upstream is told nothing of what only the token endpoint gets.
+        let injected = route.auth().injected_fields(&route.integration.fields).filter_map(|field| given(&field.name));
+        let told = injection::referenced_secrets(injected);
+        self.secrets.retain(|key, _| told.contains(key));
+        Injection::render_with(route, given, &self.secrets).map_err(|error| missing(error, &owner.environment))
+    }
+}
+
+impl Loaded {
+    fn new(injection: Result<Injection, Missing>, route: &Route, until: Option<Instant>, stamp: Stamp) -> Arc<Self> {
+        let injection = injection.map(Arc::new).map_err(Arc::new);
+        Arc::new(Loaded { injection, site: Arc::clone(route.site()), until, stamp })
+    }
+}
+
+/// Reads and renders the credential of a connection in an environment. Where a token is due, it is asked for, once.
+async fn load(errands: Arc<Errands>, route: Arc<Route>, owner: Owner) -> Result<Arc<Loaded>, VaultError> {
+    // It is as old as its route: an injection rendered for hosts that have changed since is never found again.
+    let stamp = route.stamp().clone();
+    if needs_nothing(&route) {
+        return Ok(Loaded::new(Ok(Injection::default()), &route, None, stamp));
+    }
+    if route.auth().oauth.is_some() {
+        return load_with_token(errands, route, owner).await;
+    }
+    let mut stamp = stamp;
+    let read = Read::of(&errands.vault, &route, &owner, &mut stamp).await?;
+    let (injection, until) = match read.and_then(|read| Ok((read.end()?, read))) {
+        Ok((end, read)) => (read.render(&route, &owner, None), end),
+        Err(missing) => (Err(missing), None),
+    };
+    Ok(Loaded::new(injection, &route, until, stamp))
+}
+
+async fn load_with_token(errands: Arc<Errands>, route: Arc<Route>, owner: Owner) -> Result<Arc<Loaded>, VaultError> {
+    let mut turn = errands.turn(&owner).await;
+    errands.catch_up(&owner, &mut turn).await?;
+    let mut has_asked = false;
+    loop {
+        let mut stamp = route.stamp().clone();
+        // The version first: what is stored for this one is refused where the credential is another one meanwhile.
+        let entry = errands.vault.credential_entry(&route.connection, &owner.environment).await?;
+        let read = match Read::of(&errands.vault, &route, &owner, &mut stamp).await? {
+            Ok(read) => read,
+            Err(missing) => return Ok(Loaded::new(Err(missing), &route, None, stamp)),
+        };
+        let render = |read: Read, token: Option<&SecretString>, until, stamp| {
+            Ok(Loaded::new(read.render(&route, &owner, token), &route, until, stamp))
+        };
+        let spare = match read.standing(&route, &owner) {
+            Standing::Missing(missing) => return Ok(Loaded::new(Err(missing), &route, None, stamp)),
+            Standing::Usable(until) => return render(read, None, until, stamp),
+            // It was given out for those who wait for it now, whatever its life.
+            Standing::Due(until) if has_asked => return render(read, None, until.or_else(|| Some(Instant::now())), stamp),
+            Standing::Due(spare) => spare,
+        };
+        let version = entry.map(|entry| entry.version);
+        let Read { held, secrets, .. } = &read;
+        let errand = Errand { route: &route, owner: &owner, held, secrets, version, spare };
+        has_asked = true;
+        match errands.run(&errand, &mut turn).await? {
+            Came::Stored => {}
+            Came::Token(token, until) => return render(read, Some(&token), until, stamp),
+            Came::Spared(until) => return render(read, None, Some(until), stamp),
+            Came::Missing(missing, until) => return Ok(Loaded::new(Err(missing), &route, Some(until), stamp)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod id;
 pub mod integration;
 pub mod moment;
 pub mod name;
+pub mod oauth;
 pub mod origin;
 pub mod path;
 pub mod role;

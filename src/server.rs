@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::authorize::Authorizations;
 use crate::admin::{Begun, Control, Guard};
 use crate::config::{Config, Environment, Report};
 use crate::credentials::Credentials;
@@ -44,6 +45,7 @@ use crate::telemetry::access_log::{AccessLog, LogWriter};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{ServerTls, TlsError, client_config};
 use crate::upstream;
+use crate::upstream::outbound::Outbound;
 use crate::vault::declared::Declared;
 use crate::vault::query::Organization;
 use crate::vault::{Vault, VaultError};
@@ -209,6 +211,7 @@ impl Server {
         let client_tls = client_config(&config.upstream.ca_files)?;
         let listening = Listening::bind(config, &organizations)?;
         let upstream = assemble::upstream_settings(&config.upstream, listening.own_addresses(), client_tls);
+        let outbound = Outbound::start(Arc::new(upstream.clone()));
         let tokens = Tokens { drain: CancellationToken::new(), stop: CancellationToken::new() };
         let (proxy, mut sockets) = (listening.names(), listening.socket_files());
         let (bench, trials) = Bench::new();
@@ -221,7 +224,9 @@ impl Server {
             taps: taps.clone(),
             unwritten,
             metrics: Arc::clone(&metrics),
-            people: people::assemble(config, &environment, listening.admin_address(config), &upstream)?,
+            people: people::assemble(config, &environment, listening.admin_address(config), &outbound)?,
+            outbound: outbound.clone(),
+            authorizations: Authorizations::default(),
             guard: Guard { host_names: assemble::admin_names(&config.admin) },
             begun: Begun::default(),
         });
@@ -234,7 +239,8 @@ impl Server {
         let (uses, taken) = unbounded_channel();
         let recording = usage::record(vault.clone(), Arc::clone(&metrics), taken, tokens.drain.clone());
         let told = Told { log, metrics: Arc::clone(&metrics), uses, asked, taps };
-        let workers = start_workers(config, &vault, upstream, doors, trials, told, &tokens)?;
+        let ways = Ways { upstream, outbound };
+        let workers = start_workers(config, &vault, ways, doors, trials, told, &tokens)?;
         let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
         let drain_timeout = config.proxy.drain_timeout;
         Ok(Server { proxy, admin, follower, vault, workers, access, recording, sockets, tokens, drain_timeout })
@@ -355,10 +361,18 @@ struct Told {
     taps: Taps,
 }
 
+/// The ways out.
+struct Ways {
+    /// To upstreams, for each worker.
+    upstream: upstream::Settings,
+    /// To authorization servers, for all of them.
+    outbound: Outbound,
+}
+
 fn start_workers(
     config: &Config,
     vault: &Vault,
-    upstream: upstream::Settings,
+    Ways { upstream, outbound }: Ways,
     doors: Vec<BoundDoor>,
     trials: Trials,
     told: Told,
@@ -371,7 +385,7 @@ fn start_workers(
     let limits = assemble::limits(&config.cache);
     let shared = Arc::new(Shared {
         directory: Directory::new(vault.clone(), limits, control.clone()),
-        credentials: Credentials::new(vault.clone(), limits, control),
+        credentials: Credentials::new(vault.clone(), outbound, limits, control),
         settings: assemble::proxy_settings(config, &upstream),
     });
     let upstream = Arc::new(upstream);

@@ -16,6 +16,7 @@ mod flight;
 mod guard;
 mod http1;
 mod http2;
+pub mod outbound;
 mod pool;
 mod resolve;
 mod traffic;

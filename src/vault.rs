@@ -47,6 +47,7 @@ use crate::model::id::{ApiKeyId, ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::Integration;
 use crate::model::moment::Moment;
 use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
+use crate::model::oauth::Granted;
 use crate::model::version::Version;
 use api_key::{KeyCheck, KnownKey};
 use audit::{Author, Notice};
@@ -56,7 +57,7 @@ use change::{Change, Outcome, resource};
 use database::{Database, Opened, Options};
 use declared::{Declared, DeclaredCredential};
 use error::DatabaseError;
-use query::{Organization, StoredCredential};
+use query::{Entry, Organization, StoredCredential};
 use revision::{Revisions, Stamp, Subject};
 use revoked::Revocations;
 
@@ -109,11 +110,13 @@ pub struct Held {
     pub origins: Option<Vec<String>>,
     /// When it ends to be of use, in milliseconds since 1970, where that is known.
     pub expires_at: Option<i64>,
+    /// What is known of the tokens in it, where an authorization server has given them out.
+    pub granted: Option<Granted>,
 }
 
 impl From<StoredCredential> for Held {
-    fn from(StoredCredential { credential, origins, expires_at }: StoredCredential) -> Self {
-        Held { credential, origins: Some(origins), expires_at }
+    fn from(StoredCredential { credential, origins, expires_at, granted }: StoredCredential) -> Self {
+        Held { credential, origins: Some(origins), expires_at, granted }
     }
 }
 
@@ -250,7 +253,7 @@ impl Vault {
             Credential::new(fields.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
         });
         if let Some(credential) = fields {
-            return Ok(Some(Held { credential, origins: None, expires_at: None }));
+            return Ok(Some(Held { credential, ..Held::default() }));
         }
         match &self.0.database {
             Some(database) if !self.declares(connection.id) => {
@@ -261,16 +264,15 @@ impl Vault {
         }
     }
 
-    /// When the credential of a connection ends to be of use in one environment, where that is known.
-    pub async fn credential_expiry(
+    /// What is known of the credential of a connection in one environment without opening it.
+    pub async fn credential_entry(
         &self,
         connection: &Connection,
         environment: &EnvironmentName,
-    ) -> Result<Option<Moment>, VaultError> {
+    ) -> Result<Option<Entry>, VaultError> {
         let Some(database) = &self.0.database else { return Ok(None) };
         let mut facts = database.connection_facts(connection.organization, &[connection.id]).await?;
-        let entry = facts.remove(&connection.id).and_then(|mut facts| facts.entries.remove(environment));
-        Ok(entry.and_then(|entry| entry.expires_at).map(Moment::from_milliseconds))
+        Ok(facts.remove(&connection.id).and_then(|mut facts| facts.entries.remove(environment)))
     }
 
     /// The value of a secret in one environment.
@@ -377,6 +379,7 @@ impl Vault {
             | Change::Resource(resource::Change::DeleteConnection { connection, .. })
             | Change::Resource(resource::Change::RevokeCredentials { connection, .. })
             | Change::PutCredential { connection, .. }
+            | Change::StoreTokens { connection, .. }
             | Change::DeleteCredential { connection, .. } => {
                 self.declares(*connection).then(|| "the connection".to_owned())
             }

@@ -22,6 +22,7 @@ use sidekey::server::{Organizations, assemble};
 use sidekey::telemetry::access_log::AccessLog;
 use sidekey::telemetry::metrics::Metrics;
 use sidekey::tls::client_config;
+use sidekey::upstream::outbound::Outbound;
 use sidekey::upstream::{self, Upstream};
 use sidekey::vault::Vault;
 use sidekey::wire::Stream;
@@ -134,7 +135,7 @@ impl Stage {
         let control = runtime.handle().clone();
         let shared = Shared {
             directory: Directory::new(vault.clone(), limits, control.clone()),
-            credentials: Credentials::new(vault.clone(), limits, control),
+            credentials: Credentials::new(vault.clone(), Outbound::closed(), limits, control),
             settings: assemble::proxy_settings(&config, &upstream),
         };
         let listens = &config.proxy.listeners[0];

@@ -17,6 +17,8 @@ pub(super) enum Kind {
     Browser,
     /// Which sign-in at the identity provider began here.
     SignIn,
+    /// Which connections this browser is signing in at their providers.
+    Authorize,
 }
 
 /// Whether people reach this port over https only.
@@ -38,12 +40,14 @@ impl Kind {
             (Kind::Browser, Transport::Secure) => "__Host-sidekey-browser",
             (Kind::SignIn, Transport::Plain) => "sidekey-sign-in",
             (Kind::SignIn, Transport::Secure) => "__Host-sidekey-sign-in",
+            (Kind::Authorize, Transport::Plain) => "sidekey-authorize",
+            (Kind::Authorize, Transport::Secure) => "__Host-sidekey-authorize",
         }
     }
 
-    /// The identity provider's answer is a navigation from its page to ours, with which a strict cookie does not travel.
+    /// A provider's answer is a navigation from its page to ours, with which a strict cookie does not travel.
     fn same_site(self) -> &'static str {
-        if self == Kind::SignIn { "Lax" } else { "Strict" }
+        if matches!(self, Kind::SignIn | Kind::Authorize) { "Lax" } else { "Strict" }
     }
 }
 

@@ -22,7 +22,7 @@ use super::environments;
 use super::error::AdminError;
 use super::openapi::OfCustomer;
 use super::request::{At, Own, Query, wrong};
-use super::standing::{Board, Standing, expected, is_needed, origins};
+use super::standing::{Board, Standing, expected, is_needed};
 use crate::credentials::injection::{Injection, Secrets, referenced_secrets};
 use crate::directory::route::Route;
 use crate::model::credential::{Credential, Piece, pieces};
@@ -30,6 +30,7 @@ use crate::model::document::Problem;
 use crate::model::field::Field;
 use crate::model::moment::Moment;
 use crate::model::name::{FieldName, NameError};
+use crate::model::oauth::ACCESS_TOKEN;
 use crate::model::role::Permission;
 use crate::vault::VaultError;
 use crate::vault::change::Change;
@@ -105,7 +106,7 @@ pub(super) async fn replace(
         connection: connection.id,
         environment,
         credential,
-        origins: origins(&route),
+        origins: route.bindings(),
         expires_at: expires_at.map(Moment::milliseconds),
     };
     let outcome = control.commit(&actor, change).await?;
@@ -202,6 +203,12 @@ fn check_text(field: &Field, value: &SecretString) -> Result<(), String> {
 /// value is tried among stand-ins for the others, to tell which of them it is.
 fn try_out(route: &Route, values: &BTreeMap<FieldName, SecretString>) -> Vec<Problem> {
     let stand_in = || SecretString::from("x");
+    let mut values = values.clone();
+    // What an authorization server will give out is not there yet.
+    let tokens = route.auth().fields.iter().filter(|field| route.auth().oauth.is_some() && field.name.as_str() == ACCESS_TOKEN);
+    for token in tokens {
+        values.entry(token.name.clone()).or_insert_with(stand_in);
+    }
     let whole = Credential::new(values.clone());
     let secrets: Secrets =
         referenced_secrets(whole.fields().values()).into_iter().map(|key| (key, stand_in())).collect();

@@ -1,15 +1,11 @@
 //! Signing in at an identity provider.
 //!
-//! A sign-in begins here, goes to the provider's page, and comes back with a code. What has to be the same at both ends
-//! is kept here under the `state`, once and for ten minutes; the browser in which it began holds a cookie without which
-//! the answer is worth nothing, so nobody can make somebody else's browser end a sign-in that they began.
+//! A sign-in begins here, goes to the provider's page, and comes back to the browser in which it began with a code.
 
 pub mod provider;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query as Pairs, State};
@@ -17,42 +13,35 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq;
 use utoipa::ToSchema;
 
 use super::Control;
 use super::cookie::{self, Kind};
 use super::error::AdminError;
 use super::form::Form;
-use super::outbound::Outbound;
 use super::people::{HOME, Refused, Visitor};
+use super::underway::{Most, PATIENCE, Underway};
 use super::{invite, pages, sign_in};
 use crate::model::id::OrganizationId;
+use crate::upstream::outbound::Outbound;
 use crate::model::user::{Email, SignInMethod, UserStatus};
 use crate::vault::change::link::{NewProof, Person};
 use crate::vault::change::session::Proof;
 use crate::vault::token;
 use provider::{Challenge, Provider, ProviderError, Settings, Subject};
 
-/// How long somebody may take at the provider's page.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// How many sign-ins may be under way, and how many of them from one address; the oldest give way.
-const MOST: usize = 4_096;
-const MOST_OF_AN_ADDRESS: usize = 16;
+/// How many sign-ins may be under way, and how many of them from one address.
+const MOST: Most = Most { all: 4_096, of_one: 16 };
 
 /// Sign-ins at an identity provider.
 pub struct Oidc {
     provider: Provider,
-    begun: Mutex<HashMap<String, Begun>>,
+    underway: Underway<IpAddr, Begun>,
 }
 
 /// A sign-in under way.
 struct Begun {
-    at: Instant,
-    address: IpAddr,
     challenge: Challenge,
-    /// What the cookie of the browser holds.
-    browser: String,
     organization: Option<OrganizationId>,
     /// The invitation that is followed by it.
     link: Option<SecretString>,
@@ -61,40 +50,7 @@ struct Begun {
 impl Oidc {
     /// Nothing is asked of the provider until somebody wants to sign in.
     pub fn new(settings: Settings, outbound: Outbound) -> Self {
-        Oidc { provider: Provider::new(settings, outbound), begun: Mutex::default() }
-    }
-
-    fn keep(&self, begun: Begun) {
-        let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, other| other.at.elapsed() < PATIENCE);
-        let of_address = all.values().filter(|other| other.address == begun.address).count();
-        let oldest = |among: &dyn Fn(&Begun) -> bool| {
-            let candidates = all.iter().filter(|(_, other)| among(other));
-            candidates.min_by_key(|(_, other)| other.at).map(|(state, _)| state.clone())
-        };
-        let goes = if of_address >= MOST_OF_AN_ADDRESS {
-            oldest(&|other| other.address == begun.address)
-        } else if all.len() >= MOST {
-            oldest(&|_| true)
-        } else {
-            None
-        };
-        if let Some(state) = goes {
-            all.remove(&state);
-        }
-        all.insert(begun.challenge.state.clone(), begun);
-    }
-
-    /// Takes a sign-in under way: whatever comes of it, it is over.
-    fn take(&self, state: &str, browser: Option<&str>) -> Option<Begun> {
-        let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        let begun = all.get(state)?;
-        let is_same = browser.is_some_and(|browser| bool::from(browser.as_bytes().ct_eq(begun.browser.as_bytes())));
-        // Another browser's answer does not end what this one began.
-        if !is_same {
-            return None;
-        }
-        all.remove(state).filter(|begun| begun.at.elapsed() < PATIENCE)
+        Oidc { provider: Provider::new(settings, outbound), underway: Underway::new(MOST) }
     }
 }
 
@@ -155,8 +111,8 @@ pub(super) async fn begin(
     let mut response = Json(Begin { authorize_url }).into_response();
     let transport = control.people.settings.transport;
     cookie::set(response.headers_mut(), Kind::SignIn, transport, &browser, PATIENCE);
-    let (at, address) = (Instant::now(), visitor.address);
-    oidc.keep(Begun { at, address, challenge, browser, organization, link });
+    let state = challenge.state.clone();
+    oidc.underway.keep(state, visitor.address, Some(browser), Begun { challenge, organization, link });
     Ok(response)
 }
 
@@ -229,7 +185,7 @@ async fn finish(control: Arc<Control>, visitor: Visitor, back: Back) -> Result<R
     let (control, visitor) = (&*control, &visitor);
     let oidc = control.people.oidc.as_ref().ok_or(Failed::Unknown)?;
     let begun = under_way(control, oidc, &visitor.headers, back.state.as_deref()).ok_or(Failed::Unknown)?;
-    let Begun { challenge, organization, link, .. } = begun;
+    let Begun { challenge, organization, link } = begun;
     let issuer = oidc.provider.issuer();
     let refused = |reason| Refused { organization, user: None, reason };
     let database = control.vault.database().map_err(AdminError::from)?;
@@ -270,7 +226,7 @@ async fn finish(control: Arc<Control>, visitor: Visitor, back: Back) -> Result<R
 
 fn under_way(control: &Control, oidc: &Oidc, headers: &HeaderMap, state: Option<&str>) -> Option<Begun> {
     let browser = cookie::read_text(headers, Kind::SignIn, control.people.settings.transport);
-    oidc.take(state?, browser.as_deref())
+    oidc.underway.take(state?, browser.as_deref())
 }
 
 /// Follows an invitation as whom the provider has signed in: they must have the address that was invited, so that a

@@ -34,12 +34,15 @@ pub(super) fn signed_in() -> Response {
     response
 }
 
-/// What somebody is told whose sign-in at the provider came to nothing.
+/// What somebody is told who comes back from a provider.
 pub(super) enum Told {
     Unknown,
     Refused,
     Stranger,
     Failed,
+    Authorized,
+    NotAuthorized,
+    Changed,
 }
 
 pub(super) fn told(status: StatusCode, told: Told) -> Response {
@@ -49,6 +52,9 @@ pub(super) fn told(status: StatusCode, told: Told) -> Response {
         Told::Stranger => {
             "You are signed in there, but that account is not a user here. Ask an administrator to invite you."
         }
+        Told::Authorized => "The connection is signed in. You can close this window.",
+        Told::NotAuthorized => "The provider did not authorize the connection. Please begin again.",
+        Told::Changed => "The connection has changed, or you may not sign it in any more. Please begin again.",
         Told::Failed => "This did not work. Please begin again, or ask an administrator.",
     };
     (status, Html(include_str!("pages/told.html").replace("{{ text }}", text))).into_response()

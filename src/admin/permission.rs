@@ -65,6 +65,7 @@ pub const CALLS: &[Call] = &[
     (Method::DELETE, "/connections/{connection}/credentials/{environment}", Permission::ManageConnections),
     (Method::POST, "/connections/{connection}/test", Permission::TestConnections),
     (Method::POST, "/connections/{connection}/explain", Permission::ExplainConnections),
+    (Method::POST, "/connections/{connection}/authorize", Permission::ManageConnections),
     (Method::POST, "/connections/{connection}/revoke", Permission::ManageConnections),
     (Method::GET, "/secrets", Permission::ReadSecrets),
     (Method::POST, "/secrets", Permission::ManageSecrets),

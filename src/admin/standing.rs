@@ -19,6 +19,7 @@ use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::integration::Integration;
 use crate::model::moment::Moment;
 use crate::model::name::{EnvironmentName, FieldName, Key, SecretKey};
+use crate::model::oauth::{ACCESS_TOKEN, Granted, REFRESH_TOKEN};
 use crate::vault::Held;
 use crate::vault::query::ConnectionFacts;
 
@@ -38,6 +39,32 @@ pub struct Standing {
     last_used_at: Option<Moment>,
     /// When the credential ends to be of use, where that is known.
     expires_at: Option<Moment>,
+    /// The tokens that an authorization server has given out for it, where one has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    grant: Option<Grant>,
+}
+
+/// What is known of tokens.
+#[derive(Serialize, ToSchema)]
+#[schema(as = TokenGrant)]
+struct Grant {
+    /// What they may be used for, in the provider's words.
+    scopes: Vec<String>,
+    /// When they were given out.
+    obtained_at: Moment,
+    /// When the access token ends, where that is known; with a refresh token another one takes its place.
+    expires_at: Option<Moment>,
+}
+
+impl From<&Granted> for Grant {
+    fn from(granted: &Granted) -> Self {
+        Grant {
+            scopes: granted.scopes.clone(),
+            obtained_at: Moment::from_milliseconds(granted.obtained_at),
+            expires_at: granted.expires_at.map(Moment::from_milliseconds),
+        }
+    }
 }
 
 impl Standing {
@@ -170,6 +197,7 @@ impl Board {
             reason: None,
             last_used_at: used.map(|used| Moment::from_milliseconds(used.used_at)),
             expires_at: None,
+            grant: None,
         };
         let (route, held) = match (route, looked) {
             (Ok(route), Ok(held)) => (route, held.as_ref()),
@@ -182,10 +210,14 @@ impl Board {
         standing.fields = expected(route).map(|field| (field.name.clone(), is_set(field))).collect();
         let entered_at = facts.entries.get(environment).map(|entry| Moment::from_milliseconds(entry.entered_at));
         standing.expires_at = held.and_then(|held| held.expires_at).map(Moment::from_milliseconds);
+        let granted = held.and_then(|held| held.granted.as_ref());
+        standing.grant = granted.map(Grant::from);
+        let signed_out = granted.and_then(|granted| Some((granted.obtained_at, granted.refused.as_ref()?)));
+        let is_signed_in = || [ACCESS_TOKEN, REFRESH_TOKEN].iter().any(|name| field(held, name));
         let bound = held.and_then(|held| held.origins.as_ref());
         let has_expired = standing.expires_at.filter(|at| *at <= Moment::now());
         let refused = used.and_then(|used| used.refused.as_ref());
-        let moved = bound.is_some_and(|bound| origins(route).iter().any(|origin| !bound.contains(origin)));
+        let moved = bound.is_some_and(|bound| route.bindings().iter().any(|binding| !bound.contains(binding)));
         let no_secret = || self.lacking_secret(held?, environment);
         let lacks = expected(route).any(|field| is_needed(field) && !is_set(field));
         let (status, since, reason) = if moved {
@@ -195,6 +227,11 @@ impl Board {
             let removed_at = facts.removals.get(environment).map(|at| Moment::from_milliseconds(*at));
             let made_at = facts.stored_at.map(|(made, _)| Moment::from_milliseconds(made));
             (Status::Incomplete, entered_at.max(removed_at).or(made_at), None)
+        } else if let Some((since, code)) = signed_out {
+            let reason = format!("the provider does not take the sign-in any more ({code}); authorize it again");
+            (Status::Expired, Some(Moment::from_milliseconds(since)), Some(reason))
+        } else if route.auth().oauth.as_ref().is_some_and(|oauth| oauth.is_signed_in()) && !is_signed_in() {
+            (Status::Incomplete, entered_at, Some("nobody has signed in yet; authorize the connection".to_owned()))
         } else if let Some(at) = has_expired {
             (Status::Expired, Some(at), Some("the credential has expired; enter it again".to_owned()))
         } else if let Some(why) = no_secret() {
@@ -251,9 +288,9 @@ async fn slug(control: &Control, organization: OrganizationId, slug: &Key) -> Re
     Ok(Slug { integration, moved_at })
 }
 
-/// The origins that a credential entered now is bound to.
-pub(super) fn origins(route: &Route) -> Vec<String> {
-    route.origins.iter().map(ToString::to_string).collect()
+/// Whether a field is set.
+fn field(held: Option<&Held>, name: &str) -> bool {
+    held.is_some_and(|held| held.credential.fields().keys().any(|field| field.as_str() == name))
 }
 
 /// The fields that a credential has.

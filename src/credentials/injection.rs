@@ -404,7 +404,7 @@ impl<'a> Fields<'a> {
         secrets: &Secrets,
     ) -> Result<Self, RenderError> {
         let mut values = Vec::with_capacity(route.auth().fields.len());
-        for field in route.auth().credential_fields(&route.integration.fields) {
+        for field in route.auth().injected_fields(&route.integration.fields) {
             let text = match (given(&field.name), &field.default) {
                 (Some(value), _) => resolve(&field.name, reveal(value), secrets)?,
                 (None, Some(default)) => Text::Given(default),
@@ -474,6 +474,15 @@ impl<'a> Fields<'a> {
         });
         pairs.collect()
     }
+}
+
+/// A field's value with its references replaced, for who sends it in another way than as an injection.
+pub(super) fn resolved(
+    name: &FieldName,
+    value: &SecretString,
+    secrets: &Secrets,
+) -> Result<Zeroizing<String>, RenderError> {
+    Ok(Zeroizing::new(resolve(name, reveal(value), secrets)?.as_str().to_owned()))
 }
 
 /// A field's value with its references replaced, once: a secret's own value is not looked at again.

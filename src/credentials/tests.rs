@@ -16,6 +16,7 @@ use crate::model::credential::Credential;
 use crate::model::document::{Problems, Reader};
 use crate::model::id::{IntegrationId, OrganizationId, Reference};
 use crate::model::integration::Integration;
+use crate::upstream::outbound::Outbound;
 use crate::vault::audit::Author as Who;
 use crate::vault::change::resource::{self, Force};
 use crate::vault::change::{Change, PutMode};
@@ -82,7 +83,7 @@ impl Setting {
         let limits =
             Limits { entries: 10, time_to_live: Duration::from_secs(60), time_to_idle: Duration::from_secs(60) };
         let directory = Directory::new(vault.clone(), limits, control.clone());
-        let credentials = Credentials::new(vault.clone(), limits, control);
+        let credentials = Credentials::new(vault.clone(), Outbound::closed(), limits, control);
         let table = directory.table();
         Setting { vault, directory, credentials, table }
     }

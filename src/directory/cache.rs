@@ -99,13 +99,16 @@ where
         E: Send + Sync + 'static,
         F: Future<Output = Result<V, E>> + Send + 'static,
     {
+        let asked = self.limits.expiry(Instant::now());
         for _overtaken in 0..3 {
             let loaded = self.shared.try_get_with_by_ref(key, self.begin(load())).await;
             let entry = loaded.map_err(|error| match &*error {
                 LoadFailed::Refused(error) => LoadFailed::Refused(Arc::clone(error)),
                 LoadFailed::Lost => LoadFailed::Lost,
             })?;
-            if entry.value.is_current() {
+            // What was loaded since may be of use no longer than for those who wait for it.
+            let is_new = entry.expires >= asked && entry.value.stamp().is_current();
+            if is_new || entry.value.is_current() {
                 return Ok(entry);
             }
             self.discard(key, &entry).await;

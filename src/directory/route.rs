@@ -73,6 +73,12 @@ impl Route {
         &self.names
     }
 
+    /// What a credential that is entered now is bound to: it is of use while all of that is still so.
+    pub fn bindings(&self) -> Vec<String> {
+        // What cannot be rendered was found when the route was made.
+        self.integration.bindings(&self.connection.values, self.auth()).unwrap_or_default()
+    }
+
     /// The revisions it was made at.
     pub fn stamp(&self) -> &Stamp {
         &self.stamp
@@ -106,6 +112,8 @@ impl Route {
             return Err(format!("the value of `{field}`: {why}"));
         }
         let site = integration.site(&connection.values).map_err(|error| error.to_string())?;
+        let endpoints = integration.auth[method].endpoints(|name| integration.value(&connection.values, name));
+        endpoints.map_err(|error| error.to_string())?;
         let filled = |name: &str| {
             integration.auth[method].slots.iter().any(|slot| matches!(&slot.place, Place::Path(n) if **n == *name))
         };

@@ -1,17 +1,18 @@
 //! Auth methods, and the few shapes that all of them take on the wire.
 //!
-//! `bearer`, `basic`, `api_key` and `custom` are different to the person who fills them in; when they are read they
+//! `bearer`, `basic`, `api_key`, `oauth2` and `custom` are different to the person who fills them in; when they are read they
 //! become the same thing: fields to fill in, and [`Slot`]s of a request that templates of these fields fill.
 
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 
-use super::base_url::UrlTemplate;
+use super::base_url::{RenderError, UrlTemplate};
 use super::credential::refers;
 use super::document::Reader;
 use super::field::Field;
 use super::header;
 use super::name::{FieldName, Key};
+use super::oauth::{Endpoints, OAuth};
 use super::template::Template;
 
 /// One way in which an integration authenticates.
@@ -25,6 +26,8 @@ pub struct AuthMethod {
     pub fields: Vec<Field>,
     /// What is set in each request.
     pub slots: Vec<Slot>,
+    /// Where its tokens come from, where it is `oauth2`.
+    pub oauth: Option<Box<OAuth>>,
 }
 
 /// The `type` of an auth method.
@@ -36,6 +39,8 @@ pub enum AuthKind {
     Basic,
     /// One value in one place.
     ApiKey,
+    /// A token that an authorization server gives out (RFC 6749).
+    OAuth2,
     /// Own fields, any list of injections.
     Custom,
     /// Nothing is injected.
@@ -49,6 +54,7 @@ impl AuthKind {
             AuthKind::Bearer => "bearer",
             AuthKind::Basic => "basic",
             AuthKind::ApiKey => "api_key",
+            AuthKind::OAuth2 => "oauth2",
             AuthKind::Custom => "custom",
             AuthKind::None => "none",
         }
@@ -59,10 +65,11 @@ impl std::str::FromStr for AuthKind {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, &'static str> {
-        [AuthKind::Bearer, AuthKind::Basic, AuthKind::ApiKey, AuthKind::Custom, AuthKind::None]
+        use AuthKind::{ApiKey, Basic, Bearer, Custom, None, OAuth2};
+        [Bearer, Basic, ApiKey, OAuth2, Custom, None]
             .into_iter()
             .find(|kind| kind.as_str() == text)
-            .ok_or("the auth types are bearer, basic, api_key, custom and none (oauth2 is not built yet)")
+            .ok_or("the auth types are bearer, basic, api_key, oauth2, custom and none")
     }
 }
 
@@ -191,18 +198,23 @@ impl AuthMethod {
         let method = reader.required("method");
         let kind: Option<AuthKind> = reader.required("type");
         let own: Vec<Field> = reader.tables("fields").into_iter().filter_map(Field::read).collect();
+        let oauth = match kind? {
+            AuthKind::OAuth2 => Some(Box::new(OAuth::read(&reader)?)),
+            _ => None,
+        };
         let (fields, slots) = match kind? {
             AuthKind::Bearer => read_bearer(&reader, own),
             AuthKind::Basic => read_basic(&reader, own),
             AuthKind::ApiKey => read_api_key(&reader, own),
             AuthKind::Custom => (own, reader.tables("inject").into_iter().filter_map(read_slot).collect()),
+            AuthKind::OAuth2 => read_oauth(&reader, own, oauth.as_deref(), shared),
             AuthKind::None => (own, Vec::new()),
         };
         let (Some(method), Some(kind)) = (method, kind) else {
             reader.finish();
             return None;
         };
-        let method = AuthMethod { method, kind, fields, slots };
+        let method = AuthMethod { method, kind, fields, slots, oauth };
         method.check(&reader, url, shared);
         reader.finish();
         Some(method)
@@ -210,7 +222,27 @@ impl AuthMethod {
 
     /// The fields whose values make a credential: the method's own and the secret ones of the integration.
     pub fn credential_fields<'a>(&'a self, shared: &'a [Field]) -> impl Iterator<Item = &'a Field> {
-        self.fields.iter().chain(shared.iter().filter(|field| field.secret))
+        let is_entered = |field: &&Field| self.oauth.as_ref().is_none_or(|oauth| oauth.is_entered(&field.name));
+        self.fields.iter().filter(is_entered).chain(shared.iter().filter(|field| field.secret))
+    }
+
+    /// The fields that its slots may ask for, beside the public ones of the integration.
+    pub fn injected_fields<'a>(&'a self, shared: &'a [Field]) -> impl Iterator<Item = &'a Field> {
+        let is_injected = |field: &&Field| self.oauth.is_none() || OAuth::is_injected(&field.name);
+        self.fields.iter().filter(is_injected).chain(shared.iter().filter(|field| field.secret))
+    }
+
+    /// Every address of its authorization server.
+    pub fn endpoint_urls(&self) -> impl Iterator<Item = &UrlTemplate> {
+        self.oauth.iter().flat_map(|oauth| oauth.urls())
+    }
+
+    /// The same with the values of a connection, where it has one.
+    pub fn endpoints<'v>(
+        &self,
+        value: impl Fn(&FieldName) -> Option<&'v str>,
+    ) -> Result<Option<Endpoints>, RenderError> {
+        self.oauth.as_ref().map(|oauth| oauth.endpoints(value)).transpose()
     }
 
     fn check(&self, reader: &Reader<'_>, url: Option<&UrlTemplate>, shared: &[Field]) {
@@ -232,6 +264,9 @@ impl AuthMethod {
                     .add(at, "a template is plain text and fields; a secret is referred to by a credential's value");
             }
             for name in slot.value.fields() {
+                if self.oauth.is_some() && !OAuth::is_injected(name) {
+                    problems.add(at, format!("`{name}` goes to the token endpoint and nowhere else"));
+                }
                 if !self.fields.iter().chain(shared).any(|field| field.name == *name) {
                     problems.add(at, format!("the template asks for `{name}`, which is no field of this method"));
                 }
@@ -282,6 +317,22 @@ fn read_basic(reader: &Reader<'_>, own: Vec<Field>) -> (Vec<Field>, Vec<Slot>) {
     let fields = own_or(own, &[("username", false), ("password", true)]);
     let slot = Slot::authorization(SlotValue::Basic { username, password });
     (fields, vec![slot])
+}
+
+fn read_oauth(
+    reader: &Reader<'_>,
+    own: Vec<Field>,
+    oauth: Option<&OAuth>,
+    shared: &[Field],
+) -> (Vec<Field>, Vec<Slot>) {
+    let slots = if reader.has("inject") {
+        reader.tables("inject").into_iter().filter_map(read_slot).collect()
+    } else {
+        let value = reader.parsed("template").unwrap_or_else(|| template("Bearer {{ access_token }}"));
+        vec![Slot::authorization(SlotValue::Template(value))]
+    };
+    let implied = oauth.map(|oauth| oauth.fields(shared)).unwrap_or_default();
+    (implied.into_iter().chain(own).collect(), slots)
 }
 
 fn read_api_key(reader: &Reader<'_>, own: Vec<Field>) -> (Vec<Field>, Vec<Slot>) {

@@ -62,16 +62,26 @@ impl UrlTemplate {
     /// Reads a base URL. A trailing `/` is dropped.
     pub fn parse(text: &str) -> Result<Self, UrlTemplateError> {
         let (url, path) = Self::split(text)?;
-        if path.contains(['?', '#']) {
+        url.with_path(path, path.trim_end_matches('/'))
+    }
+
+    /// Reads an address that requests go to as it stands, a trailing `/` included.
+    pub fn parse_endpoint(text: &str) -> Result<Self, UrlTemplateError> {
+        let (url, path) = Self::split(text)?;
+        url.with_path(path, path)
+    }
+
+    /// The same with a path, where what was `written` is nothing but one.
+    fn with_path(self, written: &str, path: &str) -> Result<Self, UrlTemplateError> {
+        if written.contains(['?', '#']) {
             return Err(UrlTemplateError::Query);
         }
-        let path = path.trim_end_matches('/');
         let spaced = path.contains("{{");
         let plain = |c: char| !c.is_control() && c != '\\' && (spaced || c != ' ');
         if !path.chars().all(plain) || check_path(path.as_bytes()).is_err() {
             return Err(UrlTemplateError::Path);
         }
-        Ok(UrlTemplate { path: path.parse()?, ..url })
+        Ok(UrlTemplate { path: path.parse()?, ..self })
     }
 
     /// Reads `[scheme://]host[:port]`, https where no scheme is written: an allowed host.

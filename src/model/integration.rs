@@ -14,6 +14,7 @@ use super::field::{Field, Pattern};
 use super::header;
 use super::id::IntegrationId;
 use super::name::{FieldName, Key};
+use super::oauth::Endpoints;
 use super::origin::{Origin, Scheme};
 use super::site::{Site, SiteError};
 use super::template::Template;
@@ -219,7 +220,8 @@ impl Integration {
             }
         }
         let urls = std::iter::once(("base_url", &self.base_url)).chain(self.hosts.iter().map(|host| ("hosts", host)));
-        for (key, url) in urls {
+        let endpoints = self.auth.iter().flat_map(AuthMethod::endpoint_urls).map(|url| ("auth", url));
+        for (key, url) in urls.chain(endpoints) {
             for name in url.fields() {
                 self.check_public(reader, key, name);
             }
@@ -265,14 +267,32 @@ impl Integration {
     /// connection: only then may it take the other's place without anybody looking at its credentials.
     pub fn leads_as(&self, other: &Integration) -> bool {
         let leading = |integration: &Integration| -> Vec<Field> {
-            let urls = std::iter::once(&integration.base_url).chain(&integration.hosts);
-            let names: Vec<&FieldName> = urls.flat_map(UrlTemplate::fields).collect();
+            let names: Vec<&FieldName> = integration.urls().flat_map(UrlTemplate::fields).collect();
             integration.fields.iter().filter(|field| names.contains(&&field.name)).cloned().collect()
         };
         self.base_url == other.base_url
             && self.hosts == other.hosts
             && self.plaintext == other.plaintext
             && leading(self) == leading(other)
+            && self.auth.iter().all(|method| {
+                let before = other.auth_method(&method.method);
+                before.is_none_or(|before| method.endpoint_urls().eq(before.endpoint_urls()))
+            })
+    }
+
+    /// Every address in it that something goes to.
+    fn urls(&self) -> impl Iterator<Item = &UrlTemplate> {
+        let endpoints = self.auth.iter().flat_map(AuthMethod::endpoint_urls);
+        std::iter::once(&self.base_url).chain(&self.hosts).chain(endpoints)
+    }
+
+    /// What a credential that is entered now is bound to: where requests go, and where the auth method's tokens come
+    /// from. It is of no use where any of that is another one.
+    pub fn bindings(&self, values: &Values, method: &AuthMethod) -> Result<Vec<String>, RenderError> {
+        let (_, origins) = self.place(values)?;
+        let endpoints = method.endpoints(|name| self.value(values, name))?;
+        let bindings = origins.iter().map(ToString::to_string);
+        Ok(bindings.chain(endpoints.iter().flat_map(Endpoints::bindings)).collect())
     }
 
     /// The same with other defaults: what an organization has filled in once for all its connections. A value for a
@@ -301,9 +321,7 @@ impl Integration {
                 }
                 continue;
             };
-            let in_host = std::iter::once(&self.base_url)
-                .chain(&self.hosts)
-                .any(|url| url.host_fields().any(|n| *n == field.name));
+            let in_host = self.urls().any(|url| url.host_fields().any(|n| *n == field.name));
             let pattern = field.pattern.as_ref().or_else(|| if in_host { LABEL.as_ref() } else { None });
             if let Some(pattern) = pattern.filter(|pattern| !pattern.matches(value)) {
                 wrong.push((field.name.clone(), format!("the value does not match {}", pattern.source())));

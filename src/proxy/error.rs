@@ -137,7 +137,7 @@ enum Retry {
 pub(super) const REVOKED: &str = "revoked";
 
 /// Every code and every other reason, so that each can be counted from the start.
-pub const CODES: [&str; 38] = [
+pub const CODES: [&str; 40] = [
     "connection_missing",
     "tag_malformed",
     "tag_conflict",
@@ -162,6 +162,8 @@ pub const CODES: [&str; 38] = [
     "secret_missing",
     "credential_corrupt",
     "connection_needs_reconnect",
+    "token_endpoint_failed",
+    "token_endpoint_timeout",
     "internal",
     "upstream_dns",
     "upstream_refused",
@@ -255,6 +257,12 @@ impl ProxyError {
                 "http_request_denied",
                 MayHelp,
             ),
+            Self::Missing(Missing::TokenEndpoint(_)) => {
+                ours(StatusCode::BAD_GATEWAY, "token_endpoint_failed", "No access token was given out")
+            }
+            Self::Missing(Missing::TokenTimeout) => {
+                ours(StatusCode::GATEWAY_TIMEOUT, "token_endpoint_timeout", "No access token was given out in time")
+            }
             Self::Missing(missing) => {
                 let (code, title) = missing_code(missing);
                 unusable(code, title)
@@ -285,12 +293,16 @@ impl Told {
 
 fn missing_code(missing: &Missing) -> (&'static str, &'static str) {
     match missing {
+        Missing::Corrupt(_) | Missing::TokenEndpoint(_) | Missing::TokenTimeout => {
+            ("credential_corrupt", "The credential cannot be used")
+        }
         Missing::Credential(_) => ("credential_missing", "The connection has no credential"),
         Missing::Secret(..) => ("secret_missing", "A secret has no value"),
-        Missing::Corrupt(_) => ("credential_corrupt", "The credential cannot be used"),
+        Missing::SignIn(_) => ("credential_missing", "Nobody has signed in"),
         Missing::Rebound | Missing::Expired(_) => {
             ("connection_needs_reconnect", "The connection must be entered again")
         }
+        Missing::SignedOut(_) => ("connection_needs_reconnect", "The connection must be authorized again"),
     }
 }
 
@@ -392,7 +404,9 @@ impl ProxyError {
             code: told.code,
             request_id,
             environment: match self {
-                ProxyError::Missing(Missing::Credential(environment) | Missing::Secret(_, environment)) => {
+                ProxyError::Missing(
+                    Missing::Credential(environment) | Missing::SignIn(environment) | Missing::Secret(_, environment),
+                ) => {
                     Some(environment)
                 }
                 _ => None,

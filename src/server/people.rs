@@ -1,17 +1,15 @@
 //! From configuration to how people come in to the admin port.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use super::StartError;
 use crate::admin::oidc::{Oidc, provider};
-use crate::admin::outbound::Outbound;
 use crate::admin::people::{People, Settings};
 use crate::admin::throttle::Rates;
 use crate::admin::{Transport, mail};
 use crate::config::{Config, Environment, OidcSettings, SmtpSettings, SmtpTls, SourcedSecret};
 use crate::model::origin::Scheme;
-use crate::upstream;
+use crate::upstream::outbound::Outbound;
 
 /// What signing in needs, by the configuration alone: for making a link while no server runs. `None` where the address of
 /// the port is known only to a server that runs.
@@ -25,14 +23,14 @@ pub(super) fn assemble(
     config: &Config,
     environment: &Environment,
     bound: SocketAddr,
-    upstream: &upstream::Settings,
+    outbound: &Outbound,
 ) -> Result<People, StartError> {
     let settings = settings(config, bound);
     let oidc = match &config.admin.people.oidc {
         None => None,
         Some(oidc) => {
             let provider = provider(oidc, environment, &settings.url)?;
-            Some(Oidc::new(provider, Outbound::start(Arc::new(upstream.clone()))))
+            Some(Oidc::new(provider, outbound.clone()))
         }
     };
     let mail = config.smtp.as_ref().map(|smtp| mailer(config, smtp, environment)).transpose()?;

@@ -13,7 +13,10 @@ pub mod resource;
 mod secret;
 pub mod session;
 mod state;
+pub mod tokens;
 pub mod user;
+
+use std::sync::Arc;
 
 use secrecy::SecretString;
 use serde_json::Value;
@@ -27,6 +30,7 @@ use precondition::Guards;
 pub use precondition::{Attempt, Expected};
 use resource::{EnvironmentDraft, Force, Place, Reach};
 use state::Watched;
+use tokens::Obtained;
 
 use super::answer::{self, Once};
 use super::audit::chain::Told;
@@ -121,6 +125,17 @@ pub enum Change {
         origins: Vec<String>,
         /// When it ends to be of use, in milliseconds since 1970, where that is known.
         expires_at: Option<i64>,
+    },
+    /// Stores the tokens that an authorization server has given out for a credential. What people entered stays.
+    StoreTokens {
+        /// Whose.
+        organization: OrganizationId,
+        /// Of which connection.
+        connection: ConnectionId,
+        /// In which environment.
+        environment: EnvironmentName,
+        /// What it answered.
+        obtained: Arc<Obtained>,
     },
     /// Removes a credential.
     DeleteCredential {
@@ -349,6 +364,9 @@ impl Writing<'_> {
             Change::PutCredential { organization, connection, environment, credential, origins, expires_at } => {
                 let place = (connection, &environment);
                 self.put_credential(organization, place, &credential, &origins, expires_at).await
+            }
+            Change::StoreTokens { organization, connection, environment, obtained } => {
+                self.store_tokens(organization, (connection, &environment), &obtained).await
             }
             Change::DeleteCredential { organization, connection, environment } => {
                 self.delete_credential(organization, connection, &environment).await

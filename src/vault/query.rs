@@ -33,6 +33,7 @@ use crate::model::version::Version;
 /// The field under which a credential's binding is stored. No [`FieldName`] is written like it.
 pub(super) const BINDING: &str = "@binding";
 
+pub(super) use credential::{Binding, CREDENTIAL, CredentialOwner};
 pub use credential::{StoredCredential, StoredCredentials};
 pub use facts::{ConnectionFacts, Entry, Refusal, Used};
 pub use integration::{IntegrationFacts, IntegrationVersion};

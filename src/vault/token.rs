@@ -53,6 +53,11 @@ pub fn random_text() -> Result<String, DatabaseError> {
     Ok(base62()?.to_string())
 }
 
+/// Whether a text may be one of [`random_text`].
+pub fn is_random_text(text: &str) -> bool {
+    text.len() == 43 && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 /// The public part of a token, where the text has the form of one.
 pub(super) fn public_part<I: FromStr>(presented: &SecretString) -> Option<I> {
     seal::public_part(presented)

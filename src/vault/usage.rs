@@ -82,6 +82,32 @@ impl Database {
     }
 }
 
+impl Database {
+    /// Notes that an authorization server refuses what people have entered for a connection, and why.
+    pub async fn note_refusal(
+        &self,
+        (organization, connection, environment): (OrganizationId, ConnectionId, &EnvironmentName),
+        reason: &str,
+        is_declared: bool,
+    ) -> Result<(), DatabaseError> {
+        let now = schema::now();
+        let one = Use {
+            organization,
+            connection,
+            environment: environment.clone(),
+            used_at: now,
+            verdict: Verdict::Refused(now),
+            workflows: Vec::new(),
+        };
+        let mut row = row(&one, is_declared);
+        row["reason"] = reason.into();
+        self.inner.check_writable()?;
+        let mut writer = self.inner.writer.acquire().await?;
+        sqlx::query(NOTE).bind(Value::from(vec![row]).to_string()).execute(&mut *writer).await?;
+        Ok(())
+    }
+}
+
 async fn note(
     writer: &mut SqliteConnection,
     uses: &[Use],

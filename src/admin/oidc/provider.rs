@@ -23,7 +23,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use crate::admin::outbound::{Outbound, OutboundError};
+use crate::upstream::outbound::{Outbound, OutboundError};
 
 /// What a token may be signed by.
 const ALGORITHMS: [Algorithm; 9] = [

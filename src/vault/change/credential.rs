@@ -10,7 +10,7 @@ use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::name::{EnvironmentName, SecretKey};
 use crate::vault::error::DatabaseError;
-use crate::vault::query::{self, BINDING};
+use crate::vault::query::{self, BINDING, Binding};
 use crate::vault::revision::Subject;
 use crate::vault::revoked::Revoked;
 use crate::vault::schema;
@@ -29,16 +29,9 @@ impl Writing<'_> {
         self.require_environment(organization, environment).await?;
         self.expect_credential(organization, connection, environment).await?;
         let names: Vec<&str> = credential.fields().keys().map(|name| name.as_str()).collect();
-        let binding = json!({ "origins": origins, "fields": names, "expires_at": expires_at });
-        let binding = SecretString::from(binding.to_string());
-        let values = credential.fields().iter().map(|(name, value)| (name.as_str(), value));
         let created = self.remove_credential(connection, environment).await? == 0;
-        let (key, version) = self.sealing_key(organization, names.len() + 1).await?;
-        for (field, value) in values.chain([(BINDING, &binding)]) {
-            let place = Place::Credential { organization, connection, environment, field, version };
-            let sealed = key.sealing(&self.inner.counters).seal(&place, value)?;
-            self.insert_field(organization, connection, environment, field, version, sealed).await?;
-        }
+        let binding = Binding { origins: origins.to_owned(), expires_at, granted: None };
+        self.seal_credential(organization, (connection, environment), credential, binding).await?;
         let entry = (organization, connection, environment);
         self.insert_entry(entry, expires_at, &seal::referenced_secrets(credential)).await?;
         self.outcome.created = created;
@@ -52,6 +45,26 @@ impl Writing<'_> {
                 "environment": environment, "fields": names, "origins": origins, "expires_at": expires_at,
             }),
         })
+    }
+
+    /// Seals every field of a credential, and what holds them together.
+    pub(super) async fn seal_credential(
+        &mut self,
+        organization: OrganizationId,
+        (connection, environment): (ConnectionId, &EnvironmentName),
+        credential: &Credential,
+        binding: Binding,
+    ) -> Result<(), DatabaseError> {
+        let binding = SecretString::from(binding.around(credential));
+        let fields = credential.fields();
+        let values = fields.iter().map(|(name, value)| (name.as_str(), value));
+        let (key, version) = self.sealing_key(organization, fields.len() + 1).await?;
+        for (field, value) in values.chain([(BINDING, &binding)]) {
+            let place = Place::Credential { organization, connection, environment, field, version };
+            let sealed = key.sealing(&self.inner.counters).seal(&place, value)?;
+            self.insert_field(organization, connection, environment, field, version, sealed).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn delete_credential(
@@ -143,7 +156,7 @@ impl Writing<'_> {
         found.map(drop).ok_or(DatabaseError::NotFound("connection"))
     }
 
-    async fn expect_credential(
+    pub(super) async fn expect_credential(
         &mut self,
         organization: OrganizationId,
         connection: ConnectionId,
@@ -190,7 +203,15 @@ impl Writing<'_> {
             .execute(&mut *self.connection)
             .await?;
         }
-        // That the one before was refused says nothing of this one.
+        self.forget_refusal(connection, environment).await
+    }
+
+    /// That the credential before was refused says nothing of the one that is there now.
+    pub(super) async fn forget_refusal(
+        &mut self,
+        connection: ConnectionId,
+        environment: &EnvironmentName,
+    ) -> Result<(), DatabaseError> {
         sqlx::query(
             "UPDATE connection_uses SET refused_at = NULL, reason = NULL WHERE connection_id = $1 AND environment = $2",
         )
@@ -207,15 +228,24 @@ impl Writing<'_> {
         connection: ConnectionId,
         environment: &EnvironmentName,
     ) -> Result<u64, DatabaseError> {
-        let mut removed = 0;
-        for statement in [
-            "DELETE FROM credential_entries WHERE connection_id = $1 AND environment = $2",
-            "DELETE FROM credentials WHERE connection_id = $1 AND environment = $2",
-        ] {
-            let delete = sqlx::query(statement).bind(connection.to_string()).bind(environment.as_str());
-            removed = delete.execute(&mut *self.connection).await?.rows_affected();
-        }
-        Ok(removed)
+        sqlx::query("DELETE FROM credential_entries WHERE connection_id = $1 AND environment = $2")
+            .bind(connection.to_string())
+            .bind(environment.as_str())
+            .execute(&mut *self.connection)
+            .await?;
+        self.remove_fields(connection, environment).await
+    }
+
+    /// How many there were.
+    pub(super) async fn remove_fields(
+        &mut self,
+        connection: ConnectionId,
+        environment: &EnvironmentName,
+    ) -> Result<u64, DatabaseError> {
+        let delete = sqlx::query("DELETE FROM credentials WHERE connection_id = $1 AND environment = $2")
+            .bind(connection.to_string())
+            .bind(environment.as_str());
+        Ok(delete.execute(&mut *self.connection).await?.rows_affected())
     }
 
     async fn insert_field(

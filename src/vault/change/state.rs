@@ -80,6 +80,7 @@ impl Watched {
             Change::PutConnection { connection, mode } => Watched::connection(connection, *mode),
             Change::DeleteConnection { connection, .. } => Watched::one(Thing::Connection(*connection)),
             Change::PutCredential { connection, environment, .. }
+            | Change::StoreTokens { connection, environment, .. }
             | Change::DeleteCredential { connection, environment, .. } => Watched::credential(*connection, environment),
             Change::PutSecret { organization, key, .. } | Change::DeleteSecret { organization, key } => {
                 Watched::one(Thing::Secret(*organization, key.clone()))

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -10,6 +10,7 @@ use super::{BINDING, Opening, parse};
 use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::name::{EnvironmentName, FieldName};
+use crate::model::oauth::Granted;
 use crate::vault::database::Database;
 use crate::vault::error::DatabaseError;
 use crate::vault::seal::Place;
@@ -23,6 +24,8 @@ pub struct StoredCredential {
     pub origins: Vec<String>,
     /// When it ends to be of use, in milliseconds since 1970, where that is known.
     pub expires_at: Option<i64>,
+    /// What is known of the tokens in it, where an authorization server has given them out.
+    pub granted: Option<Granted>,
 }
 
 /// The credentials of several connections, each opened or damaged.
@@ -30,7 +33,7 @@ pub type StoredCredentials = BTreeMap<(ConnectionId, EnvironmentName), Result<St
 
 /// The fields of one credential. The `+` keeps the planner from looking up all credentials of an organization in an
 /// environment, which it takes to be as few as those of one connection (sqlite.org/optoverview.html#uplus).
-pub(super) const CREDENTIAL: &str = "SELECT c.field, c.version, c.key_id AS value_key_id, c.nonce AS value_nonce, \
+pub(in crate::vault) const CREDENTIAL: &str = "SELECT c.field, c.version, c.key_id AS value_key_id, c.nonce AS value_nonce, \
      c.ciphertext AS value_ciphertext, k.id, k.organization_id, k.purpose, k.master_key_id, k.nonce, k.ciphertext \
      FROM credentials c LEFT JOIN data_keys k ON k.id = c.key_id \
      WHERE c.connection_id = $1 AND +c.organization_id = $2 AND c.environment = $3";
@@ -60,7 +63,7 @@ impl Database {
         if rows.is_empty() {
             return Ok(None);
         }
-        let owner = Owner { organization, connection, environment };
+        let owner = CredentialOwner { organization, connection, environment };
         let mut opening = Opening::new(&self.inner, &masters);
         owner.open(&mut opening, &rows).map(Some).ok_or_else(|| owner.corrupt())
     }
@@ -90,7 +93,7 @@ impl Database {
             let count = rest.iter().position(is_other).unwrap_or(rest.len());
             let connection = parse(&id, "credential", &id)?;
             let environment: EnvironmentName = parse(&environment, "credential", &id)?;
-            let owner = Owner { organization, connection, environment: &environment };
+            let owner = CredentialOwner { organization, connection, environment: &environment };
             let opened = owner.open(&mut opening, &rest[..count]).ok_or_else(|| owner.corrupt());
             credentials.insert((connection, environment), opened);
             rest = &rest[count..];
@@ -99,31 +102,48 @@ impl Database {
     }
 }
 
-/// What holds the fields of a credential together.
-#[derive(Deserialize)]
-struct Binding {
-    origins: Vec<String>,
+/// What is sealed beside the fields of a credential.
+#[derive(Deserialize, Serialize)]
+pub(in crate::vault) struct Binding {
+    pub(in crate::vault) origins: Vec<String>,
+    #[serde(default)]
+    pub(in crate::vault) expires_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::vault) granted: Option<Granted>,
+}
+
+/// It holds the fields together.
+#[derive(Deserialize, Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    binding: Binding,
     /// In their order.
     fields: Vec<String>,
-    #[serde(default)]
-    expires_at: Option<i64>,
+}
+
+impl Binding {
+    /// As it is sealed with the fields of a credential.
+    pub(in crate::vault) fn around(self, credential: &Credential) -> String {
+        let fields = credential.fields().keys().map(ToString::to_string).collect();
+        serde_json::json!(Whole { binding: self, fields }).to_string()
+    }
 }
 
 /// Whose a credential is.
-struct Owner<'a> {
-    organization: OrganizationId,
-    connection: ConnectionId,
-    environment: &'a EnvironmentName,
+pub(in crate::vault) struct CredentialOwner<'a> {
+    pub(in crate::vault) organization: OrganizationId,
+    pub(in crate::vault) connection: ConnectionId,
+    pub(in crate::vault) environment: &'a EnvironmentName,
 }
 
-impl Owner<'_> {
-    fn corrupt(&self) -> DatabaseError {
+impl CredentialOwner<'_> {
+    pub(in crate::vault) fn corrupt(&self) -> DatabaseError {
         DatabaseError::Corrupt { what: "credential", id: format!("{} ({})", self.connection, self.environment) }
     }
 
     /// Opens the fields of one credential, where they are all there and of one version.
-    fn open(&self, opening: &mut Opening<'_>, rows: &[SqliteRow]) -> Option<StoredCredential> {
-        let Owner { organization, connection, environment } = *self;
+    pub(in crate::vault) fn open(&self, opening: &mut Opening<'_>, rows: &[SqliteRow]) -> Option<StoredCredential> {
+        let CredentialOwner { organization, connection, environment } = *self;
         let (mut fields, mut binding, mut versions) = (BTreeMap::new(), None, BTreeSet::new());
         for row in rows {
             let field: String = row.try_get("field").ok()?;
@@ -132,15 +152,15 @@ impl Owner<'_> {
             let place = Place::Credential { organization, connection, environment, field: &field, version };
             if field == BINDING {
                 let bytes = opening.value(row, |key, sealed| key.open_bytes(&place, sealed))?;
-                binding = Some(serde_json::from_slice::<Binding>(&bytes).ok()?);
+                binding = Some(serde_json::from_slice::<Whole>(&bytes).ok()?);
             } else {
                 let value = opening.value(row, |key, sealed| key.open(&place, sealed))?;
                 fields.insert(field.parse::<FieldName>().ok()?, value);
             }
         }
-        let Binding { origins, fields: names, expires_at } = binding?;
+        let Whole { binding: Binding { origins, expires_at, granted }, fields: names } = binding?;
         // A row that was taken away, or left from an earlier version, must not make another credential.
         let is_whole = versions.len() == 1 && names.iter().eq(fields.keys().map(FieldName::as_str));
-        is_whole.then(|| StoredCredential { credential: Credential::new(fields), origins, expires_at })
+        is_whole.then(|| StoredCredential { credential: Credential::new(fields), origins, expires_at, granted })
     }
 }

@@ -1,4 +1,4 @@
-//! Requests that the control plane sends by itself: to an identity provider.
+//! Requests that Sidekey sends by itself: to identity providers and authorization servers.
 //!
 //! They take the way of every other request: the address that is dialled is judged, TLS is verified, redirects are not
 //! followed. Beyond that the whole exchange has one deadline, and what is answered is bounded. The way to upstreams
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use crate::model::origin::{Origin, Scheme};
-use crate::upstream::{self, BoxError, Deadlines, Exchange, Outgoing, Upstream, UpstreamError};
+use super::{BoxError, Deadlines, Exchange, Outgoing, Settings, Upstream, UpstreamError};
 use crate::wire::Fields;
 use crate::wire::source::{AsBody, FromBody};
 
@@ -55,7 +55,7 @@ pub struct Outbound(mpsc::Sender<(Request<Vec<u8>>, oneshot::Sender<Answered>)>)
 
 impl Outbound {
     /// Starts the task that sends; call it on a local runtime, with which it ends.
-    pub fn start(settings: Arc<upstream::Settings>) -> Self {
+    pub fn start(settings: Arc<Settings>) -> Self {
         let (sender, mut waiting) = mpsc::channel::<(Request<Vec<u8>>, oneshot::Sender<Answered>)>(WAITING);
         let deadlines = Deadlines::from(&*settings);
         let upstream = Rc::new(Upstream::new(settings));
@@ -70,6 +70,11 @@ impl Outbound {
             }
         });
         Outbound(sender)
+    }
+
+    /// One that leads nowhere, for who asks nobody.
+    pub fn closed() -> Self {
+        Outbound(mpsc::channel(1).0)
     }
 
     /// Sends a request to an https address and reads the whole answer, whatever its status.
