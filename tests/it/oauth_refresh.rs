@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
+use sidekey::model::moment::Moment;
 use tokio::task::JoinSet;
 
 use crate::harness::authorizer::journey::{
@@ -31,18 +32,9 @@ fn assert_refused(reply: &Reply, status: u16, code: &str) {
     assert!(!told.detail.contains("described"), "nothing of what the provider says is repeated: {}", told.detail);
 }
 
-/// Seconds since the beginning of 1970 of a moment in UTC (RFC 3339), of which a part of a second is left out.
 fn seconds(moment: &Value) -> i64 {
-    let text = moment.as_str().unwrap_or_else(|| panic!("{moment} is no moment"));
-    let number = |range: std::ops::Range<usize>| text[range].parse::<i64>().expect("a number");
-    assert!(text.ends_with('Z'), "{text}");
-    // Howard Hinnant's days from civil.
-    let (year, month, day) = (number(0..4), number(5..7), number(8..10));
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
-    days * 86_400 + number(11..13) * 3_600 + number(14..16) * 60 + number(17..19)
+    let moment: Moment = moment.as_str().expect("a moment").parse().expect("RFC 3339");
+    moment.milliseconds() / 1000
 }
 
 #[tokio::test]
@@ -298,7 +290,9 @@ async fn an_endpoint_that_is_down_costs_no_token_oa_31() {
         let before = authorizer.count();
         authorizer.next(script);
         for _ in 0..5 {
-            assert_refused(&ask(&server).await, 502, "token_endpoint_failed");
+            let reply = ask(&server).await;
+            assert_eq!(reply.status, 502, "{what}: {}", reply.text());
+            assert_refused(&reply, 502, "token_endpoint_failed");
         }
         assert_eq!(authorizer.count() - before, 1, "{what}: it is not asked again at once");
         let stands = standing(&server).await;
@@ -473,7 +467,9 @@ async fn explaining_a_request_asks_nobody_for_a_token() {
     // An error that says nothing is none.
     let answer = json!({ "access_token": authorizer.access.text(), "token_type": "bearer", "error": null });
     authorizer.next(Script::respond(200, &[("content-type", "application/json")], answer.to_string()));
-    assert_eq!((ask(&server).await.status, shown(&sink)), (200, format!("Bearer {}", authorizer.access.text())));
+    let reply = ask(&server).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!((reply.status, shown(&sink)), (200, format!("Bearer {}", authorizer.access.text())));
     // A test asks like any other request, and says what came of it.
     server.admin().must("PUT", CREDENTIAL, with_refresh_token(&authorizer)).await;
     authorizer.next(refusal(401, "invalid_client"));

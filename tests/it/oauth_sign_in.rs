@@ -34,8 +34,7 @@ async fn somebody_signs_in_and_the_connection_works_at_once() {
     let refused = problem(&ask(&server).await);
     assert_eq!((refused.status, refused.code.as_str()), (424, "credential_missing"), "{}", refused.detail);
 
-    let browser = sign_in(&server, &authorizer, "crm").await;
-    assert_eq!(browser.cookie("sidekey-authorize"), None, "it has done its work");
+    sign_in(&server, &authorizer, "crm").await;
     assert_eq!(ask(&server).await.status, 200);
     assert_eq!(shown(&sink), format!("Bearer {}", authorizer.issued().access_token));
     let after = standing(&server).await;
@@ -99,10 +98,7 @@ async fn only_the_browser_that_began_can_end_it_oa_03() {
     assert_eq!((authorizer.count(), ask(&server).await.status), (1, 200));
     assert_eq!(shown(&sink), format!("Bearer {}", authorizer.issued().access_token));
     let told = events(&server, "credential.authorize").await;
-    assert!(
-        told[0]["actor"].to_string().contains("ada@example.test") || told[0]["actor"]["kind"] == "user",
-        "{told:?}"
-    );
+    assert!(told[0]["actor"].as_str().is_some_and(|actor| actor.starts_with("usr_")), "{told:?}");
     authorizer.assert_content();
     server.finish(&authorizer.canaries()).await;
 }
@@ -400,8 +396,8 @@ async fn entering_a_credential_again_takes_the_tokens_away() {
     assert_eq!((&after["status"], &after["grant"]), (&json!("incomplete"), &Value::Null), "{after}");
     assert_eq!(ask(&server).await.status, 424);
     let page = come_back(&mut browser, &answer).await;
-    assert!(matches!(page.status, 303 | 400), "{}", page.text());
-    assert_eq!(ask(&server).await.status, if page.status == 303 { 200 } else { 424 });
+    assert!(matches!(page.status, 400 | 409), "{}", page.text());
+    assert_eq!((ask(&server).await.status, authorizer.count()), (424, 2), "no code is spent for it");
     let mut brought = client(&authorizer);
     brought["access_token"] = "brought-along".into();
     admin.must("PUT", CREDENTIAL, brought).await;
