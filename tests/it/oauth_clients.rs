@@ -282,8 +282,7 @@ async fn a_declared_client_needs_no_vault() {
 async fn what_is_declared_of_a_person_is_an_access_token_and_no_more() {
     let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
     let issued = authorizer.issue();
-    let (access, refresh, secret) =
-        (issued.access_token.as_str(), issued.refresh_token.as_str(), authorizer.secret.text().to_owned());
+    let access = issued.access_token.as_str();
     let server = Sidekey::with(|config| {
         declare(config, &authorizer, &sink, "authorization_code", &[("access_token", access)]);
     })
@@ -293,11 +292,19 @@ async fn what_is_declared_of_a_person_is_an_access_token_and_no_more() {
     assert_eq!((begun.status, problem(&begun).code.as_str()), (409, "conflict"), "{}", begun.text());
     assert_eq!(authorizer.count(), 0);
     server.finish(&authorizer.canaries()).await;
+}
 
+/// A new one could not be kept.
+#[tokio::test]
+async fn a_refresh_token_is_not_declared() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let issued = authorizer.issue();
+    let (access, refresh, secret) =
+        (issued.access_token.as_str(), issued.refresh_token.as_str(), authorizer.secret.text().to_owned());
     let client = [("client_id", CLIENT), ("client_secret", secret.as_str())];
     for (grant, fields) in [
         ("authorization_code", [&client[..], &[("refresh_token", refresh)]].concat()),
-        ("authorization_code", vec![("access_token", access), ("refresh_token", refresh)]),
+        ("authorization_code", [&client[..], &[("access_token", access), ("refresh_token", refresh)]].concat()),
         ("client_credentials", [&client[..], &[("refresh_token", refresh)]].concat()),
     ] {
         let started = Sidekey::try_with(|config| declare(config, &authorizer, &sink, grant, &fields)).await;
