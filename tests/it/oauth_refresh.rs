@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -242,7 +244,7 @@ async fn an_endpoint_that_was_down_is_asked_again() {
     assert_refused(&ask(&server).await, 502, "token_endpoint_failed");
     let well = async {
         while ask(&server).await.status != 200 {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     soon("a connection that is well again", well).await;
