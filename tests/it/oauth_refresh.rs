@@ -11,6 +11,7 @@ use crate::harness::authorizer::journey::{
     CREDENTIAL, ask, client, connect, events, integration, method, server, shown, sign_in, standing,
 };
 use crate::harness::authorizer::{AUTHORIZER, Authorizer, redirect, refusal};
+use crate::harness::sink::Step;
 use crate::harness::{Reply, Script, Sidekey, Sink, get, problem, soon};
 
 /// A connection `crm` with a refresh token that somebody has brought along, and nothing else.
@@ -206,7 +207,7 @@ async fn an_endpoint_that_is_down_costs_no_token_oa_31() {
         ("no JSON", Script::respond(200, &json_type, "<html>")),
         ("no token", Script::respond(200, &json_type, "{}")),
         ("an odd token", Script::respond(200, &json_type, "{\"access_token\":\"a\\nb\",\"token_type\":\"Bearer\"}")),
-        ("no answer", Script::malformed("")),
+        ("no answer", Script::cut_in_head(Step::Fin)),
         ("302 with a code", Script::respond(302, &json_type, "{\"error\":\"invalid_grant\"}")),
         ("503 and at once", Script::respond(503, &[("retry-after", "0")], "down")),
     ] {
