@@ -63,6 +63,7 @@ mod limits;
 mod listeners;
 mod markup;
 mod measured;
+mod oauth_answers;
 mod oauth_callback;
 mod oauth_clients;
 mod oauth_killed;

@@ -1,5 +1,7 @@
 //! Clients that ask for tokens in their own name, and what stands in the configuration file.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -9,7 +11,7 @@ use crate::harness::authorizer::journey::{
 use crate::harness::authorizer::{AUTHORIZER, Authorizer, CLIENT, refusal};
 use crate::harness::config::table;
 use crate::harness::sink::HOST;
-use crate::harness::{Sidekey, Sink, get, problem};
+use crate::harness::{Sidekey, Sink, get, problem, soon};
 
 /// Asks so often at once over a connection, and expects an answer of the upstream each time.
 async fn crowd(server: &Sidekey, times: usize, connection: &'static str) {
@@ -122,7 +124,13 @@ async fn a_client_that_is_refused_is_an_error_and_another_secret_makes_it_well()
     let reply = ask(&server).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_eq!(shown(&sink), format!("Bearer {}", authorizer.issued().access_token));
-    assert_eq!(standing(&server).await["status"], "active");
+    // That it was used is noted a moment after it was.
+    let well = async {
+        while standing(&server).await["status"] != "active" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon("a status that is well again", well).await;
     server.finish(&authorizer.canaries()).await;
 }
 
@@ -157,6 +165,31 @@ async fn a_client_has_no_tokens_to_enter_and_nobody_to_sign_in() {
     let body = json!({ "method": "GET", "path": "/x", "environment": "production" });
     let explained = admin.must("POST", "connections/crm/explain", body).await.json();
     assert_eq!((&explained["permitted"], authorizer.count(), sink.count()), (&json!(true), 0, 0), "{explained}");
+    server.finish(&authorizer.canaries()).await;
+}
+
+/// As after a restart, when every workflow comes at once.
+#[tokio::test]
+async fn many_connections_get_their_tokens_at_once() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = server(&authorizer, &sink).await;
+    let admin = server.admin();
+    admin.must("POST", "integrations", integration("crm", &client_credentials(&json!({})))).await;
+    let keys: Vec<String> = (0..100).map(|number| format!("c{number}")).collect();
+    for key in &keys {
+        admin.must("POST", "connections", json!({ "key": key, "integration": "crm" })).await;
+        admin.must("PUT", &format!("connections/{key}/credentials/production"), client(&authorizer)).await;
+    }
+    let mut asking = JoinSet::new();
+    for key in keys {
+        let address = server.proxy();
+        asking.spawn(async move { get(address, "/", &[("Sidekey-Connection", &key)]).await });
+    }
+    for reply in asking.join_all().await {
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    assert_eq!(authorizer.count(), 100);
+    authorizer.assert_content();
     server.finish(&authorizer.canaries()).await;
 }
 
@@ -240,6 +273,10 @@ async fn a_declared_client_needs_no_vault() {
     authorizer.next(refusal(503, "down"));
     let refused = problem(&ask(&server).await);
     assert_eq!((refused.status, refused.code.as_str()), (502, "token_endpoint_failed"), "{}", refused.detail);
+    let mut server = server;
+    server.restart().await;
+    assert_eq!((ask(&server).await.status, authorizer.count()), (200, 2));
+    authorizer.assert_content();
     server.finish(&authorizer.canaries()).await;
 }
 
@@ -247,8 +284,7 @@ async fn a_declared_client_needs_no_vault() {
 async fn what_is_declared_of_a_person_is_an_access_token_and_no_more() {
     let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
     let issued = authorizer.issue();
-    let (access, refresh, secret) =
-        (issued.access_token.as_str(), issued.refresh_token.as_str(), authorizer.secret.text().to_owned());
+    let access = issued.access_token.as_str();
     let server = Sidekey::with(|config| {
         declare(config, &authorizer, &sink, "authorization_code", &[("access_token", access)]);
     })
@@ -258,11 +294,19 @@ async fn what_is_declared_of_a_person_is_an_access_token_and_no_more() {
     assert_eq!((begun.status, problem(&begun).code.as_str()), (409, "conflict"), "{}", begun.text());
     assert_eq!(authorizer.count(), 0);
     server.finish(&authorizer.canaries()).await;
+}
 
+/// A new one could not be kept.
+#[tokio::test]
+async fn a_refresh_token_is_not_declared() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let issued = authorizer.issue();
+    let (access, refresh, secret) =
+        (issued.access_token.as_str(), issued.refresh_token.as_str(), authorizer.secret.text().to_owned());
     let client = [("client_id", CLIENT), ("client_secret", secret.as_str())];
     for (grant, fields) in [
         ("authorization_code", [&client[..], &[("refresh_token", refresh)]].concat()),
-        ("authorization_code", vec![("access_token", access), ("refresh_token", refresh)]),
+        ("authorization_code", [&client[..], &[("access_token", access), ("refresh_token", refresh)]].concat()),
         ("client_credentials", [&client[..], &[("refresh_token", refresh)]].concat()),
     ] {
         let started = Sidekey::try_with(|config| declare(config, &authorizer, &sink, grant, &fields)).await;

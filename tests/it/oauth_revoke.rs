@@ -3,10 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::harness::authorizer::journey::{
-    CREDENTIAL, ask, client, connect, events, method, server, sign_in, signed_in, standing,
+    CREDENTIAL, ask, begin, client, come_back, connect, events, follow, integration, method, server, sign_in,
+    signed_in, standing,
 };
-use crate::harness::authorizer::{Authorizer, CLIENT, redirect, refusal};
-use crate::harness::{Script, Sidekey, Sink, problem};
+use crate::harness::authorizer::{Authorizer, redirect, refusal};
+use crate::harness::sink::{Gate, Step};
+use crate::harness::{Browser, Raw, Script, Sidekey, Sink, problem};
 
 async fn revoke(server: &Sidekey) -> Value {
     server.admin().must("POST", "connections/crm/revoke", json!({ "environment": "production" })).await.json()
@@ -22,7 +24,7 @@ async fn it_is_gone_here_before_the_provider_is_told_oa_29() {
     let server = signed_in(&authorizer, &sink).await;
     let issued = authorizer.issued();
     assert_eq!(ask(&server).await.status, 200);
-    let gate = crate::harness::sink::Gate::shut();
+    let gate = Gate::shut();
     authorizer.next_revocation(Script::new().gate(&gate).answer(200, &[], ""));
     let meanwhile = async {
         let first = authorizer.revocation(0).await;
@@ -68,7 +70,7 @@ async fn a_provider_that_fails_changes_nothing_of_it_oa_29_oa_31() {
         (Script::respond(500, &[], ""), "pending"),
         (redirect(302, "https://evil.example.test/revoke"), "pending"),
         (redirect(308, "https://evil.example.test/revoke"), "pending"),
-        (Script::malformed(""), "pending"),
+        (Script::cut_in_head(Step::Fin), "pending"),
         (refusal(401, "invalid_client"), "pending"),
     ] {
         server.admin().must("PUT", CREDENTIAL, client(&authorizer)).await;
@@ -127,7 +129,7 @@ async fn who_has_nowhere_to_be_told_is_told_nothing() {
     assert_eq!(revoke(&server).await, told("none"));
     assert_eq!((authorizer.revocation_count(), ask(&server).await.status), (0, 424));
     // Nobody had signed in: there is a client to forget, and nothing that its provider gave out.
-    let with = crate::harness::authorizer::journey::integration("crm", &method(&json!({})));
+    let with = integration("crm", &method(&json!({})));
     admin.must("PUT", "integrations/crm", with).await;
     admin.must("PUT", CREDENTIAL, client(&authorizer)).await;
     assert_eq!(revoke(&server).await, told("none"));
@@ -141,7 +143,6 @@ async fn who_has_nowhere_to_be_told_is_told_nothing() {
     server.finish(&authorizer.canaries()).await;
 }
 
-/// A client without a secret, and one that shows it in the body, say here who they are as they do elsewhere.
 #[tokio::test]
 async fn what_was_refreshed_is_revoked_as_it_is_now() {
     let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
@@ -168,6 +169,64 @@ async fn what_was_refreshed_is_revoked_as_it_is_now() {
     assert_eq!(answer["revoked"][0]["environment"], "production", "{answer}");
     assert_eq!(ask(&server).await.status, 424);
     let after = standing(&server).await;
-    assert_eq!(after["fields"]["refresh_token"], false, "{after} ({CLIENT})");
+    assert_eq!(after["fields"]["refresh_token"], false, "{after}");
+    server.finish(&authorizer.canaries()).await;
+}
+
+/// What is begun is done: a credential that is gone here and good there is what nobody wants.
+#[tokio::test]
+async fn who_hangs_up_while_the_provider_is_told_leaves_nothing_undone() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = signed_in(&authorizer, &sink).await;
+    let issued = authorizer.issued();
+    let gate = Gate::shut();
+    authorizer.next_revocation(Script::new().gate(&gate).answer(200, &[], ""));
+    let key = std::fs::read_to_string(server.folder().join("admin.key")).expect("admin.key");
+    let mut impatient = Raw::connect(&server.admin_address).await;
+    let headers = [("X-API-Key", key.trim()), ("Content-Type", "application/json")];
+    let body = "{\"environment\":\"production\"}";
+    impatient.request("POST", "/api/v1/connections/crm/revoke", &headers, body).await;
+    authorizer.revocation(0).await;
+    impatient.reset();
+    // The server has noticed it, or will not any more: it has answered another one since.
+    assert_eq!(standing(&server).await["status"], "incomplete");
+    gate.open();
+    assert_eq!(authorizer.revocation(1).await.must("token"), issued.access_token);
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn every_environment_is_told_of() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = signed_in(&authorizer, &sink).await;
+    let first = authorizer.issued();
+    let admin = server.admin();
+    admin.must("PUT", "connections/crm/credentials/staging", client(&authorizer)).await;
+    let begun = begin(&server, "crm", json!({ "environment": "staging" })).await;
+    let mut browser = Browser::new(&server);
+    let answer = authorizer.consent(&follow(&mut browser, &begun).await);
+    assert_eq!(come_back(&mut browser, &answer).await.status, 303);
+    let second = authorizer.issued();
+    // There nobody has signed in.
+    admin.must("PUT", "connections/crm/credentials/development", client(&authorizer)).await;
+    let told = admin.must("POST", "connections/crm/revoke", json!({})).await.json();
+    let mut of: Vec<(&str, &str)> = told["revoked"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|gone| (gone["environment"].as_str().expect("a name"), gone["provider"].as_str().expect("a word")))
+        .collect();
+    of.sort_unstable();
+    assert_eq!(of, [("development", "none"), ("production", "revoked"), ("staging", "revoked")]);
+    let mut tokens = Vec::new();
+    for number in 0..4 {
+        tokens.push(authorizer.revocation(number).await.must("token").to_owned());
+    }
+    for issued in [first, second] {
+        let at = |token: &str| tokens.iter().position(|other| other == token).expect("it was told of");
+        assert!(at(&issued.refresh_token) < at(&issued.access_token), "{tokens:?}");
+    }
+    authorizer.assert_content();
     server.finish(&authorizer.canaries()).await;
 }

@@ -34,8 +34,7 @@ async fn somebody_signs_in_and_the_connection_works_at_once() {
     let refused = problem(&ask(&server).await);
     assert_eq!((refused.status, refused.code.as_str()), (424, "credential_missing"), "{}", refused.detail);
 
-    let browser = sign_in(&server, &authorizer, "crm").await;
-    assert_eq!(browser.cookie("sidekey-authorize"), None, "it has done its work");
+    sign_in(&server, &authorizer, "crm").await;
     assert_eq!(ask(&server).await.status, 200);
     assert_eq!(shown(&sink), format!("Bearer {}", authorizer.issued().access_token));
     let after = standing(&server).await;
@@ -406,5 +405,36 @@ async fn entering_a_credential_again_takes_the_tokens_away() {
     let mut unknown = client(&authorizer);
     unknown["code_verifier"] = "x".into();
     assert_eq!(admin.put(CREDENTIAL, unknown).await.status, 422);
+    server.finish(&authorizer.canaries()).await;
+}
+
+/// Everything of it, and it is what an export takes along and an import makes again.
+#[tokio::test]
+async fn what_is_written_of_an_authorization_server_is_shown_and_travels() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    let server = signed_in(&authorizer, &sink).await;
+    let admin = server.admin();
+    let written = method(&json!({
+        "grant": "authorization_code",
+        "client_auth": "body",
+        "authorize_params": { "access_type": "offline", "a": "b" },
+        "token_params": { "audience": "https://api.example.test" },
+        "resource": "https://api.example.test",
+        "token_url": format!("https://{AUTHORIZER}/token/"),
+    }));
+    admin.must("POST", "integrations", integration("whole", &written)).await;
+    let shown = admin.get("integrations/whole").await.json();
+    for (name, value) in written.as_object().expect("an object") {
+        assert_eq!(&shown["auth"][0][name], value, "{name}: {shown}");
+    }
+    let exported = admin.get("export").await;
+    assert_eq!(exported.status, 200, "{}", exported.text());
+    admin.must("POST", "organizations", json!({ "key": "other" })).await;
+    admin.must("POST", "import?organization=other", exported.json()).await;
+    let there = admin.get("integrations/whole?organization=other").await.json();
+    assert_eq!(there["auth"], shown["auth"]);
+    // A connection comes along, and nothing of what somebody signed in for.
+    let connection = admin.get("connections/crm/credentials/production?organization=other").await.json();
+    assert_eq!((&connection["status"], &connection["grant"]), (&json!("incomplete"), &Value::Null), "{connection}");
     server.finish(&authorizer.canaries()).await;
 }

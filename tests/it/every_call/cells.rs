@@ -149,6 +149,8 @@ fn is_let_through(call: &Call, whose: Whose, reply: &Reply, me: &Somebody, other
     let owner = if whose == Whose::Own { me } else { other };
     match (reply.status, call.short()) {
         (412, _) if changes_one(call) => true,
+        // Nobody signs in for a token that is entered, which only those are told who might.
+        (409, "connections/{connection}/authorize") => true,
         (403, _) => false,
         (404, _) => false,
         // Whoever may make connections may not make them for others: the document says it, not the role.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::admin::{bearer, integration};
 use crate::api_keys::create;
 use crate::harness::Sidekey;
+use crate::harness::authorizer::journey;
 use crate::harness::browser::user;
 
 /// A call of the description.
@@ -92,6 +93,8 @@ pub(crate) struct World {
     api_key: String,
     session: String,
     connection: String,
+    /// One that somebody can sign in for.
+    signed_in: String,
 }
 
 impl World {
@@ -111,9 +114,15 @@ impl World {
         admin.must("PUT", "secrets/K/values/production", json!({ "value": "v" })).await;
         let made = admin.must("POST", "connections", json!({ "key": "crm", "integration": "crm" })).await;
         admin.must("PUT", "connections/crm/credentials/production", json!({ "token": "t" })).await;
+        let method = journey::method(&json!({}));
+        admin.must("POST", "integrations", journey::integration("mail", &method)).await;
+        let mail = admin.must("POST", "connections", json!({ "key": "mail", "integration": "mail" })).await;
+        let client = json!({ "client_id": "a", "client_secret": "b" });
+        admin.must("PUT", "connections/mail/credentials/production", client).await;
         let text = |value: &Value| value.as_str().expect("a text").to_owned();
         let (user, session) = (text(&me["id"]), text(&me["session"]));
-        World { user, api_key, session, connection: text(&made.json()["id"]) }
+        let (connection, signed_in) = (text(&made.json()["id"]), text(&mail.json()["id"]));
+        World { user, api_key, session, connection, signed_in }
     }
 
     /// The path of a call, with what is there in the place of each placeholder.
@@ -128,6 +137,7 @@ impl World {
             "environment" if call.short().starts_with("environments/") => "preview".to_owned(),
             "environment" => "production".to_owned(),
             "slug" => "crm".to_owned(),
+            "connection" if call.short().ends_with("/authorize") => self.signed_in.clone(),
             "connection" => self.connection.clone(),
             "key" => "K".to_owned(),
             "user" => self.user.clone(),
@@ -168,9 +178,12 @@ impl World {
                 json!({ "key": "crm", "integration": "crm" })
             }
             ("PUT", "connections/{connection}/credentials/{environment}") => json!({ "token": "t" }),
-            ("POST", "connections/{connection}/test" | "connections/{connection}/revoke") => {
-                json!({ "environment": "production" })
-            }
+            (
+                "POST",
+                "connections/{connection}/test"
+                | "connections/{connection}/authorize"
+                | "connections/{connection}/revoke",
+            ) => json!({ "environment": "production" }),
             ("POST", "connections/{connection}/explain") => {
                 json!({ "environment": "production", "method": "GET", "path": "/" })
             }

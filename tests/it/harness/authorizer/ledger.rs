@@ -120,7 +120,8 @@ impl Asked {
         let is_form = |value: &str| value.split(';').next() == Some("application/x-www-form-urlencoded");
         let typed = seen.header("content-type").is_some_and(is_form);
         let fault = fault.or_else(|| (!typed).then(|| "it is not said to be a form".to_owned()));
-        Self { form, headers: seen.headers.clone(), fault }
+        let headers = seen.fields().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Self { form, headers, fault }
     }
 
     /// The value of a parameter; panics where there is none.
