@@ -236,7 +236,8 @@ impl Credentials {
     }
 
     async fn load(&self, owner: &Owner, route: &Arc<Route>) -> Result<Entry<Arc<Loaded>>, ResolveError> {
-        let load = || load(Arc::clone(&self.errands), Arc::clone(route), owner.clone());
+        // In a box: every request of a client is as large as what it might wait for.
+        let load = || Box::pin(load(Arc::clone(&self.errands), Arc::clone(route), owner.clone()));
         self.stored.load(owner, load).await.map_err(|error| match error {
             LoadFailed::Refused(error) => ResolveError::Vault(error),
             LoadFailed::Lost => ResolveError::Vault(Arc::new(VaultError::Stopped)),

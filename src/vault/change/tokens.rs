@@ -43,8 +43,11 @@ pub struct Tokens {
 /// Why tokens are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Occasion {
-    /// Somebody has signed in.
-    SignIn,
+    /// Somebody has signed in for what was entered at this time; what was entered since is another client's.
+    SignIn {
+        /// In milliseconds since 1970.
+        entered_at: i64,
+    },
     /// The access token had come to its end.
     Refresh,
 }
@@ -54,7 +57,7 @@ impl Obtained {
     fn action(&self) -> &'static str {
         match (&self.tokens, self.occasion) {
             (None, _) => "credential.refused",
-            (Some(_), Occasion::SignIn) => "credential.authorize",
+            (Some(_), Occasion::SignIn { .. }) => "credential.authorize",
             (Some(_), Occasion::Refresh) => "credential.refresh",
         }
     }
@@ -85,6 +88,7 @@ impl Writing<'_> {
         obtained: &Obtained,
     ) -> Result<Event, DatabaseError> {
         self.expect_credential(organization, connection, environment).await?;
+        self.check_occasion(connection, environment, obtained.occasion).await?;
         let stored = self.stored_credential(organization, connection, environment).await?;
         let (action, granted) = (obtained.action(), obtained.granted.clone());
         let credential = Credential::new(obtained.put_into(stored.credential.fields()));
@@ -115,6 +119,23 @@ impl Writing<'_> {
                 "environment": environment, "scopes": scopes, "expires_at": expires_at, "refused": refused,
             }),
         })
+    }
+
+    async fn check_occasion(
+        &mut self,
+        connection: ConnectionId,
+        environment: &EnvironmentName,
+        occasion: Occasion,
+    ) -> Result<(), DatabaseError> {
+        let Occasion::SignIn { entered_at } = occasion else { return Ok(()) };
+        let found: Option<i64> = sqlx::query_scalar(
+            "SELECT entered_at FROM credential_entries WHERE connection_id = $1 AND environment = $2",
+        )
+        .bind(connection.to_string())
+        .bind(environment.as_str())
+        .fetch_optional(&mut *self.connection)
+        .await?;
+        if found.is_some_and(|found| found != entered_at) { Err(DatabaseError::Outdated) } else { Ok(()) }
     }
 
     async fn stored_credential(
