@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod body;
+mod fields;
 mod held;
 pub mod injection;
 mod mask;
@@ -32,9 +33,9 @@ use crate::vault::{self, Vault, VaultError};
 
 pub use held::Injections;
 use held::{Held, Source};
-use oauth::{Came, Errand, Errands, Standing};
 pub use injection::Injection;
 use injection::RenderError;
+use oauth::{Came, Errand, Errands, Standing};
 
 /// A worker's own table: routes, and their injections beside them.
 pub type Local = Table<Injections>;
@@ -142,7 +143,7 @@ impl Credentials {
     pub async fn check(&self, kept: &Kept<Injections>, admission: &Admission) -> Result<Option<Moment>, ResolveError> {
         match self.known_of(kept, admission) {
             Some(found) => found.map(drop)?,
-            None if admission.route.auth().oauth.is_some() => self.look(admission).await?,
+            None if admission.route.auth().oauth.is_some() => Box::pin(self.look(admission)).await?,
             None => self.stored(kept, admission).await.map(drop)?,
         }
         let (vault, admission) = (self.vault.clone(), admission.clone());
@@ -338,9 +339,9 @@ impl Read {
         Ok(Ok(Read { held, secrets }))
     }
 
-    /// When it ends to be of use, where that is known; it may have done so already.
+    /// When it ends to be of use, where that is known, if it has not already.
     fn end(&self) -> Result<Option<Instant>, Missing> {
-        let Some(expires_at) = self.held.expires_at.map(Moment::from_milliseconds) else { return Ok(None) };
+        let Some(expires_at) = self.held.ends_at().map(Moment::from_milliseconds) else { return Ok(None) };
         let left = expires_at.since(Moment::now());
         if left.is_zero() { Err(Missing::Expired(expires_at)) } else { Ok(Instant::now().checked_add(left)) }
     }
@@ -397,7 +398,6 @@ async fn load_with_token(errands: Arc<Errands>, route: Arc<Route>, owner: Owner)
     let mut has_asked = false;
     loop {
         let mut stamp = route.stamp().clone();
-        // The version first: what is stored for this one is refused where the credential is another one meanwhile.
         let entry = errands.vault.credential_entry(&route.connection, &owner.environment).await?;
         let read = match Read::of(&errands.vault, &route, &owner, &mut stamp).await? {
             Ok(read) => read,
@@ -410,15 +410,22 @@ async fn load_with_token(errands: Arc<Errands>, route: Arc<Route>, owner: Owner)
             Standing::Missing(missing) => return Ok(Loaded::new(Err(missing), &route, None, stamp)),
             Standing::Usable(until) => return render(read, None, until, stamp),
             // It was given out for those who wait for it now, whatever its life.
-            Standing::Due(until) if has_asked => return render(read, None, until.or_else(|| Some(Instant::now())), stamp),
+            Standing::Due(until) if has_asked => {
+                return render(read, None, until.or_else(|| Some(Instant::now())), stamp);
+            }
             Standing::Due(spare) => spare,
         };
         let version = entry.map(|entry| entry.version);
+        let now = errands.vault.credential_entry(&route.connection, &owner.environment).await?;
+        if version != now.map(|entry| entry.version) {
+            // A refresh token of one version must not be spent in the name of another.
+            continue;
+        }
         let Read { held, secrets, .. } = &read;
         let errand = Errand { route: &route, owner: &owner, held, secrets, version, spare };
-        has_asked = true;
         match errands.run(&errand, &mut turn).await? {
-            Came::Stored => {}
+            Came::Stored => has_asked = true,
+            Came::Overtaken => {}
             Came::Token(token, until) => return render(read, Some(&token), until, stamp),
             Came::Spared(until) => return render(read, None, Some(until), stamp),
             Came::Missing(missing, until) => return Ok(Loaded::new(Err(missing), &route, Some(until), stamp)),

@@ -47,7 +47,7 @@ use crate::model::id::{ApiKeyId, ConnectionId, ConnectionRef, OrganizationId};
 use crate::model::integration::Integration;
 use crate::model::moment::Moment;
 use crate::model::name::{CustomerName, EnvironmentName, Key, SecretKey};
-use crate::model::oauth::Granted;
+use crate::model::oauth::{Granted, REFRESH_TOKEN};
 use crate::model::version::Version;
 use api_key::{KeyCheck, KnownKey};
 use audit::{Author, Notice};
@@ -112,6 +112,16 @@ pub struct Held {
     pub expires_at: Option<i64>,
     /// What is known of the tokens in it, where an authorization server has given them out.
     pub granted: Option<Granted>,
+}
+
+impl Held {
+    /// When it ends to be of use, in milliseconds since 1970, where that is known: as people said, or with an access
+    /// token in whose place no other one can be had.
+    pub fn ends_at(&self) -> Option<i64> {
+        let refreshes = self.credential.fields().keys().any(|name| name.as_str() == REFRESH_TOKEN);
+        let granted = self.granted.as_ref().filter(|_| !refreshes).and_then(|granted| granted.expires_at);
+        [self.expires_at, granted].into_iter().flatten().min()
+    }
 }
 
 impl From<StoredCredential> for Held {

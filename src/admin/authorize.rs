@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, Query as Pairs, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
@@ -25,7 +25,7 @@ use super::openapi::OfCustomer;
 use super::request::{At, Query};
 use super::underway::{Most, PATIENCE, Underway};
 use super::{Control, Transport, pages, trials};
-use crate::credentials::oauth::endpoint::{self, Ask, Beginning, TokenError};
+use crate::credentials::oauth::endpoint::{self, Ask, Beginning};
 use crate::credentials::oauth::{Entered, Provider, granted};
 use crate::directory::route::Route;
 use crate::model::connection::Connection;
@@ -39,7 +39,7 @@ use crate::vault::token;
 
 /// How many may be under way, and how many of one organization.
 const MOST: Most = Most { all: 16_384, of_one: 4_096 };
-/// Where somebody comes out who said nothing else.
+/// Where somebody comes out who said nothing.
 const DONE: &str = "/oauth/done";
 
 /// What was begun and has not ended.
@@ -74,7 +74,8 @@ pub struct Body {
     /// In this environment; in the designer's where it is not said.
     #[schema(nullable = false)]
     pub environment: Option<EnvironmentName>,
-    /// Where the browser goes at the end: a path of this server. Anything else means a page that says it is done.
+    /// Where the browser goes at the end: a path of this server, and `/` for anything else. A page that says that it is
+    /// done where nothing is said.
     #[schema(nullable = false)]
     pub return_to: Option<String>,
 }
@@ -108,9 +109,8 @@ pub(super) async fn authorize(
     parts: Parts,
     document: Document,
 ) -> Result<Response, AdminError> {
-    let (environment, return_to) = document.read(|reader| {
-        Some((reader.parsed("environment"), reader.text("return_to").map(str::to_owned)))
-    })?;
+    let (environment, return_to) =
+        document.read(|reader| Some((reader.parsed("environment"), reader.text("return_to").map(str::to_owned))))?;
     let connection = find(&control, &actor, &query, &named).await?;
     check_reach(&actor, &connection)?;
     if control.vault.declares(connection.id) {
@@ -136,8 +136,7 @@ pub(super) async fn authorize(
     let (organization, return_to) = (actor.organization, own_path(return_to));
     let Place { connection, environment } = place;
     let (ticket, connection) = (Some(ticket), connection.id);
-    let begun =
-        Begun { ticket, authorize_url, verifier, actor, parts, connection, environment, entered_at, return_to };
+    let begun = Begun { ticket, authorize_url, verifier, actor, parts, connection, environment, entered_at, return_to };
     control.authorizations.0.keep(state, organization, Some(browser), begun);
     Ok(response)
 }
@@ -165,7 +164,11 @@ fn own_path(given: Option<String>) -> String {
         let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
         plain && path.starts_with('/') && !path.starts_with("//") && path.len() <= 2_048
     };
-    given.filter(is_own).unwrap_or_else(|| DONE.to_owned())
+    match given {
+        Some(path) if is_own(&path) => path,
+        Some(_) => "/".to_owned(),
+        None => DONE.to_owned(),
+    }
 }
 
 /// A connection in an environment.
@@ -194,9 +197,13 @@ impl Place {
 /// `GET /oauth/start/{ticket}`: takes a sign-in on in this browser, and leads it to the provider.
 pub(super) async fn start(
     State(control): State<Arc<Control>>,
+    method: Method,
     headers: HeaderMap,
     Path(shown): Path<String>,
 ) -> Result<Response, AdminError> {
+    if method == Method::HEAD {
+        return Ok(looked());
+    }
     let transport = control.people.settings.transport;
     let browser = browser(&headers, transport)?;
     let is_it = |begun: &Begun| {
@@ -213,6 +220,11 @@ pub(super) async fn start(
     let mut response = led(&authorize_url);
     cookie::set(response.headers_mut(), Kind::Authorize, transport, &browser, PATIENCE);
     Ok(response)
+}
+
+/// Who only asks what is there, as programs do that show a link, uses nothing up.
+fn looked() -> Response {
+    (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")]).into_response()
 }
 
 /// 303, so that nothing is sent along (RFC 9700 §4.12).
@@ -261,13 +273,28 @@ impl<E: Into<AdminError>> From<E> for Failed {
 /// `GET /oauth/callback`: where providers send people back to.
 pub(super) async fn end(
     State(control): State<Arc<Control>>,
+    method: Method,
     headers: HeaderMap,
     back: Result<Pairs<Back>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
+    if method == Method::HEAD {
+        return looked();
+    }
     let ended = match back {
-        Ok(Pairs(back)) => finish(control, &headers, back).await,
+        Ok(Pairs(back)) => finish(Arc::clone(&control), &headers, back).await,
         Err(_) => Err(Failed::Unknown),
     };
+    let transport = control.people.settings.transport;
+    let browser = cookie::read_text(&headers, Kind::Authorize, transport);
+    let has_others = browser.is_some_and(|browser| control.authorizations.0.is_of(&browser));
+    let mut response = answer(ended);
+    if !has_others {
+        cookie::clear(response.headers_mut(), Kind::Authorize, transport);
+    }
+    response
+}
+
+fn answer(ended: Result<String, Failed>) -> Response {
     match ended {
         Ok(return_to) => led(&return_to),
         Err(Failed::Unknown) => pages::told(StatusCode::BAD_REQUEST, pages::Told::Unknown),
@@ -308,7 +335,7 @@ async fn redeem(control: &Control, begun: Begun, code: &str) -> Result<(), Faile
     let ask = Ask::Code { code, verifier: &verifier, redirect: &redirect };
     let answer = provider.server(&control.outbound).token(&entered.client, ask).await.map_err(|error| {
         tracing::warn!(%connection, environment = %place.environment, %error, "a connection was not signed in");
-        if matches!(error, TokenError::Refused(_)) { Failed::Refused } else { Failed::Provider }
+        Failed::Provider
     })?;
     let granted = granted(&answer, &provider.scope, None);
     let tokens = Some(Tokens { access: answer.access, refresh: answer.refresh });

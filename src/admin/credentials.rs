@@ -205,7 +205,8 @@ fn try_out(route: &Route, values: &BTreeMap<FieldName, SecretString>) -> Vec<Pro
     let stand_in = || SecretString::from("x");
     let mut values = values.clone();
     // What an authorization server will give out is not there yet.
-    let tokens = route.auth().fields.iter().filter(|field| route.auth().oauth.is_some() && field.name.as_str() == ACCESS_TOKEN);
+    let tokens =
+        route.auth().fields.iter().filter(|field| route.auth().oauth.is_some() && field.name.as_str() == ACCESS_TOKEN);
     for token in tokens {
         values.entry(token.name.clone()).or_insert_with(stand_in);
     }

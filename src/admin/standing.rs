@@ -209,7 +209,7 @@ impl Board {
         let is_set = |field: &Field| held.is_some_and(|held| held.credential.fields().contains_key(&field.name));
         standing.fields = expected(route).map(|field| (field.name.clone(), is_set(field))).collect();
         let entered_at = facts.entries.get(environment).map(|entry| Moment::from_milliseconds(entry.entered_at));
-        standing.expires_at = held.and_then(|held| held.expires_at).map(Moment::from_milliseconds);
+        standing.expires_at = held.and_then(Held::ends_at).map(Moment::from_milliseconds);
         let granted = held.and_then(|held| held.granted.as_ref());
         standing.grant = granted.map(Grant::from);
         let signed_out = granted.and_then(|granted| Some((granted.obtained_at, granted.refused.as_ref()?)));

@@ -75,6 +75,12 @@ impl<By: Copy + Eq, T> Underway<By, T> {
         fresh.find(|begun| is_wanted(&begun.kept)).map(change)
     }
 
+    /// Whether a browser has anything under way.
+    pub(super) fn is_of(&self, browser: &str) -> bool {
+        let all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        all.values().any(|begun| begun.browser.as_deref() == Some(browser) && begun.at.elapsed() < PATIENCE)
+    }
+
     /// Takes what is under way: whatever comes of it, it is over.
     pub(super) fn take(&self, state: &str, browser: Option<&str>) -> Option<T> {
         let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,7 +109,8 @@ mod tests {
         for (state, by) in [("b", 1), ("c", 1), ("d", 1), ("e", 2), ("f", 3)] {
             keep(state, by);
         }
-        let left: Vec<&str> = ["b", "c", "d", "e", "f"].into_iter().filter(|s| underway.take(s, Some("mine")).is_some()).collect();
+        let left: Vec<&str> =
+            ["b", "c", "d", "e", "f"].into_iter().filter(|s| underway.take(s, Some("mine")).is_some()).collect();
         assert_eq!(left, ["d", "e", "f"], "the oldest of whoever has too many goes, then the oldest of all");
     }
 

@@ -5,29 +5,30 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
+use super::fields::Fields;
 use crate::directory::route::Route;
-use crate::model::auth::{Place, Slot, SlotValue};
+use crate::model::auth::{Place, Slot};
 use crate::model::credential::{Credential, Piece, pieces, refers};
 use crate::model::name::{FieldName, SecretKey};
-use crate::model::template::{RESERVED, Template};
+use crate::model::template::RESERVED;
 
 /// The values of the secrets a credential refers to.
 pub type Secrets = BTreeMap<SecretKey, SecretString>;
 
 /// The largest value that is injected anywhere; a header is bounded below it.
-const LARGEST: usize = 64 * 1024;
+pub(super) const LARGEST: usize = 64 * 1024;
 /// The largest header value, which every server takes.
 const LARGEST_HEADER: usize = 8 * 1024;
 /// The shortest text that is looked for in an upstream's answer.
 const SHORTEST_REDACTED: usize = 4;
-const CONTROL: &str = "holds a control character such as a line break";
+pub(super) const CONTROL: &str = "holds a control character such as a line break";
 /// A colon stays as it is in a path segment (RFC 3986 §3.3).
 const PATH_SEGMENT: &AsciiSet = &RESERVED.remove(b':');
 
@@ -119,7 +120,7 @@ pub fn referenced_secrets<'a>(values: impl IntoIterator<Item = &'a SecretString>
 }
 
 #[expect(clippy::disallowed_methods, reason = "this module renders credentials for the wire")]
-fn reveal(secret: &SecretString) -> &str {
+pub(super) fn reveal(secret: &SecretString) -> &str {
     secret.expose_secret()
 }
 
@@ -231,15 +232,15 @@ impl Injection {
 
 /// What an injection tells about the values in it, so that they can be found in an answer.
 #[derive(Clone, Copy)]
-struct Secret<'a> {
-    kind: SecretKind,
-    text: &'a str,
+pub(super) struct Secret<'a> {
+    pub(super) kind: SecretKind,
+    pub(super) text: &'a str,
 }
 
 /// How a value may come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum SecretKind {
+pub(super) enum SecretKind {
     /// As it is, or in base64.
     Value,
     /// In base64 only: a user name with its password.
@@ -366,142 +367,4 @@ fn check_header_value(text: &str) -> Result<(), &'static str> {
 
 fn is_cookie_octet(b: u8) -> bool {
     matches!(b, 0x21 | 0x23..=0x2b | 0x2d..=0x3a | 0x3c..=0x5b | 0x5d..=0x7e)
-}
-
-/// The values that templates may ask for.
-struct Fields<'a> {
-    route: &'a Route,
-    values: Vec<Value<'a>>,
-    /// Whether a secret's own value looks like a reference: such a one goes as it is.
-    has_look_alike: bool,
-}
-
-struct Value<'a> {
-    name: &'a FieldName,
-    text: Text<'a>,
-    is_secret: bool,
-}
-
-/// A field's value: as it was given, or with its references replaced.
-enum Text<'a> {
-    Given(&'a str),
-    Filled(Zeroizing<String>),
-}
-
-impl Text<'_> {
-    fn as_str(&self) -> &str {
-        match self {
-            Text::Given(text) => text,
-            Text::Filled(text) => text,
-        }
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn new(
-        route: &'a Route,
-        given: impl Fn(&FieldName) -> Option<&'a SecretString>,
-        secrets: &Secrets,
-    ) -> Result<Self, RenderError> {
-        let mut values = Vec::with_capacity(route.auth().fields.len());
-        for field in route.auth().injected_fields(&route.integration.fields) {
-            let text = match (given(&field.name), &field.default) {
-                (Some(value), _) => resolve(&field.name, reveal(value), secrets)?,
-                (None, Some(default)) => Text::Given(default),
-                (None, None) => continue,
-            };
-            values.push(Value { name: &field.name, text, is_secret: field.secret });
-        }
-        let has_look_alike = secrets.values().any(|value| refers(reveal(value)));
-        Ok(Fields { route, values, has_look_alike })
-    }
-
-    fn value(&self, name: &FieldName) -> Option<&str> {
-        let own = self.values.iter().find(|value| value.name == name);
-        own.map(|value| value.text.as_str()).or_else(|| self.route.value(name))
-    }
-
-    fn template(&self, template: &Template) -> Result<Zeroizing<String>, RenderError> {
-        let text = template.render(|name| self.value(name)).map_err(|undefined| RenderError::Field(undefined.0))?;
-        self.whole(text)
-    }
-
-    /// Never a request with a reference in the place of a secret.
-    fn whole(&self, text: Zeroizing<String>) -> Result<Zeroizing<String>, RenderError> {
-        if refers(&text) && !self.has_look_alike { Err(RenderError::Joined) } else { Ok(text) }
-    }
-
-    fn fill(&self, value: &SlotValue) -> Result<Zeroizing<String>, RenderError> {
-        match value {
-            SlotValue::Template(template) => self.template(template),
-            SlotValue::Basic { username, password } => {
-                let pair = self.pair(username, password)?;
-                Ok(Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes()))))
-            }
-        }
-    }
-
-    /// User name and password as Basic joins them.
-    fn pair(&self, username: &Template, password: &Template) -> Result<Zeroizing<String>, RenderError> {
-        let (username, password) = (self.template(username)?, self.template(password)?);
-        let wrong = |why| RenderError::Value { place: "header", name: "authorization".to_owned(), why };
-        if username.contains(':') {
-            return Err(wrong("has a colon in its user name, which Basic cannot carry (RFC 7617 §2)"));
-        }
-        if username.chars().chain(password.chars()).any(char::is_control) {
-            return Err(wrong(CONTROL));
-        }
-        self.whole(Zeroizing::new(format!("{}:{}", *username, *password)))
-    }
-
-    /// What an upstream is now told, through whichever field it goes, and could tell others.
-    fn told<'t>(
-        &'t self,
-        secrets: &'t Secrets,
-        pairs: &'t [Zeroizing<String>],
-    ) -> impl Iterator<Item = Secret<'t>> + Clone {
-        let values = self.values.iter().filter(|value| value.is_secret).map(|value| value.text.as_str());
-        let values = values.chain(secrets.values().map(reveal)).map(|text| Secret { kind: SecretKind::Value, text });
-        values.chain(pairs.iter().map(|pair| Secret { kind: SecretKind::Pair, text: pair }))
-    }
-
-    /// What the Basic slots join.
-    fn pairs(&self) -> Vec<Zeroizing<String>> {
-        let slots = self.route.auth().slots.iter();
-        let pairs = slots.filter_map(|slot| match &slot.value {
-            SlotValue::Basic { username, password } => self.pair(username, password).ok(),
-            SlotValue::Template(_) => None,
-        });
-        pairs.collect()
-    }
-}
-
-/// A field's value with its references replaced, for who sends it in another way than as an injection.
-pub(super) fn resolved(
-    name: &FieldName,
-    value: &SecretString,
-    secrets: &Secrets,
-) -> Result<Zeroizing<String>, RenderError> {
-    Ok(Zeroizing::new(resolve(name, reveal(value), secrets)?.as_str().to_owned()))
-}
-
-/// A field's value with its references replaced, once: a secret's own value is not looked at again.
-fn resolve<'a>(name: &FieldName, value: &'a str, secrets: &Secrets) -> Result<Text<'a>, RenderError> {
-    let too_large = || RenderError::Value { place: "field", name: name.to_string(), why: "is larger than 64 KiB" };
-    if !refers(value) {
-        return if value.len() > LARGEST { Err(too_large()) } else { Ok(Text::Given(value)) };
-    }
-    let mut text = Zeroizing::new(String::with_capacity(value.len()));
-    for piece in pieces(value).map_err(|_| RenderError::Reference(name.clone()))? {
-        match piece {
-            Piece::Text(literal) => text.push_str(literal),
-            Piece::Secret(key) => {
-                text.push_str(reveal(secrets.get(&key).ok_or_else(|| RenderError::Secret(key.clone()))?))
-            }
-        }
-        if text.len() > LARGEST {
-            return Err(too_large());
-        }
-    }
-    Ok(Text::Filled(text))
 }

@@ -14,7 +14,8 @@ use secrecy::SecretString;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use zeroize::Zeroizing;
 
-use super::injection::{Secrets, resolved};
+use super::fields::resolved;
+use super::injection::Secrets;
 use super::{Missing, Owner, Read};
 use crate::directory::route::Route;
 use crate::model::id::OrganizationId;
@@ -69,7 +70,7 @@ fn public<'a>(route: &'a Route, name: &str) -> Option<&'a str> {
 }
 
 /// A field of a credential.
-pub fn field<'a>(held: &'a Held, name: &str) -> Option<(&'a FieldName, &'a SecretString)> {
+fn field<'a>(held: &'a Held, name: &str) -> Option<(&'a FieldName, &'a SecretString)> {
     held.credential.fields().iter().find(|(field, _)| field.as_str() == name)
 }
 
@@ -82,6 +83,18 @@ pub struct Entered {
 }
 
 impl Entered {
+    /// Whether there is anything that the provider could take back.
+    pub fn is_signed_in(&self) -> bool {
+        [ACCESS_TOKEN, REFRESH_TOKEN].iter().any(|name| field(&self.held, name).is_some())
+    }
+
+    /// Has the provider take its tokens back, the refresh token first.
+    pub async fn revoke(&self, route: &Route, outbound: &Outbound) -> Result<(), TokenError> {
+        let Some(provider) = Provider::of(route) else { return Ok(()) };
+        let token = |name: &str| field(&self.held, name).map(|(_, token)| token);
+        provider.server(outbound).revoke_both(&self.client, token(REFRESH_TOKEN), token(ACCESS_TOKEN)).await
+    }
+
     /// Reads it, or says what is missing.
     pub async fn read(
         vault: &Vault,
@@ -165,6 +178,8 @@ pub(super) fn standing(oauth: &OAuth, held: &Held, owner: &Owner) -> Standing {
 pub(super) enum Came {
     /// It is stored: read the credential again.
     Stored,
+    /// The credential is another one meanwhile: begin again.
+    Overtaken,
     /// It is kept nowhere else: use it, until then.
     Token(SecretString, Option<Instant>),
     /// The one that is there still does, until then.
@@ -186,6 +201,16 @@ pub(super) struct Unsaved {
     obtained: Arc<Obtained>,
     organization: OrganizationId,
     version: Option<Version>,
+}
+
+/// Whether something was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stored {
+    Yes,
+    /// The credential is another one meanwhile.
+    Overtaken,
+    /// There is none any more.
+    Gone,
 }
 
 /// The turn of whoever asks for tokens for a credential.
@@ -229,16 +254,17 @@ impl Errands {
         }
     }
 
-    /// Whether it was stored; not where the credential was changed meanwhile.
-    async fn store(&self, owner: &Owner, unsaved: Unsaved, turn: &mut Turn) -> Result<bool, VaultError> {
+    /// Stores it, or keeps it for later where that cannot be.
+    async fn store(&self, owner: &Owner, unsaved: Unsaved, turn: &mut Turn) -> Result<Stored, VaultError> {
         let Owner { connection, environment } = owner.clone();
         let Unsaved { obtained, organization, version } = &unsaved;
         let (organization, obtained) = (*organization, Arc::clone(obtained));
         let change = Change::StoreTokens { organization, connection, environment, obtained };
         let change = Change::Judged { at: *version, change: Box::new(change) };
         match self.vault.commit(&Author::system("system"), change).await {
-            Ok(_) => Ok(true),
-            Err(VaultError::Database(DatabaseError::Outdated | DatabaseError::NotFound(_))) => Ok(false),
+            Ok(_) => Ok(Stored::Yes),
+            Err(VaultError::Database(DatabaseError::Outdated)) => Ok(Stored::Overtaken),
+            Err(VaultError::Database(DatabaseError::NotFound(_))) => Ok(Stored::Gone),
             Err(error) => {
                 **turn = Some(unsaved);
                 Err(error)
@@ -262,6 +288,7 @@ impl Errands {
         };
         match provider.server(&self.outbound).token(&client, ask).await {
             Ok(answer) if !provider.oauth.is_signed_in() => {
+                self.note(errand, None).await;
                 let life = Duration::from_secs(answer.life.unwrap_or_default().unsigned_abs());
                 Ok(Came::Token(answer.access, Instant::now().checked_add(life - MARGIN.min(life / 10))))
             }
@@ -290,17 +317,15 @@ impl Errands {
         let granted = granted(&answer, &provider.scope, errand.held.granted.as_ref());
         let tokens = Tokens { access: answer.access.clone(), refresh: answer.refresh.clone() };
         let obtained = Obtained { tokens: Some(tokens), granted, occasion: Occasion::Refresh };
-        if !self.store(errand.owner, errand.unsaved(obtained), turn).await? {
-            // Nobody will ever use them.
-            for (token, hint) in [(answer.refresh, REFRESH_TOKEN), (Some(answer.access), ACCESS_TOKEN)] {
-                if let Some(token) = token
-                    && let Err(error) = provider.server(&self.outbound).revoke(client, &token, hint).await
-                {
-                    tracing::warn!(%error, "a token that nobody needs any more could not be revoked");
-                }
+        let stored = self.store(errand.owner, errand.unsaved(obtained), turn).await?;
+        // What was stored in their place may be of the same grant, which some providers take back as a whole.
+        if stored == Stored::Gone {
+            let server = provider.server(&self.outbound);
+            if let Err(error) = server.revoke_both(client, answer.refresh.as_ref(), Some(&answer.access)).await {
+                tracing::warn!(%error, "tokens that nobody will use could not be revoked");
             }
         }
-        Ok(Came::Stored)
+        Ok(if stored == Stored::Yes { Came::Stored } else { Came::Overtaken })
     }
 
     /// The sign-in is over: no token will be given out for it again.
@@ -309,8 +334,8 @@ impl Errands {
         let obtained_at = Moment::now().milliseconds();
         let granted = Granted { obtained_at, expires_at: None, scopes, refused: Some(code) };
         let obtained = Obtained { tokens: None, granted, occasion: Occasion::Refresh };
-        self.store(errand.owner, errand.unsaved(obtained), turn).await?;
-        Ok(Came::Stored)
+        let stored = self.store(errand.owner, errand.unsaved(obtained), turn).await?;
+        Ok(if stored == Stored::Yes { Came::Stored } else { Came::Overtaken })
     }
 
     /// Tells the log, and whoever asks how the connection stands where people must act.
@@ -318,12 +343,18 @@ impl Errands {
         let connection = &errand.route.connection;
         let environment = &errand.owner.environment;
         tracing::warn!(connection = %connection.id, %environment, %error, "no access token was given out");
-        let (TokenError::Refused(_), Ok(database)) = (error, self.vault.database()) else { return };
-        let declared = self.vault.declares(connection.id);
-        let place = (connection.organization, connection.id, environment);
-        let noted = database.note_refusal(place, &error.to_string(), declared).await;
-        if let Err(error) = noted {
-            tracing::warn!(%error, "that a token was refused could not be noted");
+        if matches!(error, TokenError::Refused(_)) {
+            self.note(errand, Some(&error.to_string())).await;
+        }
+    }
+
+    /// Notes why the authorization server refuses what people have entered, or that it does not.
+    async fn note(&self, errand: &Errand<'_>, refusal: Option<&str>) {
+        let connection = &errand.route.connection;
+        let Ok(database) = self.vault.database() else { return };
+        let place = (connection.organization, connection.id, &errand.owner.environment);
+        if let Err(error) = database.note_client(place, refusal, self.vault.declares(connection.id)).await {
+            tracing::warn!(%error, "whether an authorization server takes a client could not be noted");
         }
     }
 }
@@ -344,10 +375,11 @@ impl Missing {
     }
 }
 
-fn patience(error: &TokenError) -> Duration {
+/// How soon whoever failed is asked again.
+pub fn patience(error: &TokenError) -> Duration {
     match error {
         TokenError::Refused(_) => LATER,
-        TokenError::Failed { retry_after, .. } => retry_after.unwrap_or(SOON).min(LATER),
+        TokenError::Failed { retry_after, .. } => retry_after.unwrap_or(SOON).clamp(SOON, LATER),
         TokenError::Timeout => SOON,
     }
 }

@@ -139,7 +139,8 @@ pub struct Endpoints {
 impl Endpoints {
     /// What a credential is bound to beside the hosts of its API.
     pub fn bindings(&self) -> impl Iterator<Item = String> {
-        let named = [("authorize", self.authorize.as_ref()), ("token", Some(&self.token)), ("revoke", self.revoke.as_ref())];
+        let named =
+            [("authorize", self.authorize.as_ref()), ("token", Some(&self.token)), ("revoke", self.revoke.as_ref())];
         named.into_iter().filter_map(|(name, address)| Some(format!("{name} {}", address?)))
     }
 }
@@ -244,10 +245,7 @@ impl OAuth {
     }
 
     /// Its addresses with the values of a connection.
-    pub fn endpoints<'v>(
-        &self,
-        value: impl Fn(&FieldName) -> Option<&'v str>,
-    ) -> Result<Endpoints, RenderError> {
+    pub fn endpoints<'v>(&self, value: impl Fn(&FieldName) -> Option<&'v str>) -> Result<Endpoints, RenderError> {
         let render = |url: &UrlTemplate| url.render(&value).map(|url: BaseUrl| url.to_string());
         let authorize = match &self.grant {
             Grant::AuthorizationCode(url) => Some(render(url)?),
@@ -270,7 +268,9 @@ impl OAuth {
 
 fn endpoint(reader: &Reader<'_>, key: &'static str) -> Option<UrlTemplate> {
     let told = |error: UrlTemplateError| match error {
-        UrlTemplateError::Query => "the address has no query and no fragment; there are authorize_params and token_params".to_owned(),
+        UrlTemplateError::Query => {
+            "the address has no query and no fragment; there are authorize_params and token_params".to_owned()
+        }
         other => other.to_string(),
     };
     let url = UrlTemplate::parse_endpoint(reader.text(key)?).map_err(|error| reader.problem(key, told(error))).ok()?;
@@ -315,7 +315,8 @@ mod tests {
             "slug": "api", "base_url": "https://api.test", "auth": [method],
             "fields": [{ "name": "tenant", "required": false }, { "name": "scopes", "default": "a b" }],
         });
-        let told = |problems: Vec<crate::model::document::Problem>| format!("{} {}", problems[0].pointer, problems[0].detail);
+        let told =
+            |problems: Vec<crate::model::document::Problem>| format!("{} {}", problems[0].pointer, problems[0].detail);
         Integration::parse(&document, IntegrationId::generate()).map_err(told)
     }
 

@@ -406,9 +406,7 @@ impl ProxyError {
             environment: match self {
                 ProxyError::Missing(
                     Missing::Credential(environment) | Missing::SignIn(environment) | Missing::Secret(_, environment),
-                ) => {
-                    Some(environment)
-                }
+                ) => Some(environment),
                 _ => None,
             },
             limit: match self {

@@ -15,8 +15,8 @@ use http_body_util::{BodyExt, Full};
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
-use crate::model::origin::{Origin, Scheme};
 use super::{BoxError, Deadlines, Exchange, Outgoing, Settings, Upstream, UpstreamError};
+use crate::model::origin::{Origin, Scheme};
 use crate::wire::Fields;
 use crate::wire::source::{AsBody, FromBody};
 
@@ -24,7 +24,7 @@ use crate::wire::source::{AsBody, FromBody};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The largest answer; a document of keys is a hundredth of it.
 const LARGEST: usize = 512 * 1024;
-/// How many requests wait to be sent.
+/// How many requests are handed over before one of them is begun.
 const WAITING: usize = 32;
 
 /// Why there is no answer.
@@ -42,9 +42,9 @@ pub enum OutboundError {
     /// The answer is too large.
     #[error("the answer is larger than {} KiB", LARGEST / 1024)]
     TooLarge,
-    /// Too many at once, or the server is stopping.
-    #[error("too many requests at once")]
-    Busy,
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopped,
 }
 
 type Answered = Result<Response<Vec<u8>>, OutboundError>;
@@ -80,8 +80,9 @@ impl Outbound {
     /// Sends a request to an https address and reads the whole answer, whatever its status.
     pub async fn send(&self, request: Request<Vec<u8>>) -> Answered {
         let (answer, answered) = oneshot::channel();
-        self.0.try_send((request, answer)).map_err(|_| OutboundError::Busy)?;
-        answered.await.map_err(|_| OutboundError::Busy)?
+        let taken = tokio::time::timeout(DEADLINE, self.0.send((request, answer))).await;
+        taken.map_err(|_| OutboundError::Deadline)?.map_err(|_| OutboundError::Stopped)?;
+        answered.await.map_err(|_| OutboundError::Stopped)?
     }
 }
 
@@ -116,5 +117,5 @@ async fn exchange(upstream: &Upstream, request: Request<Vec<u8>>, deadlines: Dea
             whole.extend_from_slice(&data);
         }
     }
-    response.body(whole).map_err(|_| OutboundError::Busy)
+    response.body(whole).map_err(|_| OutboundError::Stopped)
 }

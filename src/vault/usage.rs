@@ -83,11 +83,11 @@ impl Database {
 }
 
 impl Database {
-    /// Notes that an authorization server refuses what people have entered for a connection, and why.
-    pub async fn note_refusal(
+    /// Notes why an authorization server refuses what people have entered for a connection, or that it does not.
+    pub async fn note_client(
         &self,
         (organization, connection, environment): (OrganizationId, ConnectionId, &EnvironmentName),
-        reason: &str,
+        refusal: Option<&str>,
         is_declared: bool,
     ) -> Result<(), DatabaseError> {
         let now = schema::now();
@@ -96,11 +96,13 @@ impl Database {
             connection,
             environment: environment.clone(),
             used_at: now,
-            verdict: Verdict::Refused(now),
+            verdict: refusal.map_or(Verdict::Taken(now), |_| Verdict::Refused(now)),
             workflows: Vec::new(),
         };
         let mut row = row(&one, is_declared);
-        row["reason"] = reason.into();
+        if let Some(refusal) = refusal {
+            row["reason"] = refusal.into();
+        }
         self.inner.check_writable()?;
         let mut writer = self.inner.writer.acquire().await?;
         sqlx::query(NOTE).bind(Value::from(vec![row]).to_string()).execute(&mut *writer).await?;

@@ -16,14 +16,14 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::model::credential::refers;
-use crate::model::oauth::{ClientAuth, Endpoints, OAuth};
+use crate::model::oauth::{ACCESS_TOKEN, ClientAuth, Endpoints, OAuth, REFRESH_TOKEN};
 use crate::upstream::UpstreamError;
 use crate::upstream::outbound::{Outbound, OutboundError};
 
 /// The longest token that is believed to be one.
 const LONGEST_TOKEN: usize = 16 * 1024;
 /// The longest life of a token that is believed, in seconds: a year.
-const LONGEST_LIFE: i64 = 366 * 24 * 60 * 60;
+const LONGEST_LIFE: i64 = 365 * 24 * 60 * 60;
 /// How long a token is taken to live whose end nobody tells, where another one can be had for it, in seconds.
 const LIFE: i64 = 60 * 60;
 
@@ -182,7 +182,7 @@ impl Server<'_> {
     }
 
     /// Takes a token back (RFC 7009 §2). One that is not known there is taken back already.
-    pub async fn revoke(&self, client: &Client, token: &SecretString, hint: &str) -> Result<(), TokenError> {
+    async fn revoke(&self, client: &Client, token: &SecretString, hint: &str) -> Result<(), TokenError> {
         let Some(address) = &self.endpoints.revoke else { return Ok(()) };
         let request = {
             let mut form = Serializer::new(String::new());
@@ -195,6 +195,21 @@ impl Server<'_> {
             400 if error_code(answer.body()).as_deref() == Some("invalid_token") => Ok(()),
             status => Err(failed_with(status, answer.headers())),
         }
+    }
+
+    /// Takes back what was given out together; the refresh token first, which could bring others.
+    pub async fn revoke_both(
+        &self,
+        client: &Client,
+        refresh: Option<&SecretString>,
+        access: Option<&SecretString>,
+    ) -> Result<(), TokenError> {
+        for (token, hint) in [(refresh, REFRESH_TOKEN), (access, ACCESS_TOKEN)] {
+            if let Some(token) = token {
+                self.revoke(client, token, hint).await?;
+            }
+        }
+        Ok(())
     }
 
     /// A form for one of its addresses, with who sends it.
@@ -210,7 +225,9 @@ impl Server<'_> {
             .header(header::ACCEPT, "application/json")
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
         match (self.oauth.client_auth, &client.secret) {
-            (ClientAuth::Basic, Some(secret)) => request = request.header(header::AUTHORIZATION, basic(client, secret)?),
+            (ClientAuth::Basic, Some(secret)) => {
+                request = request.header(header::AUTHORIZATION, basic(client, secret)?)
+            }
             (ClientAuth::Body, Some(secret)) => {
                 form.append_pair("client_id", &client.id).append_pair("client_secret", secret);
             }
@@ -239,8 +256,8 @@ fn basic(client: &Client, secret: &str) -> Result<HeaderValue, TokenError> {
 
 /// Reads an answer. `guess` says that a life that is not told is guessed.
 fn read(status: u16, headers: &HeaderMap, body: &[u8], guess: bool) -> Result<Answer, TokenError> {
-    // An error may come with any status, 200 included.
-    if let Some(code) = error_code(body).filter(|_| status < 500) {
+    // Some write an error with the status 200; with others than these it is not the protocol that speaks.
+    if let Some(code) = error_code(body).filter(|_| matches!(status, 200 | 400 | 401 | 403)) {
         return Err(match &*code {
             "temporarily_unavailable" | "server_error" | "slow_down" => failed_with(status, headers),
             _ => TokenError::Refused(code),
@@ -254,6 +271,9 @@ fn read(status: u16, headers: &HeaderMap, body: &[u8], guess: bool) -> Result<An
     let token = |name: &str| answer.get(name).and_then(Value::as_str).filter(|token| !token.is_empty());
     let access = token("access_token").ok_or_else(|| wrong("has no access_token"))?;
     let refresh = token("refresh_token");
+    if answer.get("token_type").and_then(Value::as_str).is_some_and(needs_proof) {
+        return Err(wrong("has a token of a type that takes a proof with each request"));
+    }
     if [Some(access), refresh].into_iter().flatten().any(|token| !is_token(token)) {
         return Err(wrong("has a token that is none (RFC 6749, A.12)"));
     }
@@ -269,6 +289,12 @@ fn read(status: u16, headers: &HeaderMap, body: &[u8], guess: bool) -> Result<An
 /// Printable ASCII (RFC 6749, A.12), and nothing that means something in a stored value.
 fn is_token(text: &str) -> bool {
     text.len() <= LONGEST_TOKEN && text.bytes().all(|byte| matches!(byte, 0x20..=0x7e)) && !refers(text)
+}
+
+/// Whether a token of this type is not just shown: such a one is not to be used (§7.1). Others are often not the type
+/// that is written, and it is the integration that says where a token goes.
+fn needs_proof(token_type: &str) -> bool {
+    ["mac", "dpop", "pop"].iter().any(|other| token_type.eq_ignore_ascii_case(other))
 }
 
 /// How long a token lives: `expires_in` as a number, with or without a fraction, or as a text.
@@ -293,7 +319,7 @@ fn life(written: Option<&Value>, guess: bool) -> Option<i64> {
 /// The error that an answer tells (§5.2): what a person may be shown of it. The description may quote what was sent.
 fn error_code(body: &[u8]) -> Option<String> {
     let answer: Value = serde_json::from_slice(body).ok()?;
-    let code = answer.get("error")?.as_str().unwrap_or("unknown_error");
+    let code = answer.get("error").filter(|error| !error.is_null())?.as_str().unwrap_or("unknown_error");
     let is_code = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     Some(code.chars().take_while(is_code).take(64).collect())
 }
@@ -343,7 +369,10 @@ mod tests {
         for status in [200, 400, 401] {
             assert_eq!(refused(status, json!({ "error": "invalid_grant", "error_description": "x" })), "invalid_grant");
         }
-        assert_eq!(refused(503, json!({ "error": "invalid_grant" })), "the token endpoint failed: it answered with 503");
+        assert_eq!(
+            refused(503, json!({ "error": "invalid_grant" })),
+            "the token endpoint failed: it answered with 503"
+        );
         assert_eq!(refused(400, json!({ "error": "a\r\nb <c>" })), "a");
         for token in ["", "@@SECRET:OTHER@@", "line\nbreak", "é", &"x".repeat(LONGEST_TOKEN + 1)] {
             assert!(refused(200, json!({ "access_token": token })).contains("its answer has"), "{token}");

@@ -9,6 +9,7 @@ use super::{Event, Writing};
 use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::name::{EnvironmentName, SecretKey};
+use crate::model::version::Version;
 use crate::vault::error::DatabaseError;
 use crate::vault::query::{self, BINDING, Binding};
 use crate::vault::revision::Subject;
@@ -162,13 +163,34 @@ impl Writing<'_> {
         connection: ConnectionId,
         environment: &EnvironmentName,
     ) -> Result<(), DatabaseError> {
-        let version =
-            sqlx::query_scalar("SELECT version FROM credential_entries WHERE connection_id = $1 AND environment = $2")
-                .bind(connection.to_string())
-                .bind(environment.as_str())
-                .fetch_optional(&mut *self.connection)
-                .await?;
+        let version = self.credential_version(connection, environment).await?;
         self.expect(version, organization, connection)
+    }
+
+    async fn credential_version(
+        &mut self,
+        connection: ConnectionId,
+        environment: &EnvironmentName,
+    ) -> Result<Option<i64>, DatabaseError> {
+        Ok(sqlx::query_scalar("SELECT version FROM credential_entries WHERE connection_id = $1 AND environment = $2")
+            .bind(connection.to_string())
+            .bind(environment.as_str())
+            .fetch_optional(&mut *self.connection)
+            .await?)
+    }
+
+    /// Whether credentials are still in the versions in which they were read.
+    pub(super) async fn check_seen(
+        &mut self,
+        connection: ConnectionId,
+        seen: &[(EnvironmentName, Version)],
+    ) -> Result<(), DatabaseError> {
+        for (environment, version) in seen {
+            if self.credential_version(connection, environment).await? != Some(version.number()) {
+                return Err(DatabaseError::Outdated);
+            }
+        }
+        Ok(())
     }
 
     /// Notes what may be known of a credential without opening it.

@@ -4,6 +4,7 @@ use super::{Event, PutMode, Writing};
 use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::integration::{Integration, Values};
 use crate::model::name::{EnvironmentName, Key, SecretKey};
+use crate::model::version::Version;
 use crate::vault::error::DatabaseError;
 
 /// A change of a resource.
@@ -76,6 +77,9 @@ pub enum Change {
         connection: ConnectionId,
         /// In which environment; in all of them where it is not said.
         environment: Option<EnvironmentName>,
+        /// Credentials that were read, and in which version; it is a [`DatabaseError::Outdated`] where one is another by
+        /// now.
+        seen: Vec<(EnvironmentName, Version)>,
     },
     /// With its values.
     DeleteSecret {
@@ -149,7 +153,8 @@ impl Writing<'_> {
             Change::DeleteConnection { organization, connection, force } => {
                 self.delete_connection(organization, connection, force).await
             }
-            Change::RevokeCredentials { organization, connection, environment } => {
+            Change::RevokeCredentials { organization, connection, environment, seen } => {
+                self.check_seen(connection, &seen).await?;
                 self.revoke_credentials(organization, connection, environment).await
             }
             Change::DeleteSecret { organization, key, force } => self.delete_secret(organization, &key, force).await,

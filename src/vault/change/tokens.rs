@@ -12,8 +12,10 @@ use serde_json::json;
 use super::{Event, Writing};
 use crate::model::credential::Credential;
 use crate::model::id::{ConnectionId, OrganizationId};
+use crate::model::moment::Moment;
 use crate::model::name::{EnvironmentName, FieldName};
 use crate::model::oauth::{ACCESS_TOKEN, Granted, REFRESH_TOKEN};
+use crate::vault::Held;
 use crate::vault::error::DatabaseError;
 use crate::vault::query::{Binding, CREDENTIAL, CredentialOwner, Opening, StoredCredential};
 use crate::vault::revision::Subject;
@@ -86,11 +88,11 @@ impl Writing<'_> {
         let stored = self.stored_credential(organization, connection, environment).await?;
         let (action, granted) = (obtained.action(), obtained.granted.clone());
         let credential = Credential::new(obtained.put_into(stored.credential.fields()));
-        let is_refreshed = credential.fields().keys().any(|name| name.as_str() == REFRESH_TOKEN);
-        let expires_at = granted.expires_at.filter(|_| !is_refreshed);
-        let binding = Binding { origins: stored.origins, expires_at, granted: Some(granted.clone()) };
+        let binding =
+            Binding { origins: stored.origins, expires_at: stored.expires_at, granted: Some(granted.clone()) };
         self.remove_fields(connection, environment).await?;
-        self.seal_credential(organization, (connection, environment), &credential, binding).await?;
+        self.seal_credential(organization, (connection, environment), &credential, binding.clone()).await?;
+        let expires_at = Held::from(binding.of(credential)).ends_at();
         let version = self.next_version();
         sqlx::query(
             "UPDATE credential_entries SET version = $3, expires_at = $4 WHERE connection_id = $1 AND environment = $2",
@@ -103,7 +105,8 @@ impl Writing<'_> {
         .await?;
         self.forget_refusal(connection, environment).await?;
         self.outcome.subjects.push(Subject::Credential(connection, environment.clone()));
-        let Granted { scopes, expires_at, refused, .. } = granted;
+        let Granted { scopes, refused, .. } = &granted;
+        let expires_at = granted.expires_at.map(Moment::from_milliseconds);
         Ok(Event {
             organization,
             action,

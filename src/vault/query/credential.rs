@@ -103,7 +103,7 @@ impl Database {
 }
 
 /// What is sealed beside the fields of a credential.
-#[derive(Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 pub(in crate::vault) struct Binding {
     pub(in crate::vault) origins: Vec<String>,
     #[serde(default)]
@@ -122,6 +122,12 @@ struct Whole {
 }
 
 impl Binding {
+    /// The credential that it is sealed with.
+    pub(in crate::vault) fn of(self, credential: Credential) -> StoredCredential {
+        let Binding { origins, expires_at, granted } = self;
+        StoredCredential { credential, origins, expires_at, granted }
+    }
+
     /// As it is sealed with the fields of a credential.
     pub(in crate::vault) fn around(self, credential: &Credential) -> String {
         let fields = credential.fields().keys().map(ToString::to_string).collect();
@@ -158,9 +164,9 @@ impl CredentialOwner<'_> {
                 fields.insert(field.parse::<FieldName>().ok()?, value);
             }
         }
-        let Whole { binding: Binding { origins, expires_at, granted }, fields: names } = binding?;
+        let Whole { binding, fields: names } = binding?;
         // A row that was taken away, or left from an earlier version, must not make another credential.
         let is_whole = versions.len() == 1 && names.iter().eq(fields.keys().map(FieldName::as_str));
-        is_whole.then(|| StoredCredential { credential: Credential::new(fields), origins, expires_at, granted })
+        is_whole.then(|| binding.of(Credential::new(fields)))
     }
 }
