@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -394,6 +396,38 @@ async fn explaining_a_request_asks_nobody_for_a_token() {
     let body = json!({ "environment": "production" });
     let tested = server.admin().must("POST", "connections/crm/test", body).await.json();
     assert_eq!((&tested["passed"], &tested["code"]), (&json!(false), &json!("token_endpoint_failed")), "{tested}");
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+/// Whoever enters something and whoever refreshes it meet at any point: what was entered last is good afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_entered_while_it_is_refreshed_is_never_lost() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    authorizer.terms(|terms| terms.expires_in = Some("0".to_owned()));
+    let server = brought(&authorizer, &sink).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let mut asking = JoinSet::new();
+    for _ in 0..4 {
+        let (address, done) = (server.proxy(), Arc::clone(&done));
+        asking.spawn(async move {
+            while !done.load(Ordering::SeqCst) {
+                let reply = get(address.clone(), "/", &[("Sidekey-Connection", "crm")]).await;
+                assert_eq!(reply.status, 200, "{}", reply.text());
+            }
+        });
+    }
+    for round in 0..60 {
+        server.admin().must("PUT", CREDENTIAL, with_refresh_token(&authorizer)).await;
+        assert_eq!(ask(&server).await.status, 200, "{round}");
+    }
+    done.store(true, Ordering::SeqCst);
+    asking.join_all().await;
+    for _ in 0..3 {
+        assert_eq!(ask(&server).await.status, 200);
+    }
+    assert_eq!((&standing(&server).await["status"], authorizer.reused()), (&json!("active"), 0));
+    assert_eq!(events(&server, "credential.refused").await.len(), 0);
     authorizer.assert_content();
     server.finish(&authorizer.canaries()).await;
 }

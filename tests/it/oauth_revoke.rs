@@ -1,6 +1,10 @@
 //! Revoking what somebody signed in for: it is gone here first, and then the provider is told.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::harness::authorizer::journey::{
     CREDENTIAL, ask, begin, client, come_back, connect, events, follow, integration, method, server, sign_in,
@@ -8,7 +12,7 @@ use crate::harness::authorizer::journey::{
 };
 use crate::harness::authorizer::{Authorizer, redirect, refusal};
 use crate::harness::sink::{Gate, Step};
-use crate::harness::{Browser, Raw, Script, Sidekey, Sink, problem};
+use crate::harness::{Browser, Raw, Script, Sidekey, Sink, get, problem};
 
 async fn revoke(server: &Sidekey) -> Value {
     server.admin().must("POST", "connections/crm/revoke", json!({ "environment": "production" })).await.json()
@@ -228,5 +232,37 @@ async fn every_environment_is_told_of() {
         assert!(at(&issued.refresh_token) < at(&issued.access_token), "{tokens:?}");
     }
     authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+/// Wherever a refresh is then, it leaves nothing behind that is good.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refreshed_while_it_is_revoked_is_revoked_too() {
+    let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
+    authorizer.terms(|terms| terms.expires_in = Some("0".to_owned()));
+    let server = signed_in(&authorizer, &sink).await;
+    for round in 0..10 {
+        let done = Arc::new(AtomicBool::new(false));
+        let mut asking = JoinSet::new();
+        for _ in 0..4 {
+            let (address, done) = (server.proxy(), Arc::clone(&done));
+            asking.spawn(async move {
+                while !done.load(Ordering::SeqCst) {
+                    let status = get(address.clone(), "/", &[("Sidekey-Connection", "crm")]).await.status;
+                    assert!(matches!(status, 200 | 424), "{status}");
+                }
+            });
+        }
+        authorizer.asked(authorizer.count() + round).await;
+        let answer = revoke(&server).await;
+        assert_eq!(answer["revoked"][0]["environment"], "production", "{round}: {answer}");
+        done.store(true, Ordering::SeqCst);
+        asking.join_all().await;
+        assert_eq!(ask(&server).await.status, 424, "{round}");
+        authorizer.none_is_good().await;
+        server.admin().must("PUT", CREDENTIAL, client(&authorizer)).await;
+        sign_in(&server, &authorizer, "crm").await;
+    }
+    assert_eq!(authorizer.faults(), Vec::<String>::new());
     server.finish(&authorizer.canaries()).await;
 }

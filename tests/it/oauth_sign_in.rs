@@ -438,3 +438,31 @@ async fn what_is_written_of_an_authorization_server_is_shown_and_travels() {
     assert_eq!((&connection["status"], &connection["grant"]), (&json!("incomplete"), &Value::Null), "{connection}");
     server.finish(&authorizer.canaries()).await;
 }
+
+/// Somebody with two tabs.
+#[tokio::test]
+async fn a_browser_is_away_for_several_connections_at_once() {
+    let (authorizer, _sink, server) = start().await;
+    connect_as(&server.admin(), "other", &method(&json!({})), client(&authorizer)).await;
+    let mut ada = user(&server, "ada@example.test", "editor", "seven wise cranes").await;
+    let mut away = Vec::new();
+    for connection in ["crm", "other"] {
+        let path = format!("connections/{connection}/authorize");
+        let begun = ada.post(&path, json!({ "environment": "production" })).await.json();
+        away.push(authorizer.consent(address(&begun)));
+    }
+    let link = begin(&server, "crm", json!({ "environment": "production" })).await;
+    let address = follow(&mut ada, &link).await;
+    away.push(authorizer.consent(&address));
+    for answer in &away {
+        let page = come_back(&mut ada, answer).await;
+        assert_eq!(page.status, 303, "{}", page.text());
+    }
+    assert_eq!(come_back(&mut ada, &away[0]).await.status, 400);
+    for connection in ["crm", "other"] {
+        assert_eq!(get(server.proxy(), "/", &[("Sidekey-Connection", connection)]).await.status, 200);
+    }
+    assert_eq!(authorizer.count(), 3);
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}

@@ -176,6 +176,12 @@ impl Authorizer {
         self.ledger.read(|ledger| ledger.issued.last().cloned()).expect("tokens were given out")
     }
 
+    /// Waits until no refresh token that it gave out is good any more.
+    pub async fn none_is_good(&self) {
+        let is_none = |ledger: &mut Ledger| ledger.issued.iter().all(|issued| !issued.is_good()).then_some(());
+        self.ledger.wait("the end of every refresh token", is_none).await;
+    }
+
     /// How often a refresh token came that had been used before.
     pub fn reused(&self) -> usize {
         self.ledger.read(|ledger| ledger.reused)

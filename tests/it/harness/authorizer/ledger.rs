@@ -60,6 +60,13 @@ pub struct Issued {
     revoked: bool,
 }
 
+impl Issued {
+    /// Whether somebody could refresh by it.
+    pub(super) fn is_good(&self) -> bool {
+        !self.refresh_token.is_empty() && !self.used && !self.revoked
+    }
+}
+
 /// What somebody consented to.
 pub(super) struct Consent {
     client: String,
