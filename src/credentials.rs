@@ -347,6 +347,10 @@ impl Read {
         if left.is_zero() { Err(Missing::Expired(expires_at)) } else { Ok(Instant::now().checked_add(left)) }
     }
 
+    fn has_token(&self) -> bool {
+        self.held.credential.fields().keys().any(|name| name.as_str() == ACCESS_TOKEN)
+    }
+
     fn standing(&self, route: &Route, owner: &Owner) -> Standing {
         match (&route.auth().oauth, self.end()) {
             (_, Err(missing)) => Standing::Missing(missing),
@@ -410,8 +414,9 @@ async fn load_with_token(errands: Arc<Errands>, route: Arc<Route>, owner: Owner)
         let spare = match read.standing(&route, &owner) {
             Standing::Missing(missing) => return Ok(Loaded::new(Err(missing), &route, None, stamp)),
             Standing::Usable(until) => return render(read, None, until, stamp),
-            // It was given out for those who wait for it now, whatever its life.
-            Standing::Due(until) if has_asked => {
+            // It was given out for those who wait for it now, whatever its life. Where there is none, the credential was
+            // entered anew since.
+            Standing::Due(until) if has_asked && read.has_token() => {
                 return render(read, None, until.or_else(|| Some(Instant::now())), stamp);
             }
             Standing::Due(spare) => spare,

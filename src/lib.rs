@@ -8,9 +8,9 @@
 //! # Two planes, one direction
 //!
 //! The **control plane** ([`admin`], the command line, the declared part of the configuration) writes the [`vault`]. The
-//! **data plane** ([`proxy`] and what it calls) only reads it. So a request can never change what the next one is
-//! allowed, and whoever reviews what may write a secret reads one plane only. The two meet in one place: a change moves
-//! the *revision* of the object it changed, and what was cached from that object is not used again.
+//! **data plane** ([`proxy`] and what it calls) only reads it, but for one thing: tokens (below). So a request can never
+//! change what the next one is allowed. The two meet in one place: a change moves the *revision* of the object it
+//! changed, and what was cached from that object is not used again.
 //!
 //! They also run apart. The calling thread has a runtime of its own for the vault, the admin port, signals and the watch
 //! over files; one worker thread for each core has a current-thread runtime, its own listening sockets (`SO_REUSEPORT`)
@@ -40,6 +40,8 @@
 //!   cache           what workers share of what the vault was asked for: bounded, revision-checked, loaded once
 //! credentials     secrets: `Permit` -> `Injection`, rendered once, cached like facts
 //!   injection       a credential on the wire: headers, query pairs, cookies, body fields, path parts
+//!   fields          what the templates of an auth method may ask for, references to secrets resolved once
+//!   oauth           the access token that a credential stands for now; authorization servers asked for another
 //!   held            what a worker holds beside a route: the injection of each environment
 //!   apply, body     putting it in, so that it stands there exactly once
 //! upstream        `send`: pooled HTTP/1.1 and HTTP/2 over TLS, each step with a deadline
@@ -47,6 +49,7 @@
 //!   pool            connections that are kept, and who waits for one: the dialled or the returned one, whichever is first
 //!   guard           which addresses may be dialled, asked about the very address that is dialled
 //!   resolve         the addresses of a name; one question about it at a time
+//!   outbound        requests of Sidekey's own, from any thread by the same guarded way
 //! wire            HTTP/1.1 for both ends: heads parsed once and strictly, bodies framed anew, streams and scratch areas
 //!   source          a body, whichever protocol it comes in on
 //! vault           the encrypted store: open, read, `commit`; hides database and cipher
@@ -66,7 +69,9 @@
 //!   actor, people   who asks: by an API key or signed in; how people come in, and how often they may try
 //!   condition       `If-Match`; a change that was judged by looking is judged anew where what it looked at has moved
 //!   tap             watching requests as they pass, for as long as whoever watches may
-//!   oidc, outbound  an identity provider, and the guarded way to it
+//!   oidc            signing people in at an identity provider
+//!   authorize       signing connections in at their providers
+//!   underway        what is begun here, goes on at another site's page, and is ended by the same browser
 //! config          `sidekey.toml` and the environment -> `Config`, valid by construction
 //! server          builds every room, knows everyone; workers, listeners, reload, drain, the socket that `rekey` and `admin-link` ask
 //!   strict          heads of the admin port, judged by the proxy port's parser before hyper reads them
@@ -128,6 +133,13 @@
 //! A worker finds a route and its injection with one look-up in a table of its own, and one comparison tells that
 //! nothing at all has changed since it last looked. Nothing there, or on the way to it, grows with what is stored and
 //! not used.
+//!
+//! # The one thing the data plane writes
+//!
+//! An access token ends, and a refresh token may be good for one use. So the load of a credential may ask its
+//! authorization server for another: in a task of its own on the control runtime, one at a time for each credential, and
+//! what comes back is stored, in a transaction with its audit event and for the version that was read, before it is used.
+//! Where the vault cannot be written it waits in memory, and nothing else is asked until it is stored.
 //!
 //! # The rank rule
 //!

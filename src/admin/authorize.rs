@@ -335,10 +335,19 @@ async fn redeem(control: &Control, begun: Begun, code: &str) -> Result<(), Faile
     let granted = granted(&answer, &provider.scope, None);
     let tokens = Some(Tokens { access: answer.access, refresh: answer.refresh });
     let obtained = Arc::new(Obtained { tokens, granted, occasion: Occasion::SignIn { entered_at } });
-    let change = Change::StoreTokens { organization, connection, environment: place.environment, obtained };
+    let environment = place.environment;
+    let change = Change::StoreTokens { organization, connection, environment, obtained: Arc::clone(&obtained) };
     match control.vault.commit(&actor.author(), change).await.map_err(AdminError::from) {
         Ok(_) => Ok(()),
-        Err(AdminError::Outdated | AdminError::NotFound(_)) => Err(Failed::Changed),
+        Err(AdminError::Outdated | AdminError::NotFound(_)) => {
+            let tokens = obtained.tokens.as_ref();
+            let (refresh, access) = (tokens.and_then(|t| t.refresh.as_ref()), tokens.map(|tokens| &tokens.access));
+            let server = provider.server(&control.outbound);
+            if let Err(error) = server.revoke_both(&entered.client, refresh, access).await {
+                tracing::warn!(%connection, %error, "tokens that nobody will use could not be revoked");
+            }
+            Err(Failed::Changed)
+        }
         Err(error) => Err(error.into()),
     }
 }

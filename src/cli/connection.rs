@@ -221,8 +221,10 @@ async fn revoke(session: &mut Session, place: &InEnvironment) -> Result<(), Fail
     let connection = &place.named.connection;
     let gone = answer["revoked"].as_array().map_or(&[][..], Vec::as_slice);
     let environments: Vec<String> = gone.iter().map(|gone| text(&gone["environment"])).collect();
-    let untold: Vec<String> =
-        gone.iter().filter(|gone| gone["provider"] == "none").map(|gone| text(&gone["environment"])).collect();
+    let told = |told: &str| -> Vec<String> {
+        gone.iter().filter(|gone| gone["provider"] == told).map(|gone| text(&gone["environment"])).collect()
+    };
+    let (untold, pending) = (told("none"), told("pending"));
     let done = match environments.is_empty() {
         true => format!("{connection} has no credential there, so nothing was revoked"),
         false => format!("the credential of {connection} is gone in: {}", environments.join(", ")),
@@ -232,6 +234,12 @@ async fn revoke(session: &mut Session, place: &InEnvironment) -> Result<(), Fail
         eprintln!(
             "the provider was told nothing, and what was entered is still good there: revoke it there too ({})",
             untold.join(", ")
+        );
+    }
+    if !pending.is_empty() {
+        eprintln!(
+            "the provider did not listen and is told again while the server runs; its log says how that went ({})",
+            pending.join(", ")
         );
     }
     Ok(())
