@@ -25,7 +25,7 @@ use super::openapi::OfCustomer;
 use super::request::{At, Query};
 use super::underway::{Most, PATIENCE, Underway};
 use super::{Control, Transport, pages, trials};
-use crate::credentials::oauth::endpoint::{self, Ask, Beginning, TokenError};
+use crate::credentials::oauth::endpoint::{self, Ask, Beginning};
 use crate::credentials::oauth::{Entered, Provider, granted};
 use crate::directory::route::Route;
 use crate::model::connection::Connection;
@@ -39,7 +39,7 @@ use crate::vault::token;
 
 /// How many may be under way, and how many of one organization.
 const MOST: Most = Most { all: 16_384, of_one: 4_096 };
-/// Where somebody comes out who said nothing else.
+/// Where somebody comes out who said nothing.
 const DONE: &str = "/oauth/done";
 
 /// What was begun and has not ended.
@@ -74,7 +74,8 @@ pub struct Body {
     /// In this environment; in the designer's where it is not said.
     #[schema(nullable = false)]
     pub environment: Option<EnvironmentName>,
-    /// Where the browser goes at the end: a path of this server. Anything else means a page that says that it is done.
+    /// Where the browser goes at the end: a path of this server, and `/` for anything else. Where nothing is said, a page
+    /// that says that it is done.
     #[schema(nullable = false)]
     pub return_to: Option<String>,
 }
@@ -163,7 +164,11 @@ fn own_path(given: Option<String>) -> String {
         let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
         plain && path.starts_with('/') && !path.starts_with("//") && path.len() <= 2_048
     };
-    given.filter(is_own).unwrap_or_else(|| DONE.to_owned())
+    match given {
+        Some(path) if is_own(&path) => path,
+        Some(_) => "/".to_owned(),
+        None => DONE.to_owned(),
+    }
 }
 
 /// A connection in an environment.
@@ -330,7 +335,7 @@ async fn redeem(control: &Control, begun: Begun, code: &str) -> Result<(), Faile
     let ask = Ask::Code { code, verifier: &verifier, redirect: &redirect };
     let answer = provider.server(&control.outbound).token(&entered.client, ask).await.map_err(|error| {
         tracing::warn!(%connection, environment = %place.environment, %error, "a connection was not signed in");
-        if matches!(error, TokenError::Refused(_)) { Failed::Refused } else { Failed::Provider }
+        Failed::Provider
     })?;
     let granted = granted(&answer, &provider.scope, None);
     let tokens = Some(Tokens { access: answer.access, refresh: answer.refresh });
