@@ -175,9 +175,18 @@ impl Credentials {
         done.map_err(|error| ResolveError::Vault(Arc::new(error)))
     }
 
+    /// Waits until every token that was asked for is stored.
+    pub async fn settle(&self) {
+        let errands = Arc::clone(&self.errands);
+        let _stopped = self.stored.elsewhere(async move { errands.settle().await }).await;
+    }
+
     /// Forgets, of what all workers share, what was not used lately and what is stale.
     pub async fn sweep(&self) {
         self.stored.sweep().await;
+        // Nobody waits for it: it may take as long as a provider does.
+        let errands = Arc::clone(&self.errands);
+        tokio::spawn(async move { errands.settle().await });
     }
 
     /// The same, if it can be told without waiting: it is held beside the route, or what is declared decides it.

@@ -178,7 +178,8 @@ pub struct Server {
     pub admin: Option<SocketAddr>,
     follower: Follower,
     vault: Vault,
-    workers: Vec<JoinHandle<io::Result<()>>>,
+    workers: Workers,
+    shared: Arc<Shared>,
     access: LogWriter,
     recording: tokio::task::JoinHandle<()>,
     sockets: Vec<PathBuf>,
@@ -240,10 +241,10 @@ impl Server {
         let recording = usage::record(vault.clone(), Arc::clone(&metrics), taken, tokens.drain.clone());
         let told = Told { log, metrics: Arc::clone(&metrics), uses, asked, taps };
         let ways = Ways { upstream, outbound };
-        let workers = start_workers(config, &vault, ways, doors, trials, told, &tokens)?;
+        let (workers, shared) = start_workers(config, &vault, ways, doors, trials, told, &tokens)?;
         let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
         let drain_timeout = config.proxy.drain_timeout;
-        Ok(Server { proxy, admin, follower, vault, workers, access, recording, sockets, tokens, drain_timeout })
+        Ok(Server { proxy, admin, follower, vault, workers, shared, access, recording, sockets, tokens, drain_timeout })
     }
 
     /// What it serves from.
@@ -264,6 +265,7 @@ impl Server {
     /// Stops accepting, finishes what was begun, and stops at the latest when the drain timeout is over or `hurry`
     /// resolves.
     pub async fn drain(self, hurry: impl Future<Output = ()>) {
+        let end = tokio::time::Instant::now() + self.drain_timeout;
         self.tokens.drain.cancel();
         let workers = self.workers;
         let mut finished = tokio::task::spawn_blocking(move || {
@@ -273,7 +275,7 @@ impl Server {
         });
         tokio::select! {
             _ = &mut finished => {}
-            () = tokio::time::sleep(self.drain_timeout) => {
+            () = tokio::time::sleep_until(end) => {
                 self.tokens.stop.cancel();
                 let _joined = finished.await;
             }
@@ -287,6 +289,12 @@ impl Server {
         }
         // It ends when the workers have, and has then written all that they counted.
         let _panicked = self.recording.await;
+        // What a provider has given out it gives out once.
+        if tokio::time::timeout_at(end, self.shared.credentials.settle()).await.is_err() {
+            tracing::error!(
+                "tokens that were asked for could not be stored in time; their connections may need a sign-in"
+            );
+        }
         self.vault.close().await;
         drop(self.follower);
         self.access.join();
@@ -361,6 +369,9 @@ struct Told {
     taps: Taps,
 }
 
+/// The threads that serve.
+type Workers = Vec<JoinHandle<io::Result<()>>>;
+
 /// The ways out.
 struct Ways {
     /// To upstreams, for each worker.
@@ -377,7 +388,7 @@ fn start_workers(
     trials: Trials,
     told: Told,
     tokens: &Tokens,
-) -> Result<Vec<JoinHandle<io::Result<()>>>, StartError> {
+) -> Result<(Workers, Arc<Shared>), StartError> {
     let workers = worker_count(config);
     let mut asked = told.asked.into_iter();
     let mut asked = || asked.next().unwrap_or_else(|| unbounded_channel().1);
@@ -430,5 +441,5 @@ fn start_workers(
         let name = format!("worker-{index}");
         threads.push(std::thread::Builder::new().name(name).spawn(move || worker::run(setup))?);
     }
-    Ok(threads)
+    Ok((threads, shared))
 }

@@ -22,7 +22,7 @@ use super::environments;
 use super::error::AdminError;
 use super::openapi::OfCustomer;
 use super::request::{At, Own, Query, wrong};
-use super::standing::{Board, Standing, expected, is_needed};
+use super::standing::{Board, Standing, expected};
 use crate::credentials::injection::{Injection, Secrets, referenced_secrets};
 use crate::directory::route::Route;
 use crate::model::credential::{Credential, Piece, pieces};
@@ -30,7 +30,7 @@ use crate::model::document::Problem;
 use crate::model::field::Field;
 use crate::model::moment::Moment;
 use crate::model::name::{FieldName, NameError};
-use crate::model::oauth::ACCESS_TOKEN;
+use crate::model::oauth::{ACCESS_TOKEN, CLIENT_ID};
 use crate::model::role::Permission;
 use crate::vault::VaultError;
 use crate::vault::change::Change;
@@ -149,7 +149,7 @@ fn check_references(actor: &Actor, fields: &SecretFields) -> Result<(), AdminErr
 fn check(route: &Route, given: SecretFields) -> Result<Credential, AdminError> {
     let is_given = |field: &Field| given.0.iter().any(|(name, _)| name == field.name.as_str());
     let mut problems: Vec<Problem> = expected(route)
-        .filter(|field| is_needed(field) && !is_given(field))
+        .filter(|field| route.auth().needs(field, false) && !is_given(field))
         .map(|field| problem(None, format!("the field `{}` is missing", field.name)))
         .collect();
     let mut values = BTreeMap::new();
@@ -176,7 +176,12 @@ fn check_field(route: &Route, name: &str, given: Given) -> Result<(FieldName, Se
         let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         return Err(format!("the auth method `{}` has no such field; there are: {there}", route.auth().method));
     };
+    // It is part of the address where somebody signs in.
+    let is_shown = route.auth().oauth.is_some() && name == CLIENT_ID;
     match given {
+        Given::Text(value) if is_shown && !referenced_secrets([&value]).is_empty() => {
+            Err("the value is shown where somebody signs in, and refers to no secret".to_owned())
+        }
         Given::Text(value) => check_text(field, &value).map(|()| (field.name.clone(), value)),
         Given::Other(found) => Err(format!(
             "expected a text, found {found}; values from files and variables are declared in the configuration"

@@ -212,14 +212,13 @@ impl Board {
         standing.expires_at = held.and_then(Held::ends_at).map(Moment::from_milliseconds);
         let granted = held.and_then(|held| held.granted.as_ref());
         standing.grant = granted.map(Grant::from);
-        let signed_out = granted.and_then(|granted| Some((granted.obtained_at, granted.refused.as_ref()?)));
-        let is_signed_in = || [ACCESS_TOKEN, REFRESH_TOKEN].iter().any(|name| field(held, name));
         let bound = held.and_then(|held| held.origins.as_ref());
         let has_expired = standing.expires_at.filter(|at| *at <= Moment::now());
         let refused = used.and_then(|used| used.refused.as_ref());
         let moved = bound.is_some_and(|bound| route.bindings().iter().any(|binding| !bound.contains(binding)));
         let no_secret = || self.lacking_secret(held?, environment);
-        let lacks = expected(route).any(|field| is_needed(field) && !is_set(field));
+        let is_declared = facts.stored_at.is_none();
+        let lacks = expected(route).any(|field| route.auth().needs(field, is_declared) && !is_set(field));
         let (status, since, reason) = if moved {
             let reason = "the hosts have changed since it was entered; enter it again";
             (Status::Expired, moved_at.max(entered_at), Some(reason.to_owned()))
@@ -227,11 +226,8 @@ impl Board {
             let removed_at = facts.removals.get(environment).map(|at| Moment::from_milliseconds(*at));
             let made_at = facts.stored_at.map(|(made, _)| Moment::from_milliseconds(made));
             (Status::Incomplete, entered_at.max(removed_at).or(made_at), None)
-        } else if let Some((since, code)) = signed_out {
-            let reason = format!("the provider does not take the sign-in any more ({code}); authorize it again");
-            (Status::Expired, Some(Moment::from_milliseconds(since)), Some(reason))
-        } else if route.auth().oauth.as_ref().is_some_and(|oauth| oauth.is_signed_in()) && !is_signed_in() {
-            (Status::Incomplete, entered_at, Some("nobody has signed in yet; authorize the connection".to_owned()))
+        } else if let Some(signed_out) = signed_out(route, held, entered_at) {
+            signed_out
         } else if let Some(at) = has_expired {
             (Status::Expired, Some(at), Some("the credential has expired; enter it again".to_owned()))
         } else if let Some(why) = no_secret() {
@@ -288,17 +284,24 @@ async fn slug(control: &Control, organization: OrganizationId, slug: &Key) -> Re
     Ok(Slug { integration, moved_at })
 }
 
-/// Whether a field is set.
-fn field(held: Option<&Held>, name: &str) -> bool {
-    held.is_some_and(|held| held.credential.fields().keys().any(|field| field.as_str() == name))
+/// How a connection stands for which nobody is signed in at its provider, where somebody has to be.
+fn signed_out(
+    route: &Route,
+    held: Option<&Held>,
+    entered_at: Option<Moment>,
+) -> Option<(Status, Option<Moment>, Option<String>)> {
+    if let Some(Granted { obtained_at, refused: Some(code), .. }) = held.and_then(|held| held.granted.as_ref()) {
+        let reason = format!("the provider does not take the sign-in any more ({code}); authorize it again");
+        return Some((Status::Expired, Some(Moment::from_milliseconds(*obtained_at)), Some(reason)));
+    }
+    let mut set = held.into_iter().flat_map(|held| held.credential.fields().keys());
+    let is_signed_in = set.any(|field| matches!(field.as_str(), ACCESS_TOKEN | REFRESH_TOKEN));
+    let has_to_be = route.auth().oauth.as_ref().is_some_and(|oauth| oauth.is_signed_in());
+    let reason = "nobody has signed in yet; authorize the connection";
+    (has_to_be && !is_signed_in).then(|| (Status::Incomplete, entered_at, Some(reason.to_owned())))
 }
 
 /// The fields that a credential has.
 pub(super) fn expected(route: &Route) -> impl Iterator<Item = &Field> {
     route.auth().credential_fields(&route.integration.fields)
-}
-
-/// Whether a credential is of no use without a field.
-pub(super) fn is_needed(field: &Field) -> bool {
-    field.required && field.default.is_none()
 }

@@ -229,7 +229,8 @@ async fn note(
         (false, None) => return Ok(()),
     };
     let Connection { organization, id, .. } = *connection;
-    let one = Use { organization, connection: id, environment, used_at: now, verdict, workflows: Vec::new() };
+    let one =
+        Use { organization, connection: id, environment, used_at: now, verdict, reason: None, workflows: Vec::new() };
     let declared = control.vault.declared();
     Ok(control.vault.database()?.note_uses(vec![one], move |id| declared.declares(id)).await?)
 }

@@ -21,7 +21,7 @@ use crate::model::field::Field;
 use crate::model::id::{ConnectionId, OrganizationId};
 use crate::model::integration::Integration;
 use crate::model::name::{EnvironmentName, FieldName, Key};
-use crate::model::oauth::{ACCESS_TOKEN, REFRESH_TOKEN};
+use crate::model::oauth::REFRESH_TOKEN;
 use crate::vault::declared::{Author, Declared, DeclaredCredential};
 
 /// The longest value of a credential's field or of a secret.
@@ -172,17 +172,11 @@ impl Resolution<'_> {
         fields: &BTreeMap<FieldName, Sourced>,
         values: &DeclaredCredential,
     ) {
-        // Nobody signs in for what is declared: there is nowhere to keep a token that takes the place of another.
-        let is_signed_in = method.oauth.as_ref().is_some_and(|oauth| oauth.is_signed_in());
-        let is_kept = |field: &Field| !is_signed_in || field.name.as_str() != REFRESH_TOKEN;
-        let is_needed = |field: &Field| match is_signed_in {
-            true => field.name.as_str() == ACCESS_TOKEN,
-            false => field.required && field.default.is_none(),
-        };
+        let is_kept = |field: &Field| method.oauth.is_none() || field.name.as_str() != REFRESH_TOKEN;
         let expected: Vec<&Field> =
             method.credential_fields(&integration.fields).filter(|field| is_kept(field)).collect();
         for field in &expected {
-            if is_needed(field) && !fields.contains_key(&field.name) {
+            if method.needs(field, true) && !fields.contains_key(&field.name) {
                 let detail = format!("the field `{}` of the auth method `{}` is missing", field.name, method.method);
                 self.wrong(at, detail);
             }

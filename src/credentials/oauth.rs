@@ -5,20 +5,18 @@
 //! one that is known. What the client's own secret is enough for stays in memory: one request gets it again.
 
 pub mod endpoint;
+mod turns;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use zeroize::Zeroizing;
 
 use super::fields::resolved;
-use super::injection::Secrets;
+use super::injection::{Secrets, referenced_secrets};
 use super::{Missing, Owner, Read};
 use crate::directory::route::Route;
-use crate::model::id::OrganizationId;
 use crate::model::moment::Moment;
 use crate::model::name::{EnvironmentName, FieldName};
 use crate::model::oauth::{ACCESS_TOKEN, CLIENT_ID, CLIENT_SECRET, Endpoints, Granted, OAuth, REFRESH_TOKEN, SCOPES};
@@ -29,8 +27,11 @@ use crate::vault::change::Change;
 use crate::vault::change::tokens::{Obtained, Occasion, Tokens};
 use crate::vault::error::DatabaseError;
 use crate::vault::revision::Stamp;
+use crate::vault::usage::{Use, Verdict};
 use crate::vault::{Held, Vault, VaultError};
-use endpoint::{Answer, Ask, Client, Server, TokenError};
+use endpoint::{Answer, Ask, Client, Question, Server, TokenError};
+pub(super) use turns::Turn;
+use turns::{Turns, Unsaved};
 
 /// How long before its end an access token is not used for a new request any more; a tenth of its life where that is
 /// less.
@@ -39,6 +40,9 @@ const MARGIN: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(5);
 /// How soon one is asked again that refused what people have entered; no endpoint puts us off for longer.
 const LATER: Duration = Duration::from_secs(60);
+
+/// How long a token may be used, while no other one can be had, of which nobody knows when it ends.
+const UNKNOWN: Duration = Duration::from_secs(60 * 60);
 
 /// An authorization server as a connection uses it.
 pub struct Provider<'a> {
@@ -117,6 +121,10 @@ fn client(route: &Route, held: &Held, secrets: &Secrets) -> Result<Client, Missi
         None => Ok(public(route, name).map(|text| Zeroizing::new(text.to_owned()))),
     };
     let read = |name: &str| read(name).map_err(|error| Missing::Corrupt(error.to_string()));
+    // It is part of an address that a browser is shown.
+    if field(held, CLIENT_ID).is_some_and(|(_, value)| !referenced_secrets([value]).is_empty()) {
+        return Err(Missing::Corrupt("its client_id refers to a secret, and is none".to_owned()));
+    }
     let (id, secret) = (read(CLIENT_ID)?, read(CLIENT_SECRET)?);
     Ok(Client { id: id.ok_or_else(|| Missing::Corrupt("it has no client_id".to_owned()))?, secret })
 }
@@ -154,6 +162,10 @@ pub(super) fn standing(oauth: &OAuth, held: &Held, owner: &Owner) -> Standing {
         return Standing::Missing(Missing::SignedOut(code));
     }
     let can_refresh = field(held, REFRESH_TOKEN).is_some();
+    // Nobody knows how long a token lives that people have brought: there is another one to be had.
+    if can_refresh && held.granted.is_none() {
+        return Standing::Due(field(held, ACCESS_TOKEN).and_then(|_| Instant::now().checked_add(UNKNOWN)));
+    }
     if field(held, ACCESS_TOKEN).is_none() {
         return match can_refresh {
             true => Standing::Due(None),
@@ -175,6 +187,7 @@ pub(super) fn standing(oauth: &OAuth, held: &Held, owner: &Owner) -> Standing {
 }
 
 /// What came of asking for a token.
+#[derive(Clone)]
 pub(super) enum Came {
     /// It is stored: read the credential again.
     Stored,
@@ -188,19 +201,22 @@ pub(super) enum Came {
     Missing(Missing, Instant),
 }
 
+impl Came {
+    /// Whether it is worth knowing without asking again.
+    fn holds(&self) -> bool {
+        match self {
+            Came::Stored | Came::Overtaken => false,
+            Came::Token(_, until) => until.is_none_or(|until| Instant::now() < until),
+            Came::Spared(until) | Came::Missing(_, until) => Instant::now() < *until,
+        }
+    }
+}
+
 /// Asks authorization servers for tokens and stores what they give out.
 pub(super) struct Errands {
     pub(super) vault: Vault,
     outbound: Outbound,
-    /// Whose turn it is: one request is under way for a credential, and what it brought is stored before the next.
-    turns: Mutex<HashMap<Owner, Arc<AsyncMutex<Option<Unsaved>>>>>,
-}
-
-/// Tokens that could not be stored yet: the vault may be full for a while, and a provider gives them out once.
-pub(super) struct Unsaved {
-    obtained: Arc<Obtained>,
-    organization: OrganizationId,
-    version: Option<Version>,
+    turns: Turns,
 }
 
 /// Whether something was stored.
@@ -212,9 +228,6 @@ enum Stored {
     /// There is none any more.
     Gone,
 }
-
-/// The turn of whoever asks for tokens for a credential.
-pub(super) type Turn = OwnedMutexGuard<Option<Unsaved>>;
 
 /// For what a token is asked.
 pub(super) struct Errand<'a> {
@@ -230,27 +243,30 @@ pub(super) struct Errand<'a> {
 
 impl Errands {
     pub(super) fn new(vault: Vault, outbound: Outbound) -> Self {
-        Errands { vault, outbound, turns: Mutex::default() }
+        Errands { vault, outbound, turns: Turns::default() }
     }
 
     /// Waits until nobody else asks for tokens for a credential.
     pub(super) async fn turn(&self, owner: &Owner) -> Turn {
-        let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_needed = |turn: &Arc<AsyncMutex<Option<Unsaved>>>| {
-                Arc::strong_count(turn) > 1 || turn.try_lock().is_ok_and(|unsaved| unsaved.is_some())
-            };
-            turns.retain(|_, turn| is_needed(turn));
-            Arc::clone(turns.entry(owner.clone()).or_default())
-        };
-        turn.lock_owned().await
+        self.turns.of(owner).await
     }
 
     /// Stores what could not be stored before: only then may another token be asked for.
     pub(super) async fn catch_up(&self, owner: &Owner, turn: &mut Turn) -> Result<(), VaultError> {
-        match turn.take() {
+        match turn.unsaved.take() {
             Some(unsaved) => self.store(owner, unsaved, turn).await.map(drop),
             None => Ok(()),
+        }
+    }
+
+    /// Waits for all who ask, and stores what could not be stored before.
+    pub(super) async fn settle(&self) {
+        for owner in self.turns.sweep() {
+            let mut turn = self.turns.of(&owner).await;
+            if let Err(error) = self.catch_up(&owner, &mut turn).await {
+                let Owner { connection, environment } = &owner;
+                tracing::error!(%connection, %environment, %error, "tokens that were given out are not stored yet");
+            }
         }
     }
 
@@ -266,7 +282,7 @@ impl Errands {
             Err(VaultError::Database(DatabaseError::Outdated)) => Ok(Stored::Overtaken),
             Err(VaultError::Database(DatabaseError::NotFound(_))) => Ok(Stored::Gone),
             Err(error) => {
-                **turn = Some(unsaved);
+                turn.unsaved = Some(unsaved);
                 Err(error)
             }
         }
@@ -274,7 +290,7 @@ impl Errands {
 
     /// Asks for a token.
     pub(super) async fn run(&self, errand: &Errand<'_>, turn: &mut Turn) -> Result<Came, VaultError> {
-        let Errand { route, held, secrets, spare, .. } = errand;
+        let Errand { route, held, secrets, .. } = errand;
         let Some(provider) = Provider::of(route) else {
             return Ok(Came::Missing(Missing::Corrupt("its addresses do not hold together".to_owned()), later(LATER)));
         };
@@ -286,21 +302,44 @@ impl Errands {
             Some((_, token)) => Ask::Refresh(token),
             None => Ask::Client,
         };
-        match provider.server(&self.outbound).token(&client, ask).await {
+        let server = provider.server(&self.outbound);
+        let question = match server.question(&client, &ask) {
+            Ok(question) => question,
+            Err(error) => return Ok(Came::Missing(Missing::of(&error), later(LATER))),
+        };
+        let digest = question.digest();
+        if let Some(known) = turn.known(&digest) {
+            return Ok(known);
+        }
+        let came = self.ask(errand, (&provider, &client), question, turn).await?;
+        if !matches!(came, Came::Stored | Came::Overtaken) {
+            turn.remember(digest, &came);
+        }
+        Ok(came)
+    }
+
+    async fn ask(
+        &self,
+        errand: &Errand<'_>,
+        (provider, client): (&Provider<'_>, &Client),
+        question: Question,
+        turn: &mut Turn,
+    ) -> Result<Came, VaultError> {
+        match provider.server(&self.outbound).put(question).await {
             Ok(answer) if !provider.oauth.is_signed_in() => {
                 self.note(errand, None).await;
                 let life = Duration::from_secs(answer.life.unwrap_or_default().unsigned_abs());
                 Ok(Came::Token(answer.access, Instant::now().checked_add(life - MARGIN.min(life / 10))))
             }
-            Ok(answer) => self.keep(errand, &provider, (&client, answer), turn).await,
-            Err(TokenError::Refused(code)) if code == "invalid_grant" && provider.oauth.is_signed_in() => {
-                self.give_up(errand, code, turn).await
-            }
+            Ok(answer) => self.keep(errand, provider, (client, answer), turn).await,
             Err(error) => {
+                if let Some(code) = error.is_final().filter(|_| provider.oauth.is_signed_in()) {
+                    return self.give_up(errand, code.to_owned(), turn).await;
+                }
                 self.tell(errand, &error).await;
                 let until = later(patience(&error));
-                Ok(match spare {
-                    Some(spare) => Came::Spared(until.min(*spare)),
+                Ok(match errand.spare {
+                    Some(spare) => Came::Spared(until.min(spare)),
                     None => Came::Missing(Missing::of(&error), until),
                 })
             }
@@ -352,8 +391,18 @@ impl Errands {
     async fn note(&self, errand: &Errand<'_>, refusal: Option<&str>) {
         let connection = &errand.route.connection;
         let Ok(database) = self.vault.database() else { return };
-        let place = (connection.organization, connection.id, &errand.owner.environment);
-        if let Err(error) = database.note_client(place, refusal, self.vault.declares(connection.id)).await {
+        let now = Moment::now().milliseconds();
+        let one = Use {
+            organization: connection.organization,
+            connection: connection.id,
+            environment: errand.owner.environment.clone(),
+            used_at: now,
+            verdict: refusal.map_or(Verdict::Taken(now), |_| Verdict::Refused(now)),
+            reason: refusal.map(str::to_owned),
+            workflows: Vec::new(),
+        };
+        let vault = self.vault.clone();
+        if let Err(error) = database.note_uses(vec![one], move |id| vault.declares(id)).await {
             tracing::warn!(%error, "whether an authorization server takes a client could not be noted");
         }
     }

@@ -12,7 +12,7 @@ use super::document::Reader;
 use super::field::Field;
 use super::header;
 use super::name::{FieldName, Key};
-use super::oauth::{Endpoints, OAuth};
+use super::oauth::{ACCESS_TOKEN, Endpoints, OAuth};
 use super::template::Template;
 
 /// One way in which an integration authenticates.
@@ -230,6 +230,15 @@ impl AuthMethod {
     pub fn injected_fields<'a>(&'a self, shared: &'a [Field]) -> impl Iterator<Item = &'a Field> {
         let is_injected = |field: &&Field| self.oauth.is_none() || OAuth::is_injected(&field.name);
         self.fields.iter().filter(is_injected).chain(shared.iter().filter(|field| field.secret))
+    }
+
+    /// Whether a credential is of no use without a field. Nobody signs in for what is declared, which has nowhere to keep a
+    /// token that takes the place of another: of that an access token is needed, and nothing else.
+    pub fn needs(&self, field: &Field, is_declared: bool) -> bool {
+        match &self.oauth {
+            Some(oauth) if is_declared && oauth.is_signed_in() => field.name.as_str() == ACCESS_TOKEN,
+            _ => field.required && field.default.is_none(),
+        }
     }
 
     /// Every address of its authorization server.

@@ -257,15 +257,13 @@ impl ProxyError {
                 "http_request_denied",
                 MayHelp,
             ),
-            Self::Missing(Missing::TokenEndpoint(_)) => {
-                ours(StatusCode::BAD_GATEWAY, "token_endpoint_failed", "No access token was given out")
-            }
-            Self::Missing(Missing::TokenTimeout) => {
-                ours(StatusCode::GATEWAY_TIMEOUT, "token_endpoint_timeout", "No access token was given out in time")
-            }
             Self::Missing(missing) => {
                 let (code, title) = missing_code(missing);
-                unusable(code, title)
+                match missing {
+                    Missing::TokenEndpoint(_) => ours(StatusCode::BAD_GATEWAY, code, title),
+                    Missing::TokenTimeout => ours(StatusCode::GATEWAY_TIMEOUT, code, title),
+                    _ => unusable(code, title),
+                }
             }
             Self::Broken(_) => unusable("connection_needs_reconnect", "The connection needs attention"),
             Self::VaultUnavailable => {
@@ -293,9 +291,7 @@ impl Told {
 
 fn missing_code(missing: &Missing) -> (&'static str, &'static str) {
     match missing {
-        Missing::Corrupt(_) | Missing::TokenEndpoint(_) | Missing::TokenTimeout => {
-            ("credential_corrupt", "The credential cannot be used")
-        }
+        Missing::Corrupt(_) => ("credential_corrupt", "The credential cannot be used"),
         Missing::Credential(_) => ("credential_missing", "The connection has no credential"),
         Missing::Secret(..) => ("secret_missing", "A secret has no value"),
         Missing::SignIn(_) => ("credential_missing", "Nobody has signed in"),
@@ -303,6 +299,8 @@ fn missing_code(missing: &Missing) -> (&'static str, &'static str) {
             ("connection_needs_reconnect", "The connection must be entered again")
         }
         Missing::SignedOut(_) => ("connection_needs_reconnect", "The connection must be authorized again"),
+        Missing::TokenEndpoint(_) => ("token_endpoint_failed", "No access token was given out"),
+        Missing::TokenTimeout => ("token_endpoint_timeout", "No access token was given out in time"),
     }
 }
 

@@ -180,6 +180,7 @@ fn note(one: &Use) -> Noted {
         environment: one.environment.clone(),
         used_at: milliseconds(one.last),
         verdict,
+        reason: None,
         workflows: one.workflows.iter().map(|(workflow, second)| (workflow.clone(), milliseconds(*second))).collect(),
     }
 }

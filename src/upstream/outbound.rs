@@ -80,9 +80,11 @@ impl Outbound {
     /// Sends a request to an https address and reads the whole answer, whatever its status.
     pub async fn send(&self, request: Request<Vec<u8>>) -> Answered {
         let (answer, answered) = oneshot::channel();
-        let taken = tokio::time::timeout(DEADLINE, self.0.send((request, answer))).await;
-        taken.map_err(|_| OutboundError::Deadline)?.map_err(|_| OutboundError::Stopped)?;
-        answered.await.map_err(|_| OutboundError::Stopped)?
+        let exchange = async {
+            self.0.send((request, answer)).await.map_err(|_| OutboundError::Stopped)?;
+            answered.await.map_err(|_| OutboundError::Stopped)?
+        };
+        tokio::time::timeout(DEADLINE, exchange).await.unwrap_or(Err(OutboundError::Deadline))
     }
 }
 

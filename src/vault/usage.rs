@@ -34,6 +34,8 @@ pub struct Use {
     pub used_at: i64,
     /// What the upstream said of its credential last.
     pub verdict: Verdict,
+    /// Why it was refused, where that is another reason than the verdict's own.
+    pub reason: Option<String>,
     /// Which workflows used it, and when.
     pub workflows: Vec<(String, i64)>,
 }
@@ -82,34 +84,6 @@ impl Database {
     }
 }
 
-impl Database {
-    /// Notes why an authorization server refuses what people have entered for a connection, or that it does not.
-    pub async fn note_client(
-        &self,
-        (organization, connection, environment): (OrganizationId, ConnectionId, &EnvironmentName),
-        refusal: Option<&str>,
-        is_declared: bool,
-    ) -> Result<(), DatabaseError> {
-        let now = schema::now();
-        let one = Use {
-            organization,
-            connection,
-            environment: environment.clone(),
-            used_at: now,
-            verdict: refusal.map_or(Verdict::Taken(now), |_| Verdict::Refused(now)),
-            workflows: Vec::new(),
-        };
-        let mut row = row(&one, is_declared);
-        if let Some(refusal) = refusal {
-            row["reason"] = refusal.into();
-        }
-        self.inner.check_writable()?;
-        let mut writer = self.inner.writer.acquire().await?;
-        sqlx::query(NOTE).bind(Value::from(vec![row]).to_string()).execute(&mut *writer).await?;
-        Ok(())
-    }
-}
-
 async fn note(
     writer: &mut SqliteConnection,
     uses: &[Use],
@@ -148,7 +122,8 @@ fn row(one: &Use, is_declared: bool) -> Value {
         Verdict::Taken(at) => (Some(at), None),
         Verdict::Refused(at) | Verdict::Failed(at) => (Some(at), Some(at)),
     };
-    let reason = if matches!(one.verdict, Verdict::Failed(_)) { FAILED } else { REFUSED };
+    let own = if matches!(one.verdict, Verdict::Failed(_)) { FAILED } else { REFUSED };
+    let reason = one.reason.as_deref().unwrap_or(own);
     json!({
         "organization": one.organization, "connection": one.connection, "environment": one.environment,
         "used_at": one.used_at, "refused_at": refused_at, "reason": reason, "verdict_at": verdict_at,
@@ -220,7 +195,8 @@ mod tests {
         let now = (schema::now() / 1_000 + 60) * 1_000;
         let noted = async |verdict, used_at| {
             let environment = environment("production");
-            let one = Use { organization, connection, environment, used_at, verdict, workflows: Vec::new() };
+            let one =
+                Use { organization, connection, environment, used_at, verdict, reason: None, workflows: Vec::new() };
             database.note_uses(vec![one], |_| false).await.unwrap();
             let facts = database.connection_facts(organization, &[connection]).await.unwrap();
             let used = facts[&connection].uses["production"].clone();
@@ -256,6 +232,7 @@ mod tests {
             environment: environment("production"),
             used_at: now,
             verdict: Verdict::Unknown,
+            reason: None,
             workflows,
         };
         let gone = ConnectionId::generate();

@@ -70,6 +70,7 @@ mod oauth_killed;
 mod oauth_refresh;
 mod oauth_revoke;
 mod oauth_sign_in;
+mod oauth_waiting;
 mod oidc;
 mod openapi;
 mod overload;

@@ -16,12 +16,38 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::model::credential::refers;
-use crate::model::oauth::{ACCESS_TOKEN, ClientAuth, Endpoints, OAuth, REFRESH_TOKEN};
+use crate::model::oauth::{ACCESS_TOKEN, ClientAuth, Endpoints, OAuth, REFRESH_TOKEN, Scope};
 use crate::upstream::UpstreamError;
 use crate::upstream::outbound::{Outbound, OutboundError};
 
 /// The longest token that is believed to be one.
 const LONGEST_TOKEN: usize = 16 * 1024;
+/// The longest list of scopes that is kept.
+const LONGEST_SCOPE: usize = 4 * 1024;
+/// The codes of errors that are told as they are (RFC 6749 §4.1.2.1, §5.2, RFC 8707 §2, RFC 7009 §2.2.1, and what large
+/// providers answer). Any other text is the server's own, which may quote what it was sent.
+const CODES: [&str; 20] = [
+    "access_denied",
+    "authorization_pending",
+    "bad_refresh_token",
+    "bad_verification_code",
+    "expired_token",
+    "incorrect_client_credentials",
+    "invalid_client",
+    "invalid_grant",
+    "invalid_refresh_token",
+    "invalid_request",
+    "invalid_scope",
+    "invalid_target",
+    "invalid_token",
+    "redirect_uri_mismatch",
+    "server_error",
+    "slow_down",
+    "temporarily_unavailable",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "unsupported_token_type",
+];
 /// The longest life of a token that is believed, in seconds: a year.
 const LONGEST_LIFE: i64 = 365 * 24 * 60 * 60;
 /// How long a token is taken to live whose end nobody tells, where another one can be had for it, in seconds.
@@ -96,8 +122,35 @@ impl From<OutboundError> for TokenError {
 }
 
 impl TokenError {
+    /// Why no token will be given out for a refresh token again, where that is what the server says.
+    pub fn is_final(&self) -> Option<&str> {
+        let TokenError::Refused(code) = self else { return None };
+        let is_final = ["invalid_grant", "bad_refresh_token", "invalid_refresh_token"].contains(&code.as_str());
+        is_final.then_some(code)
+    }
+
     fn failed(why: impl ToString) -> Self {
         TokenError::Failed { why: why.to_string(), retry_after: None }
+    }
+}
+
+/// A question to a token endpoint.
+pub struct Question {
+    request: Request<Vec<u8>>,
+    /// Whether a life that is not told is guessed.
+    guess: bool,
+}
+
+impl Question {
+    /// What tells it from every other one.
+    pub fn digest(&self) -> [u8; 32] {
+        let authorization = self.request.headers().get(header::AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
+        let mut digest = Sha256::new();
+        for part in [self.request.uri().to_string().as_bytes(), authorization, self.request.body()] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        digest.finalize().into()
     }
 }
 
@@ -152,9 +205,18 @@ pub fn authorize_url(
 impl Server<'_> {
     /// Asks for a token.
     pub async fn token(&self, client: &Client, ask: Ask<'_>) -> Result<Answer, TokenError> {
-        let guess = !matches!(ask, Ask::Code { .. });
-        let (parts, body) = self.outbound.send(self.token_request(client, &ask)?).await?.into_parts();
-        read(parts.status.as_u16(), &parts.headers, &Zeroizing::new(body), guess)
+        self.put(self.question(client, &ask)?).await
+    }
+
+    /// What is asked, before it is.
+    pub fn question(&self, client: &Client, ask: &Ask<'_>) -> Result<Question, TokenError> {
+        Ok(Question { request: self.token_request(client, ask)?, guess: !matches!(ask, Ask::Code { .. }) })
+    }
+
+    /// Asks it.
+    pub async fn put(&self, question: Question) -> Result<Answer, TokenError> {
+        let (parts, body) = self.outbound.send(question.request).await?.into_parts();
+        read(parts.status.as_u16(), &parts.headers, &Zeroizing::new(body), question.guess)
     }
 
     fn token_request(&self, client: &Client, ask: &Ask<'_>) -> Result<Request<Vec<u8>>, TokenError> {
@@ -277,13 +339,19 @@ fn read(status: u16, headers: &HeaderMap, body: &[u8], guess: bool) -> Result<An
     if [Some(access), refresh].into_iter().flatten().any(|token| !is_token(token)) {
         return Err(wrong("has a token that is none (RFC 6749, A.12)"));
     }
-    let scope = answer.get("scope").and_then(Value::as_str);
     Ok(Answer {
         access: access.into(),
         refresh: refresh.map(SecretString::from),
         life: life(answer.get("expires_in"), guess || refresh.is_some()),
-        scope: scope.map(|scope| scope.split([' ', ',']).filter(|part| !part.is_empty()).map(str::to_owned).collect()),
+        scope: answer.get("scope").and_then(Value::as_str).and_then(scopes),
     })
+}
+
+/// The scopes that an answer names; nothing where they are none, or too many to be kept in every record of them.
+fn scopes(written: &str) -> Option<Vec<String>> {
+    let parts = written.split([' ', ',']).filter(|part| !part.is_empty());
+    let read = || parts.map(|part| part.parse::<Scope>().ok().map(|scope| scope.as_str().to_owned())).collect();
+    if written.len() <= LONGEST_SCOPE { read() } else { None }
 }
 
 /// Printable ASCII (RFC 6749, A.12), and nothing that means something in a stored value.
@@ -319,9 +387,9 @@ fn life(written: Option<&Value>, guess: bool) -> Option<i64> {
 /// The error that an answer tells (§5.2): what a person may be shown of it. The description may quote what was sent.
 fn error_code(body: &[u8]) -> Option<String> {
     let answer: Value = serde_json::from_slice(body).ok()?;
-    let code = answer.get("error").filter(|error| !error.is_null())?.as_str().unwrap_or("unknown_error");
-    let is_code = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    Some(code.chars().take_while(is_code).take(64).collect())
+    let said = answer.get("error").filter(|error| !error.is_null() && error.as_str() != Some(""))?;
+    let code = said.as_str().unwrap_or_default();
+    Some(if CODES.contains(&code) { code } else { "unknown_error" }.to_owned())
 }
 
 fn failed_with(status: u16, headers: &HeaderMap) -> TokenError {
@@ -373,11 +441,20 @@ mod tests {
             refused(503, json!({ "error": "invalid_grant" })),
             "the token endpoint failed: it answered with 503"
         );
-        assert_eq!(refused(400, json!({ "error": "a\r\nb <c>" })), "a");
+        assert_eq!(refused(400, json!({ "error": "the-clients-secret" })), "unknown_error");
         for token in ["", "@@SECRET:OTHER@@", "line\nbreak", "é", &"x".repeat(LONGEST_TOKEN + 1)] {
             assert!(refused(200, json!({ "access_token": token })).contains("its answer has"), "{token}");
         }
         assert!(refused(302, json!({ "access_token": "t" })).contains("302"), "a redirect is no answer");
+    }
+
+    #[test]
+    fn scopes_are_scopes_and_few_enough_to_be_kept() {
+        let kept = |scope: &str| answered(200, &json!({ "access_token": "t", "scope": scope })).unwrap().scope;
+        assert_eq!(kept("read,write  all"), Some(vec!["read".to_owned(), "write".to_owned(), "all".to_owned()]));
+        for scope in ["line\nbreak", "\u{1b}[31m", "quote\"", &"x ".repeat(LONGEST_SCOPE)] {
+            assert_eq!(kept(scope), None, "{scope}");
+        }
     }
 
     #[test]

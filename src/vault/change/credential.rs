@@ -167,7 +167,7 @@ impl Writing<'_> {
         self.expect(version, organization, connection)
     }
 
-    async fn credential_version(
+    pub(super) async fn credential_version(
         &mut self,
         connection: ConnectionId,
         environment: &EnvironmentName,

@@ -87,6 +87,9 @@ impl Writing<'_> {
         (connection, environment): (ConnectionId, &EnvironmentName),
         obtained: &Obtained,
     ) -> Result<Event, DatabaseError> {
+        if self.credential_version(connection, environment).await?.is_none() {
+            return Err(DatabaseError::NotFound("credential"));
+        }
         self.expect_credential(organization, connection, environment).await?;
         self.check_occasion(connection, environment, obtained.occasion).await?;
         let stored = self.stored_credential(organization, connection, environment).await?;
