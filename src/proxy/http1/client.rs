@@ -43,18 +43,19 @@ pub struct Client {
     /// There until the stream is handed on.
     inner: RefCell<Option<Inner>>,
     /// The task that waits for the next request.
-    waiting: RefCell<Option<Waker>>,
+    waiting: Cell<Option<Waker>>,
     /// Whether somebody may still read the request's body.
     body_open: Cell<bool>,
     /// The task that waits until the request's body was read or let go, which may be in the hands of another one.
-    on_release: RefCell<Option<Waker>>,
+    on_release: Cell<Option<Waker>>,
 }
 
 struct Inner {
     stream: Stream,
     inbox: Inbox,
     outbox: Outbox,
-    decoder: Decoder,
+    /// Of a request's body; there is none where nothing is left of it to read.
+    decoder: Option<Box<Decoder>>,
     deadline: Deadline,
     /// Since when what is waited for now is waited for.
     since: Option<Instant>,
@@ -104,7 +105,7 @@ impl Client {
             stream,
             inbox: Inbox::default(),
             outbox: Outbox::default(),
-            decoder: Decoder::new(Framing::Length(0)),
+            decoder: None,
             deadline: Deadline::default(),
             since: None,
             scan: Scan::default(),
@@ -116,15 +117,15 @@ impl Client {
         };
         Rc::new(Client {
             inner: RefCell::new(Some(inner)),
-            waiting: RefCell::default(),
+            waiting: Cell::default(),
             body_open: Cell::new(false),
-            on_release: RefCell::default(),
+            on_release: Cell::default(),
         })
     }
 
     /// Lets whoever waits for the next request look whether there is to be one.
     pub fn wake(&self) {
-        if let Some(waker) = self.waiting.borrow_mut().take() {
+        if let Some(waker) = self.waiting.take() {
             waker.wake();
         }
     }
@@ -145,6 +146,8 @@ impl Client {
             if terms.draining.get() && self.with(true, |inner| inner.inbox.is_empty()) {
                 return Poll::Ready(Heard::End);
             }
+            // Whoever waits for long holds as little as can be.
+            self.with((), |inner| drop(inner.decoder.take_if(|decoder| decoder.is_done())));
             keep(&self.waiting, cx);
         }
         heard
@@ -153,8 +156,9 @@ impl Client {
     /// Begins with the body of a request, which [`Body`] reads.
     pub(super) fn begin_body(&self, framing: Framing, continue_due: bool) {
         self.with((), |inner| {
-            inner.decoder = Decoder::new(framing);
-            let is_due = continue_due && framing != Framing::Length(0);
+            let has_body = framing != Framing::Length(0);
+            inner.decoder = has_body.then(|| Box::new(Decoder::new(framing)));
+            let is_due = continue_due && has_body;
             inner.interim = if is_due { Interim::Due } else { Interim::None };
         });
     }
@@ -166,7 +170,7 @@ impl Client {
 
     /// Whether the request's body was read to its end.
     pub(super) fn has_read_body(&self) -> bool {
-        self.with(false, |inner| inner.decoder.is_done())
+        self.with(false, |inner| inner.has_read_body())
     }
 
     /// Throws away what has come of a body that nobody reads; whether that was all of it.
@@ -188,7 +192,7 @@ impl Client {
         let waiting = self.on_release.take();
         match waiting {
             Some(waker) if !waker.will_wake(cx.waker()) => waker.wake(),
-            same => *self.on_release.borrow_mut() = same,
+            same => self.on_release.set(same),
         }
     }
 
@@ -239,7 +243,7 @@ impl Client {
 
     /// Closes the sending side, and reads what still comes for a moment, for nobody.
     pub(super) async fn close(&self) {
-        let is_clean = self.with(true, |inner| inner.decoder.is_done() && inner.inbox.is_empty());
+        let is_clean = self.with(true, |inner| inner.has_read_body() && inner.inbox.is_empty());
         let close = async {
             poll_fn(|cx| self.with(Poll::Ready(()), |inner| Pin::new(&mut inner.stream).poll_shutdown(cx).map(drop)))
                 .await;
@@ -262,11 +266,9 @@ impl Client {
 }
 
 /// Keeps the waker of the task that runs now, if it is not there already.
-fn keep(slot: &RefCell<Option<Waker>>, cx: &Context<'_>) {
-    let mut kept = slot.borrow_mut();
-    if !kept.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-        *kept = Some(cx.waker().clone());
-    }
+fn keep(slot: &Cell<Option<Waker>>, cx: &Context<'_>) {
+    let kept = slot.take().filter(|waker| waker.will_wake(cx.waker()));
+    slot.set(Some(kept.unwrap_or_else(|| cx.waker().clone())));
 }
 
 impl Inner {
@@ -367,17 +369,22 @@ impl Inner {
         }
     }
 
+    fn has_read_body(&self) -> bool {
+        self.decoder.as_ref().is_none_or(|decoder| decoder.is_done())
+    }
+
     fn drain_buffered(&mut self) -> bool {
         use crate::wire::body::Step;
         if self.interim == Interim::Due {
             return false; // it may send its body, or not: what follows cannot be told apart
         }
+        let Some(decoder) = &mut self.decoder else { return true };
         loop {
-            match self.decoder.step(self.inbox.unread()) {
+            match decoder.step(self.inbox.unread()) {
                 Ok(Step::Data(range)) => self.inbox.consume(range.end),
                 Ok(Step::End(count)) => {
                     self.inbox.consume(count);
-                    return self.decoder.take_trailers().is_ok();
+                    return decoder.take_trailers().is_ok();
                 }
                 Ok(Step::More) => {
                     self.inbox.consume(self.inbox.unread().len());
@@ -434,7 +441,7 @@ impl Body {
 impl Drop for Body {
     fn drop(&mut self) {
         self.0.body_open.set(false);
-        if let Some(waker) = self.0.on_release.borrow_mut().take() {
+        if let Some(waker) = self.0.on_release.take() {
             waker.wake();
         }
     }
@@ -444,7 +451,7 @@ impl Source for Body {
     type Error = ClientError;
 
     fn size(&self) -> Size {
-        self.0.with(Size::Exact(0), |inner| inner.decoder.size())
+        self.0.with(Size::Exact(0), |inner| inner.decoder.as_ref().map_or(Size::Exact(0), |decoder| decoder.size()))
     }
 
     fn poll_chunks(
@@ -463,7 +470,10 @@ impl Source for Body {
             if inner.interim == Interim::Staged && inner.outbox.poll_flush(cx, &mut inner.stream).is_ready() {
                 inner.interim = Interim::None; // taken, or a failure that reading will find as well
             }
-            let Inner { stream, inbox, decoder, .. } = inner;
+            let Inner { stream, inbox, decoder: Some(decoder), .. } = inner else {
+                take(cx, Chunk::End(None));
+                return Poll::Ready(Ok(()));
+            };
             poll_body(cx, stream, inbox, decoder, take).map_err(|failure| match failure {
                 BodyFailure::Misframed(_) => ClientError::Misframed,
                 BodyFailure::CutOff | BodyFailure::Io(_) => ClientError::Broken,
