@@ -155,12 +155,15 @@ pub(super) async fn admit(State(control): State<Arc<Control>>, request: Request,
     }
 }
 
-/// Whether somebody who was let in with this request would be let in with it now, as who they were and for the same
-/// organization. That it is looked at is no use of their session.
-pub(super) async fn holds(control: &Control, actor: &Actor, parts: &Parts) -> bool {
+/// Who somebody is now who was let in with this request: `None` where they would not be let in with it any more, as who
+/// they were and for the same organization. What they may do now can be less. That it is looked at is no use of their
+/// session.
+pub(super) async fn holds(control: &Control, actor: &Actor, parts: &Parts) -> Option<Actor> {
     match judge(control, parts, Look::Aside).await {
-        Ok(Judged::Admitted(now)) => (now.who, now.organization) == (actor.who, actor.organization),
-        _ => false,
+        Ok(Judged::Admitted(now)) => {
+            Some(now).filter(|now| (now.who, now.organization) == (actor.who, actor.organization))
+        }
+        _ => None,
     }
 }
 

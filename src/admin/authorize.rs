@@ -17,7 +17,7 @@ use tracing::Instrument;
 use utoipa::ToSchema;
 
 use super::actor::{self, Actor};
-use super::connections::{check_reach, find, route};
+use super::connections::{check_reach, find, route, viewer};
 use super::cookie::{self, Kind};
 use super::document::Document;
 use super::error::AdminError;
@@ -320,13 +320,12 @@ async fn finish(control: Arc<Control>, headers: &HeaderMap, back: Back) -> Resul
 
 async fn redeem(control: &Control, begun: Begun, code: &str) -> Result<(), Failed> {
     let Begun { actor, parts, connection, environment, entered_at, verifier, .. } = begun;
-    if !actor::holds(control, &actor, &parts).await {
-        return Err(Failed::Changed);
-    }
+    let actor = actor::holds(control, &actor, &parts).await.ok_or(Failed::Changed)?;
     let organization = actor.organization;
     let found = control.vault.connection(organization, None, &ConnectionRef::Id(connection)).await?;
+    // As it is found where somebody begins: by who they are now, and as the connection is now.
+    let found = found.filter(|found| viewer(&actor).sees(found) && check_reach(&actor, found).is_ok());
     let place = Place { connection: found.ok_or(Failed::Changed)?, environment };
-    check_reach(&actor, &place.connection)?;
     let (route, entered, now_entered_at) = place.read(control).await?;
     let Some(provider) = Provider::of(&route).filter(|_| now_entered_at == entered_at) else {
         return Err(Failed::Changed);
