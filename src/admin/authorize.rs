@@ -4,15 +4,16 @@
 //! page, and ends here when the provider sends the same browser back with a code. Nothing that comes back is believed but
 //! by the state that was kept; whoever began it is judged again before the code is spent.
 
+pub(super) mod start;
+
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query as Pairs, State};
+use axum::extract::{Query as Pairs, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq;
 use tracing::Instrument;
 use utoipa::ToSchema;
 
@@ -53,7 +54,7 @@ impl Default for Authorizations {
 
 /// A sign-in of a connection under way.
 struct Begun {
-    /// What opens it in another browser, until one has.
+    /// What another browser goes on with, until one has.
     ticket: Option<String>,
     authorize_url: String,
     verifier: String,
@@ -86,7 +87,8 @@ pub struct Body {
 pub struct View {
     /// The provider's page, for the very browser that made this request: it holds the cookie of the answer.
     authorize_url: String,
-    /// The way there for another browser, which opens it once and is then the one that ends it.
+    /// The way there for another browser: a page that says what is signed in, and asks. The browser that goes on from it,
+    /// which one can once, is then the one that ends it.
     start_url: String,
     /// Until when.
     expires_at: Moment,
@@ -192,34 +194,6 @@ impl Place {
         let none = || conflict(format!("enter the credential for {} first: its client_id", self.environment));
         Ok((route, entered, entry.ok_or_else(none)?.entered_at))
     }
-}
-
-/// `GET /oauth/start/{ticket}`: takes a sign-in on in this browser, and leads it to the provider.
-pub(super) async fn start(
-    State(control): State<Arc<Control>>,
-    method: Method,
-    headers: HeaderMap,
-    Path(shown): Path<String>,
-) -> Result<Response, AdminError> {
-    if method == Method::HEAD {
-        return Ok(looked());
-    }
-    let transport = control.people.settings.transport;
-    let browser = browser(&headers, transport)?;
-    let is_it = |begun: &Begun| {
-        begun.ticket.as_ref().is_some_and(|ticket| bool::from(ticket.as_bytes().ct_eq(shown.as_bytes())))
-    };
-    let taken = control.authorizations.0.change(is_it, |begun| {
-        begun.kept.ticket = None;
-        begun.browser = Some(browser.clone());
-        begun.kept.authorize_url.clone()
-    });
-    let Some(authorize_url) = taken else {
-        return Ok(pages::told(StatusCode::NOT_FOUND, pages::Told::Unknown));
-    };
-    let mut response = led(&authorize_url);
-    cookie::set(response.headers_mut(), Kind::Authorize, transport, &browser, PATIENCE);
-    Ok(response)
 }
 
 /// Who only asks what is there, as programs do that show a link, uses nothing up.

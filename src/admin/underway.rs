@@ -64,6 +64,11 @@ impl<By: Copy + Eq, T> Underway<By, T> {
         all.insert(state, Begun { at: Instant::now(), by, browser, kept });
     }
 
+    /// Looks at the one that is wanted, where it is still under way.
+    pub(super) fn look<R>(&self, is_wanted: impl Fn(&T) -> bool, look: impl FnOnce(&T) -> R) -> Option<R> {
+        self.change(is_wanted, |begun| look(&begun.kept))
+    }
+
     /// Changes the one that is wanted, where it is still under way.
     pub(super) fn change<R>(
         &self,

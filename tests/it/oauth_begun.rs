@@ -3,10 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::api_keys::create;
-use crate::harness::authorizer::journey::{ask, client, come_back, connect_as, connected, events, follow, method};
-use crate::harness::authorizer::{Answer, Authorizer};
+use crate::harness::authorizer::journey::{
+    ask, client, come_back, connect_as, connected, events, follow, method, path,
+};
+use crate::harness::authorizer::{AUTHORIZER, Answer, Authorizer};
 use crate::harness::browser::user;
-use crate::harness::{Browser, Sidekey, Sink};
+use crate::harness::{Browser, Sidekey, Sink, problem};
 
 async fn start() -> (Authorizer, Sink, Sidekey) {
     let (authorizer, sink) = (Authorizer::start().await, Sink::https().await);
@@ -58,5 +60,79 @@ async fn who_may_less_by_now_ends_nothing() {
     assert_eq!(come_back(&mut browser, &answer).await.status, 303);
     assert_eq!(events(&server, "credential.authorize").await.len(), 1);
     authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn a_link_says_what_it_is_for_and_is_gone_on_from_once() {
+    let (authorizer, _sink, server) = start().await;
+    let mut ada = user(&server, "ada@example.test", "editor", "seven wise cranes").await;
+    let begun = ada.post("connections/crm/authorize", json!({ "environment": "production" })).await.json();
+    assert!(begun["expires_at"].is_string(), "{begun}");
+    let address = begun["authorize_url"].as_str().expect("an address");
+    let start = path(begun["start_url"].as_str().expect("a start_url")).to_owned();
+    assert!(start.starts_with("/oauth/start/"), "{start}");
+    let (mut bob, mut eve) = (Browser::new(&server), Browser::new(&server));
+    for page in [bob.open(&start).await, eve.open_from_elsewhere(&start).await, bob.open(&start).await] {
+        assert_eq!((page.status, page.all("set-cookie").len(), page.header("location")), (200, 0, None));
+        let text = page.text();
+        for said in ["crm", "Default", "production", "ada@example.test", &format!("Sign in at {AUTHORIZER}<")] {
+            assert!(text.contains(said), "no {said} in {text}");
+        }
+        assert!(!text.contains("state=") && !text.contains("https:"), "{text}");
+    }
+    // Looking has taken nothing on, and neither does another page, or a form.
+    let other = [("Origin", "https://evil.test"), ("Sec-Fetch-Site", "cross-site")];
+    let form = [("Sec-Fetch-Site", "same-origin"), ("Content-Type", "application/x-www-form-urlencoded")];
+    for (headers, status) in [(&[][..], 403), (&other[..1], 403), (&other[1..], 403), (&form[..], 415)] {
+        let refused = eve.send("POST", &start, headers, None).await;
+        assert_eq!((refused.status, refused.all("set-cookie").len()), (status, 0), "{headers:?}");
+    }
+    let taken = bob.call("POST", &start, None).await;
+    assert_eq!((taken.status, taken.json()), (200, json!({ "authorize_url": address })));
+    for (browser, who) in [(&mut eve, "another"), (&mut bob, "the same")] {
+        for start in [&start, "/oauth/start/made-up", "/oauth/start/%ff"] {
+            let page = browser.open(start).await;
+            assert_eq!((page.status, page.all("set-cookie").len()), (404, 0), "{who}: {}", page.text());
+            assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), "{who} {start}");
+            let again = browser.call("POST", start, None).await;
+            assert_eq!((problem(&again).status, again.all("set-cookie").len()), (404, 0), "{who} {start}");
+        }
+    }
+    let answer = authorizer.consent(address);
+    for browser in [&mut ada, &mut eve] {
+        assert_eq!(come_back(browser, &answer).await.status, 400);
+    }
+    assert_eq!(authorizer.count(), 0);
+    let page = come_back(&mut bob, &answer).await;
+    assert_eq!((page.status, page.header("location")), (303, Some("/oauth/done")), "{}", page.text());
+    let done = bob.open("/oauth/done").await;
+    assert!(done.status == 200 && done.header("content-security-policy").is_some(), "{}", done.text());
+    assert_eq!(ask(&server).await.status, 200);
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn what_people_called_things_is_text_on_the_page_of_a_link() {
+    let (authorizer, _sink, server) = start().await;
+    let admin = server.admin();
+    let odd = |what: &str| format!("<b title=\"x\">{what}</b> {{{{ host }}}} '&amp;");
+    admin.must("PUT", "connections/crm", json!({ "integration": "crm", "name": odd("connection") })).await;
+    admin.must("PUT", "organizations/default", json!({ "name": odd("organization") })).await;
+    let (_, key) = create(&admin, json!({ "name": odd("key"), "roles": ["editor"] })).await;
+    let body = json!({ "environment": "production" });
+    let begun = admin.with_key(&key).must("POST", "connections/crm/authorize", body).await.json();
+    let page = Browser::new(&server).open(path(begun["start_url"].as_str().expect("an address"))).await;
+    assert_eq!(page.status, 200, "{}", page.text());
+    let text = page.text();
+    for what in ["connection", "organization", "key"] {
+        let shown = format!("&lt;b title=&quot;x&quot;&gt;{what}&lt;/b&gt; {{{{ host }}}} &#39;&amp;amp;");
+        assert!(text.contains(&shown), "no {shown} in {text}");
+    }
+    assert!(text.contains("the API key &lt;"), "{text}");
+    for inline in ["<b ", "onclick", "onload", "style=", "<style", "<script>", "javascript:", "{{ name"] {
+        assert!(!text.contains(inline), "{inline} in {text}");
+    }
     server.finish(&authorizer.canaries()).await;
 }
