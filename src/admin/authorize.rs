@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tracing::Instrument;
 use utoipa::ToSchema;
 
-use super::actor::{self, Actor};
+use super::actor::{self, Actor, Who};
 use super::connections::{check_reach, find, route, viewer};
 use super::cookie::{self, Kind};
 use super::document::Document;
@@ -38,13 +38,15 @@ use crate::vault::change::Change;
 use crate::vault::change::tokens::{Obtained, Occasion, Tokens};
 use crate::vault::token;
 
-/// How many may be under way, and how many of one organization.
-const MOST: Most = Most { all: 16_384, of_one: 4_096 };
+/// How many may be under way, and how many of one who begins them.
+const MOST: Most = Most { all: 16_384, of_one: 64 };
+/// The longest address at a provider: it is kept until somebody has gone there.
+const LONGEST_ADDRESS: usize = 8_192;
 /// Where somebody comes out who said nothing.
 const DONE: &str = "/oauth/done";
 
 /// What was begun and has not ended.
-pub struct Authorizations(Underway<OrganizationId, Begun>);
+pub struct Authorizations(Underway<(OrganizationId, Who), Begun>);
 
 impl Default for Authorizations {
     fn default() -> Self {
@@ -58,7 +60,7 @@ struct Begun {
     ticket: Option<String>,
     authorize_url: String,
     verifier: String,
-    /// Who began it, with the request that they did it by.
+    /// Who began it, with the essence of the request that they did it by.
     actor: Actor,
     parts: Parts,
     connection: ConnectionId,
@@ -131,15 +133,21 @@ pub(super) async fn authorize(
     let Provider { oauth, endpoints, scope } = &provider;
     let authorize_url = endpoint::authorize_url(oauth, endpoints, scope, &entered.client.id, &beginning);
     let authorize_url = authorize_url.ok_or_else(not_oauth)?;
+    if authorize_url.len() > LONGEST_ADDRESS {
+        return Err(AdminError::Conflict(format!(
+            "the address at the provider is longer than {LONGEST_ADDRESS} bytes"
+        )));
+    }
     let start_url = format!("{}/oauth/start/{ticket}", control.people.settings.url);
     let expires_at = Moment::now().after(PATIENCE);
     let mut response = Json(View { authorize_url: authorize_url.clone(), start_url, expires_at }).into_response();
     cookie::set(response.headers_mut(), Kind::Authorize, transport, &browser, PATIENCE);
-    let (organization, return_to) = (actor.organization, own_path(return_to));
+    let (by, return_to) = ((actor.organization, actor.who), own_path(return_to));
+    let (actor, parts) = actor::essence(&control, actor, &parts);
     let Place { connection, environment } = place;
     let (ticket, connection) = (Some(ticket), connection.id);
     let begun = Begun { ticket, authorize_url, verifier, actor, parts, connection, environment, entered_at, return_to };
-    control.authorizations.0.keep(state, organization, Some(browser), begun);
+    control.authorizations.0.keep(state, by, Some(browser), begun);
     Ok(response)
 }
 

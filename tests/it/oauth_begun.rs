@@ -136,3 +136,56 @@ async fn what_people_called_things_is_text_on_the_page_of_a_link() {
     }
     server.finish(&authorizer.canaries()).await;
 }
+
+#[tokio::test]
+async fn whoever_begins_much_ends_nobody_elses() {
+    let (authorizer, _sink, server) = start().await;
+    let admin = server.admin();
+    let body = || json!({ "environment": "production" });
+    // However much is sent along.
+    let mut ada = user(&server, "ada@example.test", "editor", "seven wise cranes").await;
+    let origin = format!("http://{}", server.admin_address);
+    ada.keep("other", &"x".repeat(20_000));
+    let headers = [("Origin", &*origin), ("If-Match", "*"), ("X-Much", &"y".repeat(20_000))];
+    let begun = ada.send("POST", "connections/crm/authorize", &headers, Some(body())).await;
+    assert_eq!(begun.status, 200, "{}", begun.text());
+    let address = begun.json()["authorize_url"].as_str().expect("an address").to_owned();
+    ada.forget("other");
+    let mut many = Vec::new();
+    for _ in 0..66 {
+        many.push(admin.must("POST", "connections/crm/authorize", body()).await.json());
+    }
+    let mut browser = Browser::new(&server);
+    for begun in &many[..2] {
+        let gone = browser.open(path(begun["start_url"].as_str().expect("an address"))).await;
+        assert_eq!(gone.status, 404, "the oldest of whoever began too many have given way");
+    }
+    for begun in [&many[2], &many[65]] {
+        let answer = authorizer.consent(&follow(&mut browser, begun).await);
+        assert_eq!(come_back(&mut browser, &answer).await.status, 303);
+    }
+    assert_eq!(come_back(&mut ada, &authorizer.consent(&address)).await.status, 303);
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+#[tokio::test]
+async fn an_organization_that_was_named_is_still_the_one_that_is_meant() {
+    let (authorizer, _sink, server) = start().await;
+    let admin = server.admin();
+    admin.must("POST", "organizations", json!({ "key": "other" })).await;
+    admin.must("POST", "import?organization=other", admin.get("export").await.json()).await;
+    let credential = "connections/crm/credentials/production?organization=other";
+    admin.must("PUT", credential, client(&authorizer)).await;
+    let body = json!({ "environment": "production" });
+    let begun = admin.must("POST", "connections/crm/authorize?organization=other", body).await.json();
+    let mut browser = Browser::new(&server);
+    let answer = authorizer.consent(&follow(&mut browser, &begun).await);
+    admin.must("PUT", "organizations/other", json!({ "key": "renamed" })).await;
+    let page = come_back(&mut browser, &answer).await;
+    assert_eq!(page.status, 303, "{}", page.text());
+    let after = admin.get(&credential.replace("other", "renamed")).await.json();
+    assert_eq!((&after["status"], ask(&server).await.status), (&json!("active"), 424), "{after}");
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
