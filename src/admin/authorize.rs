@@ -60,6 +60,8 @@ struct Begun {
     ticket: Option<String>,
     authorize_url: String,
     verifier: String,
+    /// Whose answer ends it, where that is said.
+    issuer: Option<String>,
     /// Who began it, with the essence of the request that they did it by.
     actor: Actor,
     parts: Parts,
@@ -138,6 +140,8 @@ pub(super) async fn authorize(
             "the address at the provider is longer than {LONGEST_ADDRESS} bytes"
         )));
     }
+    let issuer = oauth.issuer.as_ref().map(|issuer| issuer.render(|name| route.value(name))).transpose();
+    let issuer = issuer.map_err(|error| AdminError::Conflict(error.to_string()))?;
     let start_url = format!("{}/oauth/start/{ticket}", control.people.settings.url);
     let expires_at = Moment::now().after(PATIENCE);
     let mut response = Json(View { authorize_url: authorize_url.clone(), start_url, expires_at }).into_response();
@@ -146,7 +150,8 @@ pub(super) async fn authorize(
     let (actor, parts) = actor::essence(&control, actor, &parts);
     let Place { connection, environment } = place;
     let (ticket, connection) = (Some(ticket), connection.id);
-    let begun = Begun { ticket, authorize_url, verifier, actor, parts, connection, environment, entered_at, return_to };
+    let begun =
+        Begun { ticket, authorize_url, verifier, issuer, actor, parts, connection, environment, entered_at, return_to };
     control.authorizations.0.keep(state, by, Some(browser), begun);
     Ok(response)
 }
@@ -230,6 +235,8 @@ pub(super) struct Back {
     code: Option<String>,
     /// What it says may quote anything, so nothing of it is shown.
     error: Option<String>,
+    /// Whose answer it is (RFC 9207).
+    iss: Option<String>,
 }
 
 /// Why nothing came of it: what a person is told.
@@ -291,6 +298,11 @@ async fn finish(control: Arc<Control>, headers: &HeaderMap, back: Back) -> Resul
     let browser = cookie::read_text(headers, Kind::Authorize, control.people.settings.transport);
     let begun = back.state.and_then(|state| control.authorizations.0.take(&state, browser.as_deref()));
     let begun = begun.ok_or(Failed::Unknown)?;
+    if begun.issuer.is_some() && begun.issuer != back.iss {
+        let (connection, issuer) = (begun.connection, begun.issuer.as_deref());
+        tracing::warn!(%connection, issuer, "a sign-in was answered by another issuer than its own, or by none");
+        return Err(Failed::Unknown);
+    }
     let nothing = || if back.error.is_some() { Failed::Refused } else { Failed::Unknown };
     let code = back.code.filter(|code| !code.is_empty() && back.error.is_none()).ok_or_else(nothing)?;
     let return_to = begun.return_to.clone();

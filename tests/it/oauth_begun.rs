@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api_keys::create;
 use crate::harness::authorizer::journey::{
-    ask, client, come_back, connect_as, connected, events, follow, method, path,
+    ask, begin, client, come_back, connect_as, connected, events, follow, method, path,
 };
 use crate::harness::authorizer::{AUTHORIZER, Answer, Authorizer};
 use crate::harness::browser::user;
@@ -186,6 +186,47 @@ async fn an_organization_that_was_named_is_still_the_one_that_is_meant() {
     assert_eq!(page.status, 303, "{}", page.text());
     let after = admin.get(&credential.replace("other", "renamed")).await.json();
     assert_eq!((&after["status"], ask(&server).await.status), (&json!("active"), 424), "{after}");
+    authorizer.assert_content();
+    server.finish(&authorizer.canaries()).await;
+}
+
+/// RFC 9207: what another provider answers is not ended with this one's client.
+#[tokio::test]
+async fn an_answer_is_the_issuers_where_one_is_named() {
+    let (authorizer, _sink, server) = start().await;
+    let ours = json!({ "issuer": format!("https://{AUTHORIZER}") });
+    connect_as(&server.admin(), "named", &method(&ours), client(&authorizer)).await;
+    let right = format!("&iss=https%3A%2F%2F{AUTHORIZER}");
+    for (connection, iss, error, status) in [
+        ("named", "", false, 400),
+        ("named", "&iss=", false, 400),
+        ("named", "&iss=https%3A%2F%2Fevil.test", false, 400),
+        ("named", &format!("{right}%2F"), false, 400),
+        ("named", &right.to_uppercase().replace("&ISS", "&iss"), false, 400),
+        ("named", "&iss=https%3A%2F%2Fevil.test", true, 400),
+        ("named", &right, true, 401),
+        ("named", &right, false, 303),
+        ("crm", "&iss=https%3A%2F%2Fevil.test", false, 303),
+        ("crm", "", false, 303),
+    ] {
+        let before = authorizer.count();
+        let begun = begin(&server, connection, json!({ "environment": "production" })).await;
+        let mut browser = Browser::new(&server);
+        let answer = authorizer.consent(&follow(&mut browser, &begun).await);
+        let kept = browser.cookie("sidekey-authorize").expect("a cookie").to_owned();
+        let callback = answer.path.split_once('?').expect("a query").0;
+        let said = match error {
+            true => format!("{callback}?error=access_denied&state={}{iss}", answer.state),
+            false => format!("{}{iss}", answer.path),
+        };
+        let page = browser.open_from_elsewhere(&said).await;
+        assert_eq!(page.status, status, "{connection} {iss}: {}", page.text());
+        assert_eq!(authorizer.count() - before, usize::from(status == 303), "{connection} {iss}");
+        browser.keep("sidekey-authorize", &kept);
+        let again = browser.open_from_elsewhere(&format!("{}{right}", answer.path)).await;
+        assert_eq!(again.status, 400, "{connection} {iss}: it is over");
+    }
+    assert!(!server.process().stderr().contains("evil.test"));
     authorizer.assert_content();
     server.finish(&authorizer.canaries()).await;
 }

@@ -391,6 +391,7 @@ async fn what_is_written_of_an_authorization_server_is_shown_and_travels() {
         "token_params": { "audience": "https://api.example.test" },
         "resource": "https://api.example.test",
         "token_url": format!("https://{AUTHORIZER}/token/"),
+        "issuer": format!("https://{AUTHORIZER}"),
     }));
     admin.must("POST", "integrations", integration("whole", &written)).await;
     let shown = admin.get("integrations/whole").await.json();
