@@ -166,7 +166,7 @@ fn pages() -> Router<Arc<Control>> {
         .route("/assets/people.js", get(pages::script))
         .route("/assets/people.css", get(pages::style))
         .route("/oidc/callback", get(oidc::end))
-        .route("/oauth/start/{ticket}", get(authorize::start))
+        .route("/oauth/start/{ticket}", get(authorize::start::show).post(authorize::start::take))
         .route("/oauth/callback", get(authorize::end))
         .route("/oauth/done", get(authorize::done))
 }

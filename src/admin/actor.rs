@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
 use utoipa::openapi::OpenApi;
 
 use super::condition::Condition;
+use super::cookie::{self, Kind};
 use super::error::AdminError;
 use super::guard;
 use super::openapi;
@@ -34,7 +35,7 @@ use crate::vault::audit::Author;
 use crate::vault::query::user::Look;
 
 /// Somebody we know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
     /// The holder of an API key.
     Key(ApiKeyId),
@@ -155,12 +156,47 @@ pub(super) async fn admit(State(control): State<Arc<Control>>, request: Request,
     }
 }
 
-/// Whether somebody who was let in with this request would be let in with it now, as who they were and for the same
-/// organization. That it is looked at is no use of their session.
-pub(super) async fn holds(control: &Control, actor: &Actor, parts: &Parts) -> bool {
+/// Who somebody is now who was let in with this request: `None` where they would not be let in with it any more, as who
+/// they were and for the same organization. What they may do now can be less. That it is looked at is no use of their
+/// session.
+pub(super) async fn holds(control: &Control, actor: &Actor, parts: &Parts) -> Option<Actor> {
     match judge(control, parts, Look::Aside).await {
-        Ok(Judged::Admitted(now)) => (now.who, now.organization) == (actor.who, actor.organization),
-        _ => false,
+        Ok(Judged::Admitted(now)) => {
+            Some(now).filter(|now| (now.who, now.organization) == (actor.who, actor.organization))
+        }
+        _ => None,
+    }
+}
+
+/// Somebody who was let in, and as much of their request as [`holds`] looks at, which is little however much they sent:
+/// what it said beside who sends it and which organization it is about was judged.
+pub(super) fn essence(control: &Control, actor: Actor, parts: &Parts) -> (Actor, Parts) {
+    let (mut kept, ()) = Request::new(()).into_parts();
+    kept.method = parts.method.clone();
+    if actor.organization != actor.own_organization {
+        kept.uri = format!("/?organization={}", actor.organization).parse().unwrap_or_default();
+    }
+    let transport = control.people.settings.transport;
+    let (proof, value) = match presented_text(&parts.headers) {
+        Ok(Some(key)) => (HeaderName::from_static("x-api-key"), HeaderValue::from_bytes(key).ok()),
+        _ => (header::COOKIE, cookie::only(&parts.headers, Kind::Session, transport)),
+    };
+    if let Some(mut value) = value {
+        value.set_sensitive(true);
+        kept.headers.insert(proof, value);
+        // A cookie is believed of our own pages only, which its request was found to come from.
+        kept.headers.insert("sec-fetch-site", HeaderValue::from_static("same-origin"));
+    }
+    keep_extension::<MatchedPath>(parts, &mut kept);
+    keep_extension::<Arc<OpenApi>>(parts, &mut kept);
+    keep_extension::<Peer>(parts, &mut kept);
+    keep_extension::<RequestId>(parts, &mut kept);
+    (Actor { once: None, condition: Condition::none(), ..actor }, kept)
+}
+
+fn keep_extension<T: Clone + Send + Sync + 'static>(parts: &Parts, kept: &mut Parts) {
+    if let Some(value) = parts.extensions.get::<T>() {
+        kept.extensions.insert(value.clone());
     }
 }
 
@@ -244,9 +280,15 @@ async fn signed_in(
     })
 }
 
-/// The API key of a request. What does not begin as one is somebody else's business, such as a front proxy's; two
-/// different ones leave open who asks.
+/// The API key of a request.
 fn presented(headers: &HeaderMap) -> Result<Option<SecretString>, AdminError> {
+    let Some(key) = presented_text(headers)? else { return Ok(None) };
+    std::str::from_utf8(key).map(|key| Some(SecretString::from(key))).map_err(|_| AdminError::Unauthenticated)
+}
+
+/// What is shown as an API key. What does not begin as one is somebody else's business, such as a front proxy's; two
+/// different ones leave open who asks.
+fn presented_text(headers: &HeaderMap) -> Result<Option<&[u8]>, AdminError> {
     let plain = headers.get_all("x-api-key").iter().map(|value| value.as_bytes());
     let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| {
         let (scheme, rest) = value.as_bytes().split_at_checked("Bearer ".len())?;
@@ -254,10 +296,7 @@ fn presented(headers: &HeaderMap) -> Result<Option<SecretString>, AdminError> {
     });
     let mut keys = plain.chain(bearer).map(<[u8]>::trim_ascii).filter(|key| key.starts_with(b"apk_"));
     let Some(key) = keys.next() else { return Ok(None) };
-    if keys.any(|other| other != key) {
-        return Err(AdminError::Unauthenticated);
-    }
-    std::str::from_utf8(key).map(|key| Some(SecretString::from(key))).map_err(|_| AdminError::Unauthenticated)
+    if keys.any(|other| other != key) { Err(AdminError::Unauthenticated) } else { Ok(Some(key)) }
 }
 
 impl<S: Sync> FromRequestParts<S> for Actor {

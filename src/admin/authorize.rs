@@ -4,20 +4,21 @@
 //! page, and ends here when the provider sends the same browser back with a code. Nothing that comes back is believed but
 //! by the state that was kept; whoever began it is judged again before the code is spent.
 
+pub(super) mod start;
+
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query as Pairs, State};
+use axum::extract::{Query as Pairs, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq;
 use tracing::Instrument;
 use utoipa::ToSchema;
 
-use super::actor::{self, Actor};
-use super::connections::{check_reach, find, route};
+use super::actor::{self, Actor, Who};
+use super::connections::{check_reach, find, route, viewer};
 use super::cookie::{self, Kind};
 use super::document::Document;
 use super::error::AdminError;
@@ -37,13 +38,15 @@ use crate::vault::change::Change;
 use crate::vault::change::tokens::{Obtained, Occasion, Tokens};
 use crate::vault::token;
 
-/// How many may be under way, and how many of one organization.
-const MOST: Most = Most { all: 16_384, of_one: 4_096 };
+/// How many may be under way, and how many of one who begins them.
+const MOST: Most = Most { all: 16_384, of_one: 64 };
+/// The longest address at a provider: it is kept until somebody has gone there.
+const LONGEST_ADDRESS: usize = 8_192;
 /// Where somebody comes out who said nothing.
 const DONE: &str = "/oauth/done";
 
 /// What was begun and has not ended.
-pub struct Authorizations(Underway<OrganizationId, Begun>);
+pub struct Authorizations(Underway<(OrganizationId, Who), Begun>);
 
 impl Default for Authorizations {
     fn default() -> Self {
@@ -53,11 +56,13 @@ impl Default for Authorizations {
 
 /// A sign-in of a connection under way.
 struct Begun {
-    /// What opens it in another browser, until one has.
+    /// What another browser goes on with, until one has.
     ticket: Option<String>,
     authorize_url: String,
     verifier: String,
-    /// Who began it, with the request that they did it by.
+    /// Whose answer ends it, where that is said.
+    issuer: Option<String>,
+    /// Who began it, with the essence of the request that they did it by.
     actor: Actor,
     parts: Parts,
     connection: ConnectionId,
@@ -86,7 +91,8 @@ pub struct Body {
 pub struct View {
     /// The provider's page, for the very browser that made this request: it holds the cookie of the answer.
     authorize_url: String,
-    /// The way there for another browser, which opens it once and is then the one that ends it.
+    /// The way there for another browser: a page that says what is signed in, and asks. The browser that goes on from it,
+    /// which one can once, is then the one that ends it.
     start_url: String,
     /// Until when.
     expires_at: Moment,
@@ -129,15 +135,24 @@ pub(super) async fn authorize(
     let Provider { oauth, endpoints, scope } = &provider;
     let authorize_url = endpoint::authorize_url(oauth, endpoints, scope, &entered.client.id, &beginning);
     let authorize_url = authorize_url.ok_or_else(not_oauth)?;
+    if authorize_url.len() > LONGEST_ADDRESS {
+        return Err(AdminError::Conflict(format!(
+            "the address at the provider is longer than {LONGEST_ADDRESS} bytes"
+        )));
+    }
+    let issuer = oauth.issuer.as_ref().map(|issuer| issuer.render(|name| route.value(name))).transpose();
+    let issuer = issuer.map_err(|error| AdminError::Conflict(error.to_string()))?;
     let start_url = format!("{}/oauth/start/{ticket}", control.people.settings.url);
     let expires_at = Moment::now().after(PATIENCE);
     let mut response = Json(View { authorize_url: authorize_url.clone(), start_url, expires_at }).into_response();
     cookie::set(response.headers_mut(), Kind::Authorize, transport, &browser, PATIENCE);
-    let (organization, return_to) = (actor.organization, own_path(return_to));
+    let (by, return_to) = ((actor.organization, actor.who), own_path(return_to));
+    let (actor, parts) = actor::essence(&control, actor, &parts);
     let Place { connection, environment } = place;
     let (ticket, connection) = (Some(ticket), connection.id);
-    let begun = Begun { ticket, authorize_url, verifier, actor, parts, connection, environment, entered_at, return_to };
-    control.authorizations.0.keep(state, organization, Some(browser), begun);
+    let begun =
+        Begun { ticket, authorize_url, verifier, issuer, actor, parts, connection, environment, entered_at, return_to };
+    control.authorizations.0.keep(state, by, Some(browser), begun);
     Ok(response)
 }
 
@@ -194,34 +209,6 @@ impl Place {
     }
 }
 
-/// `GET /oauth/start/{ticket}`: takes a sign-in on in this browser, and leads it to the provider.
-pub(super) async fn start(
-    State(control): State<Arc<Control>>,
-    method: Method,
-    headers: HeaderMap,
-    Path(shown): Path<String>,
-) -> Result<Response, AdminError> {
-    if method == Method::HEAD {
-        return Ok(looked());
-    }
-    let transport = control.people.settings.transport;
-    let browser = browser(&headers, transport)?;
-    let is_it = |begun: &Begun| {
-        begun.ticket.as_ref().is_some_and(|ticket| bool::from(ticket.as_bytes().ct_eq(shown.as_bytes())))
-    };
-    let taken = control.authorizations.0.change(is_it, |begun| {
-        begun.kept.ticket = None;
-        begun.browser = Some(browser.clone());
-        begun.kept.authorize_url.clone()
-    });
-    let Some(authorize_url) = taken else {
-        return Ok(pages::told(StatusCode::NOT_FOUND, pages::Told::Unknown));
-    };
-    let mut response = led(&authorize_url);
-    cookie::set(response.headers_mut(), Kind::Authorize, transport, &browser, PATIENCE);
-    Ok(response)
-}
-
 /// Who only asks what is there, as programs do that show a link, uses nothing up.
 fn looked() -> Response {
     (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")]).into_response()
@@ -248,6 +235,8 @@ pub(super) struct Back {
     code: Option<String>,
     /// What it says may quote anything, so nothing of it is shown.
     error: Option<String>,
+    /// Whose answer it is (RFC 9207).
+    iss: Option<String>,
 }
 
 /// Why nothing came of it: what a person is told.
@@ -309,6 +298,11 @@ async fn finish(control: Arc<Control>, headers: &HeaderMap, back: Back) -> Resul
     let browser = cookie::read_text(headers, Kind::Authorize, control.people.settings.transport);
     let begun = back.state.and_then(|state| control.authorizations.0.take(&state, browser.as_deref()));
     let begun = begun.ok_or(Failed::Unknown)?;
+    if begun.issuer.is_some() && begun.issuer != back.iss {
+        let (connection, issuer) = (begun.connection, begun.issuer.as_deref());
+        tracing::warn!(%connection, issuer, "a sign-in was answered by another issuer than its own, or by none");
+        return Err(Failed::Unknown);
+    }
     let nothing = || if back.error.is_some() { Failed::Refused } else { Failed::Unknown };
     let code = back.code.filter(|code| !code.is_empty() && back.error.is_none()).ok_or_else(nothing)?;
     let return_to = begun.return_to.clone();
@@ -320,13 +314,12 @@ async fn finish(control: Arc<Control>, headers: &HeaderMap, back: Back) -> Resul
 
 async fn redeem(control: &Control, begun: Begun, code: &str) -> Result<(), Failed> {
     let Begun { actor, parts, connection, environment, entered_at, verifier, .. } = begun;
-    if !actor::holds(control, &actor, &parts).await {
-        return Err(Failed::Changed);
-    }
+    let actor = actor::holds(control, &actor, &parts).await.ok_or(Failed::Changed)?;
     let organization = actor.organization;
     let found = control.vault.connection(organization, None, &ConnectionRef::Id(connection)).await?;
+    // As it is found where somebody begins: by who they are now, and as the connection is now.
+    let found = found.filter(|found| viewer(&actor).sees(found) && check_reach(&actor, found).is_ok());
     let place = Place { connection: found.ok_or(Failed::Changed)?, environment };
-    check_reach(&actor, &place.connection)?;
     let (route, entered, now_entered_at) = place.read(control).await?;
     let Some(provider) = Provider::of(&route).filter(|_| now_entered_at == entered_at) else {
         return Err(Failed::Changed);

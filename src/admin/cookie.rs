@@ -60,6 +60,16 @@ pub(super) fn read(headers: &HeaderMap, kind: Kind, transport: Transport) -> Opt
     values.all(|other| other == value).then(|| SecretString::from(value))
 }
 
+/// The part of a request's cookies that [`read`] looks at.
+pub(super) fn only(headers: &HeaderMap, kind: Kind, transport: Transport) -> Option<HeaderValue> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).map(str::trim);
+    let is_it = |pair: &&str| pair.split_once('=').is_some_and(|(name, _)| name == kind.name(transport));
+    let mut value = HeaderValue::from_str(pairs.find(is_it)?).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
 /// As [`read`], of a cookie that lets nobody in.
 #[expect(clippy::disallowed_methods, reason = "a cookie that lets nobody in is no secret")]
 pub(super) fn read_text(headers: &HeaderMap, kind: Kind, transport: Transport) -> Option<String> {
@@ -108,6 +118,8 @@ mod tests {
         assert!(found(&["a=b; sidekey-session=x; c"]) && found(&["a=b", "sidekey-session=x"]));
         assert!(found(&["sidekey-session=x; sidekey-session=x"]));
         assert!(!found(&["sidekey-session=x; sidekey-session=y"]));
+        let kept = only(&cookies(&["a=b; sidekey-session=x; c"]), Kind::Session, Transport::Plain);
+        assert_eq!(kept, Some(HeaderValue::from_static("sidekey-session=x")));
         assert!(!found(&["__Host-sidekey-session=x"]) && !found(&["xsidekey-session=x"]) && !found(&[]));
     }
 

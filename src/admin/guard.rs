@@ -58,7 +58,8 @@ impl Guard {
 }
 
 /// Whether a person opens one of our pages from elsewhere: by the link in a mail, or sent back by an identity provider.
-/// A page shows nothing that belongs to anybody, cannot be framed, and does nothing by itself; the API is no page.
+/// A page shows nothing that belongs to anybody but what its own address lets its holder see, cannot be framed, and does
+/// nothing by itself; the API is no page.
 fn opens_page(method: &Method, headers: &HeaderMap, uri: &Uri) -> bool {
     let is = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
     let opens = is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document");

@@ -243,7 +243,8 @@ pub(super) async fn signed_in(
     Ok(control.vault.database()?.session(&token, session_idle, look).await?)
 }
 
-fn check_own_page(headers: &HeaderMap) -> Result<(), AdminError> {
+/// Refuses what no page of ours sends.
+pub(super) fn check_own_page(headers: &HeaderMap) -> Result<(), AdminError> {
     // A foreign `Origin` was refused before; every browser sends one of the two with such a request.
     let same_site = headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin");
     if !same_site && !headers.contains_key(header::ORIGIN) {

@@ -102,7 +102,7 @@ async fn pump(control: &Control, actor: &Actor, parts: &Parts, tap: Tap, sender:
             () = tap.drained() => break "draining",
             () = sender.closed() => return,
             _ = look.tick() => {
-                if !timeout(LOOK, actor::holds(control, actor, parts)).await.unwrap_or(false) {
+                if timeout(LOOK, actor::holds(control, actor, parts)).await.ok().flatten().is_none() {
                     break "not_permitted";
                 }
             }

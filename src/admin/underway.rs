@@ -4,15 +4,20 @@
 //! cookie without which coming back is worth nothing, so nobody can make somebody else's browser end what they began.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::hash::Hash;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use subtle::ConstantTimeEq;
+use tokio::time::Instant;
 
 /// How long somebody may take at the other page.
 pub(super) const PATIENCE: Duration = Duration::from_secs(600);
+/// How often those who took longer are dropped while nobody begins anything.
+const SWEEP: Duration = Duration::from_secs(60);
 
-/// How many are kept at most; the oldest give way.
+/// How many are kept at most. The oldest of whoever has too many gives way, and where all together are too many, the
+/// oldest of whoever has the most: nobody pushes out what others began by beginning much.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Most {
     /// In all.
@@ -24,7 +29,13 @@ pub(super) struct Most {
 /// What is under way, each begun by a `By`.
 pub(super) struct Underway<By, T> {
     most: Most,
-    begun: Mutex<HashMap<String, Begun<By, T>>>,
+    kept: Mutex<Kept<By, T>>,
+}
+
+/// By its state, and when those that ended were dropped.
+struct Kept<By, T> {
+    begun: HashMap<String, Begun<By, T>>,
+    swept: Instant,
 }
 
 /// One of them.
@@ -37,31 +48,33 @@ pub(super) struct Begun<By, T> {
     pub kept: T,
 }
 
-impl<By: Copy + Eq, T> Underway<By, T> {
+impl<By: Copy + Eq + Hash, T> Underway<By, T> {
     pub(super) fn new(most: Most) -> Self {
-        Underway { most, begun: Mutex::default() }
+        Underway { most, kept: Mutex::new(Kept { begun: HashMap::new(), swept: Instant::now() }) }
+    }
+
+    /// What is kept, without most of what has ended: whoever asks for one looks at its age too.
+    fn lock(&self) -> MutexGuard<'_, Kept<By, T>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.swept.elapsed() >= SWEEP {
+            kept.sweep();
+        }
+        kept
     }
 
     /// Keeps what was begun under its state.
     pub(super) fn keep(&self, state: String, by: By, browser: Option<String>, kept: T) {
-        let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, other| other.at.elapsed() < PATIENCE);
-        let of_one = all.values().filter(|other| other.by == by).count();
-        let oldest = |among: &dyn Fn(&Begun<By, T>) -> bool| {
-            let candidates = all.iter().filter(|(_, other)| among(other));
-            candidates.min_by_key(|(_, other)| other.at).map(|(state, _)| state.clone())
-        };
-        let goes = if of_one >= self.most.of_one {
-            oldest(&|other| other.by == by)
-        } else if all.len() >= self.most.all {
-            oldest(&|_| true)
-        } else {
-            None
-        };
-        if let Some(state) = goes {
-            all.remove(&state);
+        let mut all = self.lock();
+        all.sweep();
+        if let Some(state) = all.too_many(by, self.most) {
+            all.begun.remove(&state);
         }
-        all.insert(state, Begun { at: Instant::now(), by, browser, kept });
+        all.begun.insert(state, Begun { at: Instant::now(), by, browser, kept });
+    }
+
+    /// Looks at the one that is wanted, where it is still under way.
+    pub(super) fn look<R>(&self, is_wanted: impl Fn(&T) -> bool, look: impl FnOnce(&T) -> R) -> Option<R> {
+        self.change(is_wanted, |begun| look(&begun.kept))
     }
 
     /// Changes the one that is wanted, where it is still under way.
@@ -70,26 +83,53 @@ impl<By: Copy + Eq, T> Underway<By, T> {
         is_wanted: impl Fn(&T) -> bool,
         change: impl FnOnce(&mut Begun<By, T>) -> R,
     ) -> Option<R> {
-        let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut fresh = all.values_mut().filter(|begun| begun.at.elapsed() < PATIENCE);
+        let mut all = self.lock();
+        let mut fresh = all.begun.values_mut().filter(|begun| begun.at.elapsed() < PATIENCE);
         fresh.find(|begun| is_wanted(&begun.kept)).map(change)
     }
 
     /// Whether a browser has anything under way.
     pub(super) fn is_of(&self, browser: &str) -> bool {
-        let all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        all.values().any(|begun| begun.browser.as_deref() == Some(browser) && begun.at.elapsed() < PATIENCE)
+        self.lock()
+            .begun
+            .values()
+            .any(|begun| begun.browser.as_deref() == Some(browser) && begun.at.elapsed() < PATIENCE)
     }
 
     /// Takes what is under way: whatever comes of it, it is over.
     pub(super) fn take(&self, state: &str, browser: Option<&str>) -> Option<T> {
-        let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        let (own, shown) = (all.get(state)?.browser.as_deref()?, browser?);
+        let begun = &mut self.lock().begun;
+        let (own, shown) = (begun.get(state)?.browser.as_deref()?, browser?);
         // Another browser coming back does not end what this one began.
         if !bool::from(shown.as_bytes().ct_eq(own.as_bytes())) {
             return None;
         }
-        all.remove(state).filter(|begun| begun.at.elapsed() < PATIENCE).map(|begun| begun.kept)
+        begun.remove(state).filter(|begun| begun.at.elapsed() < PATIENCE).map(|begun| begun.kept)
+    }
+}
+
+impl<By: Copy + Eq + Hash, T> Kept<By, T> {
+    /// Drops what has ended by itself.
+    fn sweep(&mut self) {
+        self.begun.retain(|_, begun| begun.at.elapsed() < PATIENCE);
+        self.swept = Instant::now();
+    }
+
+    /// Which one gives way to another one of `by`.
+    fn too_many(&self, by: By, most: Most) -> Option<String> {
+        let mut counts: HashMap<By, usize> = HashMap::new();
+        for begun in self.begun.values() {
+            *counts.entry(begun.by).or_default() += 1;
+        }
+        let oldest = |is_among: &dyn Fn(By) -> bool| {
+            let among = self.begun.iter().filter(|(_, begun)| is_among(begun.by));
+            among.min_by_key(|(_, begun)| begun.at).map(|(state, _)| state.clone())
+        };
+        if counts.get(&by).is_some_and(|count| *count >= most.of_one) {
+            return oldest(&|other| other == by);
+        }
+        let largest = counts.values().max().filter(|_| self.begun.len() >= most.all)?;
+        oldest(&|other| counts.get(&other) == Some(largest))
     }
 }
 
@@ -112,6 +152,33 @@ mod tests {
         let left: Vec<&str> =
             ["b", "c", "d", "e", "f"].into_iter().filter(|s| underway.take(s, Some("mine")).is_some()).collect();
         assert_eq!(left, ["d", "e", "f"], "the oldest of whoever has too many goes, then the oldest of all");
+    }
+
+    #[test]
+    fn whoever_begins_much_pushes_out_what_they_began_themselves() {
+        let underway = Underway::new(Most { all: 4, of_one: 3 });
+        let begun = [("a", 1), ("b", 2), ("c", 2), ("d", 2), ("e", 3), ("f", 4)];
+        for (state, by) in begun {
+            underway.keep(state.to_owned(), by, Some("mine".to_owned()), ());
+        }
+        let is_left = |state: &&str| underway.take(state, Some("mine")).is_some();
+        let left: Vec<&str> = begun.into_iter().map(|(state, _)| state).filter(is_left).collect();
+        assert_eq!(left, ["a", "d", "e", "f"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_took_too_long_is_dropped_though_nobody_begins_anything() {
+        let underway = Underway::new(Most { all: 9, of_one: 9 });
+        let count = || underway.kept.lock().unwrap().begun.len();
+        underway.keep("a".to_owned(), 1, Some("mine".to_owned()), ());
+        tokio::time::advance(PATIENCE / 2).await;
+        underway.keep("b".to_owned(), 1, Some("mine".to_owned()), ());
+        tokio::time::advance(PATIENCE / 2).await;
+        assert_eq!((underway.take("another", Some("mine")), count()), (None, 1));
+        assert_eq!(underway.take("b", Some("mine")), Some(()));
+        underway.keep("c".to_owned(), 1, Some("mine".to_owned()), ());
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!((underway.take("c", Some("mine")), count()), (None, 0));
     }
 
     #[test]

@@ -208,7 +208,7 @@ async fn authorize(session: &mut Session, place: &InEnvironment) -> Result<(), F
     session.output.done(&text(&answer["start_url"]), &answer)?;
     if session.output == Output::People {
         let (connection, until) = (&place.named.connection, moment(&answer["expires_at"]));
-        eprintln!("open it in a browser to sign in for {connection}; it can be opened once, until {until} (UTC)");
+        eprintln!("open it in a browser to sign in for {connection}; it is good for one sign-in, until {until} (UTC)");
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::field::Field;
 use super::integration::Integration;
 use super::name::FieldName;
 use super::origin::Scheme;
+use super::template::Template;
 
 /// As whom Sidekey comes to the token endpoint (RFC 6749 §2.2). Not secret.
 pub const CLIENT_ID: &str = "client_id";
@@ -46,6 +47,35 @@ pub struct OAuth {
     pub token_params: Vec<(String, String)>,
     /// What the tokens are for (RFC 8707).
     pub resource: Option<String>,
+    /// Who says in each answer that it is theirs, where the provider does (RFC 9207).
+    pub issuer: Option<Issuer>,
+}
+
+/// What a provider calls itself: an https address without query and fragment (RFC 8414 §2), in which fields may stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// Its fields are those of an address, and are held to the same rules.
+    url: UrlTemplate,
+    /// As it was written: an issuer is compared as text and never normalised (RFC 9207 §2.4).
+    text: Template,
+}
+
+impl FromStr for Issuer {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        let wrong = "an issuer is an https address of at most 512 bytes, without query and fragment (RFC 8414 §2)";
+        let url =
+            UrlTemplate::parse_endpoint(text).ok().filter(|url| url.scheme() == Scheme::Https && text.len() <= 512);
+        Ok(Issuer { url: url.ok_or(wrong)?, text: text.parse().map_err(|_| wrong)? })
+    }
+}
+
+impl Issuer {
+    /// Its text with the values of a connection.
+    pub fn render<'v>(&self, value: impl Fn(&FieldName) -> Option<&'v str>) -> Result<String, RenderError> {
+        Ok(self.text.render(value)?.to_string())
+    }
 }
 
 /// How tokens are come by.
@@ -169,8 +199,8 @@ impl OAuth {
                 authorize_url.map(Grant::AuthorizationCode)
             }
             "client_credentials" => {
-                if reader.has("authorize_url") {
-                    reader.problem("authorize_url", "nobody signs in with grant = \"client_credentials\"");
+                for key in ["authorize_url", "issuer"].into_iter().filter(|key| reader.has(key)) {
+                    reader.problem(key, "nobody signs in with grant = \"client_credentials\"");
                 }
                 Some(Grant::ClientCredentials)
             }
@@ -204,6 +234,7 @@ impl OAuth {
             authorize_params: params(reader, "authorize_params"),
             token_params: params(reader, "token_params"),
             resource,
+            issuer: reader.parsed("issuer"),
         };
         Some(oauth)
     }
@@ -241,7 +272,8 @@ impl OAuth {
             Grant::AuthorizationCode(url) => Some(url),
             Grant::ClientCredentials => None,
         };
-        authorize.into_iter().chain([&self.token_url]).chain(&self.revoke_url)
+        let issuer = self.issuer.as_ref().map(|issuer| &issuer.url);
+        authorize.into_iter().chain([&self.token_url]).chain(&self.revoke_url).chain(issuer)
     }
 
     /// Its addresses with the values of a connection.
@@ -332,6 +364,17 @@ mod tests {
     }
 
     #[test]
+    fn an_issuer_is_the_text_that_was_written() {
+        for written in
+            ["https://auth.test", "https://auth.test/", "https://Auth.test:443/a", "https://{{ tenant }}.test"]
+        {
+            let whole = integration(json!({ "issuer": written })).unwrap();
+            let issuer = whole.auth[0].oauth.as_ref().unwrap().issuer.as_ref().unwrap();
+            assert_eq!(issuer.render(|_| Some("acme")).unwrap(), written.replace("{{ tenant }}", "acme"));
+        }
+    }
+
+    #[test]
     fn an_address_is_https_and_a_parameter_is_no_other_one() {
         for (auth, pointer) in [
             (json!({ "token_url": "http://auth.test/t" }), "/auth/0/token_url"),
@@ -343,6 +386,15 @@ mod tests {
             (json!({ "grant": "client_credentials" }), "/auth/0/authorize_url"),
             (json!({ "template": "{{ client_secret }}" }), "/auth/0"),
             (json!({ "resource": "no address" }), "/auth/0/resource"),
+            (json!({ "issuer": "http://auth.test" }), "/auth/0/issuer"),
+            (json!({ "issuer": "https://auth.test?a=b" }), "/auth/0/issuer"),
+            (json!({ "issuer": "https://auth.test/#a" }), "/auth/0/issuer"),
+            (json!({ "issuer": "auth.test" }), "/auth/0/issuer"),
+            (json!({ "issuer": "https://{{ nothing }}.auth.test" }), "/auth"),
+            (
+                json!({ "grant": "client_credentials", "authorize_url": null, "issuer": "https://auth.test" }),
+                "/auth/0/issuer",
+            ),
         ] {
             let wrong = integration(auth.clone()).expect_err("it is refused");
             assert!(wrong.starts_with(&format!("{pointer} ")), "{auth}: {wrong}");

@@ -64,6 +64,7 @@ mod listeners;
 mod markup;
 mod measured;
 mod oauth_answers;
+mod oauth_begun;
 mod oauth_callback;
 mod oauth_clients;
 mod oauth_killed;

@@ -1,4 +1,4 @@
-// Signs people in through the calls of the API. What comes back is written as text, never as markup.
+// Signs people in through the calls of the API, and takes them to a connection's provider. What comes back is written as text, never as markup.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
@@ -10,7 +10,7 @@ async function call(method, path, body) {
     options.headers["Content-Type"] = "application/json";
     options.body = JSON.stringify(body);
   }
-  const answer = await fetch("/api/v1/" + path, options);
+  const answer = await fetch(path.startsWith("/") ? path : "/api/v1/" + path, options);
   const text = await answer.text();
   let value = null;
   try { value = text ? JSON.parse(text) : null; } catch { value = null; }
@@ -46,10 +46,10 @@ function onSubmit(form, act) {
   });
 }
 
-async function toProvider(body) {
+async function toProvider(path, body) {
   tell("");
   try {
-    const begun = await call("POST", "sign-in/oidc", body);
+    const begun = await call("POST", path, body);
     if (begun.authorize_url.startsWith("https://")) window.location.assign(begun.authorize_url);
   } catch (error) { tell(error.message); }
 }
@@ -72,7 +72,7 @@ async function signInPage() {
     await call("POST", "sign-in", filled(form, ["organization", "email", "password"]));
     window.location.assign("/");
   });
-  byId("oidc").addEventListener("click", () => toProvider(filled(form, ["organization"])));
+  byId("oidc").addEventListener("click", () => toProvider("sign-in/oidc", filled(form, ["organization"])));
   byId("sign-out").addEventListener("click", async () => {
     try {
       await call("POST", "sign-out", {});
@@ -90,7 +90,7 @@ async function invitePage() {
   if (link.method === "oidc") {
     byId("who").textContent = link.email;
     byId("provider").hidden = false;
-    byId("oidc").addEventListener("click", () => toProvider({ token }));
+    byId("oidc").addEventListener("click", () => toProvider("sign-in/oidc", { token }));
     return;
   }
   const form = byId("accept");
@@ -108,5 +108,14 @@ async function invitePage() {
   });
 }
 
-const page = document.body.dataset.page === "invite" ? invitePage : signInPage;
-page().catch((error) => tell(error.message));
+async function startPage() {
+  const button = byId("go");
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    await toProvider(window.location.pathname);
+    button.disabled = false;
+  });
+}
+
+const pages = { "sign-in": signInPage, invite: invitePage, start: startPage };
+pages[document.body.dataset.page]().catch((error) => tell(error.message));

@@ -96,11 +96,15 @@ pub async fn sign_in(server: &Sidekey, authorizer: &Authorizer, connection: &str
     browser
 }
 
-/// Opens the address that was handed on, and gives the one at the provider to which it leads.
+/// Opens the address that was handed on, presses the button there, and gives the address at the provider to which it
+/// leads.
 pub async fn follow(browser: &mut Browser, begun: &Value) -> String {
-    let reply = browser.open(path(begun["start_url"].as_str().expect("a start_url"))).await;
-    assert_eq!(reply.status, 303, "{}", reply.text());
-    reply.header("location").expect("a provider to go to").to_owned()
+    let start = path(begun["start_url"].as_str().expect("a start_url"));
+    let page = browser.open(start).await;
+    assert_eq!(page.status, 200, "{}", page.text());
+    let reply = browser.call("POST", start, None).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    reply.json()["authorize_url"].as_str().expect("a provider to go to").to_owned()
 }
 
 /// The provider's page leads back.
