@@ -42,6 +42,7 @@
 //!   injection       a credential on the wire: headers, query pairs, cookies, body fields, path parts
 //!   fields          what the templates of an auth method may ask for, references to secrets resolved once
 //!   oauth           the access token that a credential stands for now; authorization servers asked for another
+//!                   by one at a time, and what came of it kept for whoever is next
 //!   held            what a worker holds beside a route: the injection of each environment
 //!   apply, body     putting it in, so that it stands there exactly once
 //! upstream        `send`: pooled HTTP/1.1 and HTTP/2 over TLS, each step with a deadline
