@@ -47,9 +47,12 @@ struct Owner {
     environment: EnvironmentName,
 }
 
-/// A loaded injection, or why there is none; both hold until something it was read from changes.
+/// An injection, or why there is none; both hold until something they were read from changes.
+type Rendered = Result<Arc<Injection>, Arc<Missing>>;
+
+/// A credential as it was loaded.
 struct Loaded {
-    injection: Result<Arc<Injection>, Arc<Missing>>,
+    injection: Rendered,
     /// Where it may go.
     site: Arc<Site>,
     /// When the credential ends to be of use, where that is known.
@@ -199,13 +202,24 @@ impl Credentials {
         if !Arc::ptr_eq(kept.route(), route) || !kept.is_current(self.vault.revisions()) {
             return Some(Err(ResolveError::Overtaken));
         }
-        let found = kept.beside().get(environment).or_else(|| {
-            let injection = self.declared(route, environment)?.map(Arc::new).map_err(Arc::new);
-            let held = Held::new(environment.clone(), injection.clone(), Source::AsRoute);
-            kept.beside().put(held);
+        self.held(kept, environment).map(as_resolved)
+    }
+
+    /// Renders what a connection is declared with, before it is asked for.
+    pub fn make_ready(&self, kept: &Kept<Injections>) {
+        let declared = self.vault.declared();
+        for environment in declared.environments(kept.connection.id) {
+            self.held(kept, environment);
+        }
+    }
+
+    /// What is held beside a route, or will be from now on as it is declared.
+    fn held(&self, kept: &Kept<Injections>, environment: &EnvironmentName) -> Option<Rendered> {
+        kept.beside().get(environment).or_else(|| {
+            let injection = self.declared(kept, environment)?.map(Arc::new).map_err(Arc::new);
+            kept.beside().put(Held::new(environment.clone(), injection.clone(), Source::AsRoute));
             Some(injection)
-        });
-        found.map(as_resolved)
+        })
     }
 
     /// Renders what is declared, of the very moment that the route was made of. `None` where the vault must be asked.
@@ -254,7 +268,7 @@ impl Credentials {
     }
 }
 
-fn as_resolved(injection: Result<Arc<Injection>, Arc<Missing>>) -> Result<Arc<Injection>, ResolveError> {
+fn as_resolved(injection: Rendered) -> Result<Arc<Injection>, ResolveError> {
     injection.map_err(|missing| ResolveError::Missing(Missing::clone(&missing)))
 }
 

@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::model::connection::Connection;
 use crate::model::id::{ApiKeyId, ConnectionRef, OrganizationId, Reference};
 use crate::model::name::{CustomerName, NameError};
 use crate::vault::revision::Stamp;
@@ -53,6 +54,20 @@ pub struct Named<'a> {
     pub customer: Option<&'a str>,
     /// As [`Name::reference`].
     pub reference: Reference<'a>,
+}
+
+impl<'a> Named<'a> {
+    /// A connection by its key.
+    pub fn by_key(connection: &'a Connection) -> Self {
+        let customer = connection.customer.as_ref().map(CustomerName::as_str);
+        let reference = Reference::Key(connection.key.as_str().as_bytes());
+        Named { organization: connection.organization, customer, reference }
+    }
+
+    /// The same by its id.
+    fn by_id(connection: &'a Connection) -> Self {
+        Named { reference: Reference::Id(connection.id), ..Self::by_key(connection) }
+    }
 }
 
 impl<'a> From<&'a Name> for Named<'a> {
@@ -161,6 +176,13 @@ impl Directory {
         let name = Name::try_from(named).map_err(|_| LookupError::Unknown)?;
         let entry = self.stored(&name).await?;
         Ok(table.insert(table.hash(&named), &named, entry.value, entry.expires)?)
+    }
+
+    /// The connections that are declared, or as many as fill half of a worker's table.
+    pub fn declared(&self) -> Vec<Arc<Connection>> {
+        let most = usize::try_from(self.limits.entries / 2).unwrap_or(usize::MAX);
+        let declared = self.vault.snapshot().map(|(declared, _)| declared);
+        declared.iter().flat_map(|declared| declared.connections()).take(most).cloned().collect()
     }
 
     /// Forgets, of what all workers share, what was not used lately and what is stale.

@@ -27,7 +27,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
@@ -35,7 +35,7 @@ use zeroize::Zeroizing;
 
 use crate::credentials::body::Media;
 use crate::credentials::{Credentials, Injection, Local};
-use crate::directory::{Admission, Directory};
+use crate::directory::{Admission, Directory, Named};
 use crate::model::header::{Known, Meanings, Names};
 use crate::model::integration::Integration;
 use crate::upstream::{self, BoxError, Deadlines, Exchange, Injected, Outgoing, Switched, Upstream, UpstreamError};
@@ -130,6 +130,20 @@ impl Proxy {
     /// How requests are treated.
     pub fn settings(&self) -> &Settings {
         &self.shared.settings
+    }
+
+    /// Makes routes and credentials of what is declared, so that the first request to each is as quick as the next.
+    /// Requests are served meanwhile.
+    pub async fn make_ready(&self) {
+        for few in self.shared.directory.declared().chunks(16) {
+            for connection in few {
+                let named = Named::by_key(connection);
+                if let Some(Ok(kept)) = self.shared.directory.known(&self.known, named, Instant::now()) {
+                    self.shared.credentials.make_ready(&kept);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Forgets what was not used lately.

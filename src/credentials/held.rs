@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use super::{Injection, Loaded, Missing};
+use super::{Loaded, Rendered};
 use crate::directory::Beside;
 use crate::model::name::EnvironmentName;
 use crate::vault::revision::Stamp;
@@ -22,7 +22,7 @@ struct List {
 /// What one environment has.
 pub(super) struct Held {
     environment: EnvironmentName,
-    pub(super) injection: Result<Arc<Injection>, Arc<Missing>>,
+    pub(super) injection: Rendered,
     source: Source,
     used: Cell<bool>,
 }
@@ -36,11 +36,7 @@ pub(super) enum Source {
 }
 
 impl Held {
-    pub(super) fn new(
-        environment: EnvironmentName,
-        injection: Result<Arc<Injection>, Arc<Missing>>,
-        source: Source,
-    ) -> Self {
+    pub(super) fn new(environment: EnvironmentName, injection: Rendered, source: Source) -> Self {
         Held { environment, injection, source, used: Cell::new(true) }
     }
 
@@ -54,7 +50,7 @@ impl Held {
 
 impl Injections {
     /// What is held for an environment.
-    pub(super) fn get(&self, environment: &EnvironmentName) -> Option<Result<Arc<Injection>, Arc<Missing>>> {
+    pub(super) fn get(&self, environment: &EnvironmentName) -> Option<Rendered> {
         let use_it = |held: &Held| {
             held.used.set(true);
             held.injection.clone()

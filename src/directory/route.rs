@@ -10,7 +10,7 @@ use crate::model::api_key::RequestLimits;
 use crate::model::auth::{AuthMethod, Place};
 use crate::model::base_url::path_placeholders;
 use crate::model::connection::Connection;
-use crate::model::id::{ConnectionRef, Reference};
+use crate::model::id::{ConnectionId, ConnectionRef, OrganizationId, Reference};
 use crate::model::integration::Integration;
 use crate::model::name::{CustomerName, FieldName};
 use crate::model::site::Site;
@@ -24,6 +24,10 @@ use crate::vault::{Vault, VaultError};
 pub struct Route {
     /// The connection.
     pub connection: Arc<Connection>,
+    /// Its id, and whose it is: every request's record needs them, and little else of the connection is read for one.
+    pub id: ConnectionId,
+    /// See [`id`](Self::id).
+    pub organization: OrganizationId,
     /// Its integration.
     pub integration: Arc<Integration>,
     /// Which of the integration's auth methods it uses.
@@ -125,7 +129,9 @@ impl Route {
         let is_reserved = customer.is_some() || connection.keeper().is_some();
         let method = method as u32; // a document has far fewer
         let stamp = Stamp::default();
-        Ok(Route { connection, integration, method, is_reserved, site, names, limiters: Box::default(), stamp })
+        let (id, organization) = (connection.id, connection.organization);
+        let limiters = Box::default();
+        Ok(Route { connection, id, organization, integration, method, is_reserved, site, names, limiters, stamp })
     }
 
     /// The same, at the revisions it was made at and with its limiters.

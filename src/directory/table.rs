@@ -18,9 +18,8 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use super::cache::Limits;
 use super::route::{Route, RouteError};
 use super::{Found, Name, Named};
-use crate::model::connection::Connection;
-use crate::model::id::Reference;
-use crate::model::name::{CustomerName, NameError};
+use crate::model::id::{OrganizationId, Reference};
+use crate::model::name::NameError;
 use crate::vault::revision::{Revisions, Stamp};
 
 pub use keys::Shown;
@@ -74,31 +73,59 @@ pub struct Kept<B> {
     called: Called,
 }
 
-/// What a kept route is called. Most are called by the connection's own key or id, which need not be kept twice.
+/// What a kept route is called. Most are called by their connection's own key, and most keys are short: they lie in the
+/// entry itself, as a look at the connection would be one into memory that nothing else of a request needs.
 enum Called {
+    Briefly(OrganizationId, Brief),
     ByKey,
     ById,
     /// In another organization's or customer's words.
     Otherwise(Box<Name>),
 }
 
+/// A short key.
+struct Brief {
+    length: u8,
+    bytes: [u8; Brief::MOST],
+}
+
+impl Brief {
+    const MOST: usize = 30;
+
+    fn new(key: &[u8]) -> Option<Self> {
+        let mut bytes = [0; Self::MOST];
+        bytes.get_mut(..key.len())?.copy_from_slice(key);
+        Some(Brief { length: u8::try_from(key.len()).ok()?, bytes })
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
 impl Called {
-    fn new(named: &Named<'_>, connection: &Connection) -> Result<Self, NameError> {
+    fn new(named: &Named<'_>, route: &Route) -> Result<Self, NameError> {
         Ok(match named {
-            _ if *named == Self::ByKey.named(connection) => Self::ByKey,
-            _ if *named == Self::ById.named(connection) => Self::ById,
+            Named { organization, customer: None, reference: Reference::Key(key) }
+                if let Some(brief) = Brief::new(key) =>
+            {
+                Self::Briefly(*organization, brief)
+            }
+            _ if *named == Self::ByKey.named(route) => Self::ByKey,
+            _ if *named == Self::ById.named(route) => Self::ById,
             _ => Self::Otherwise(Box::new((*named).try_into()?)),
         })
     }
 
-    fn named<'a>(&'a self, connection: &'a Connection) -> Named<'a> {
-        let reference = match self {
-            Self::ByKey => Reference::Key(connection.key.as_str().as_bytes()),
-            Self::ById => Reference::Id(connection.id),
-            Self::Otherwise(name) => return (&**name).into(),
-        };
-        let customer = connection.customer.as_ref().map(CustomerName::as_str);
-        Named { organization: connection.organization, customer, reference }
+    fn named<'a>(&'a self, route: &'a Route) -> Named<'a> {
+        match self {
+            Self::Briefly(organization, brief) => {
+                Named { organization: *organization, customer: None, reference: Reference::Key(brief.as_bytes()) }
+            }
+            Self::ByKey => Named::by_key(&route.connection),
+            Self::ById => Named::by_id(&route.connection),
+            Self::Otherwise(name) => (&**name).into(),
+        }
     }
 }
 
@@ -155,7 +182,7 @@ impl<B: Beside> Entry for Kept<B> {
     }
 
     fn named(&self) -> Named<'_> {
-        self.called.named(&self.route.connection)
+        self.called.named(&self.route)
     }
 
     fn look(&self) -> bool {
@@ -277,7 +304,7 @@ impl<B: Beside> Table<B> {
             }
         };
         forget(&self.unknown, hash, named);
-        let called = Called::new(named, &route.connection).map_err(unknown)?;
+        let called = Called::new(named, &route).map_err(unknown)?;
         let kept = Rc::new(Kept { age, route, beside: B::default(), called });
         self.put(&self.routes, hash, Rc::clone(&kept));
         Ok(kept)

@@ -313,10 +313,7 @@ impl Record {
         let of_key = self.shown.as_ref().map(|shown| shown.key.organization);
         let of_either = of_key.or(self.listener.as_deref().copied());
         let (organization, about) = match &self.connection {
-            Asked::Admitted(admission) => {
-                let connection = &admission.route.connection;
-                (Some(connection.organization), About::Used(connection.id))
-            }
+            Asked::Admitted(admission) => (Some(admission.route.organization), About::Used(admission.route.id)),
             Asked::Named(named) => (of_either, About::Asked(named)),
             Asked::Nothing => (of_either, About::Nothing),
         };
@@ -351,8 +348,7 @@ impl Drop for Record {
             counters.added(added);
         }
         if let (Asked::Admitted(admission), false) = (&self.connection, matches!(self.upstream, Upstream::Unsent)) {
-            let connection = &admission.route.connection;
-            let (organization, connection) = (connection.organization, connection.id);
+            let (organization, connection) = (admission.route.organization, admission.route.id);
             // A reason stands beside a status of our own, and beside an answer that broke off.
             let status = self.status.filter(|_| self.reason.is_none());
             let used = Used {

@@ -53,7 +53,7 @@ impl Revoking {
 
     /// What of it was revoked, after so many and after it began.
     fn revoked(&self, since: u64, holding: &Holding<'_>) -> Option<Revoked> {
-        let (id, environment) = (holding.admission.route.connection.id, &holding.admission.environment);
+        let (id, environment) = (holding.admission.route.id, &holding.admission.environment);
         self.vault.revocations().find_since(since, |revoked, at| {
             at >= holding.began
                 && match revoked {

@@ -149,8 +149,8 @@ async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
     Ok(Rc::clone(&worker.reporter))
 }
 
-/// Flushes the log, hands over what was used, sweeps caches and passes on that the server drains, for as long as it is
-/// polled.
+/// Fills and sweeps caches, flushes the log, hands over what was used and passes on that the server drains, for as long as
+/// it is polled.
 async fn keep_house(
     worker: &Worker,
     sweep_interval: Duration,
@@ -158,6 +158,7 @@ async fn keep_house(
     asked: UnboundedReceiver<Wanted>,
 ) {
     let sweep = async {
+        worker.proxy.make_ready().await;
         loop {
             tokio::time::sleep(sweep_interval).await;
             worker.proxy.sweep();

@@ -287,7 +287,7 @@ impl AccessBuffer {
     pub async fn keep_flushing(&self) {
         loop {
             self.written.notified().await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
             self.flush();
         }
     }

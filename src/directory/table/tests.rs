@@ -94,6 +94,27 @@ async fn what_is_declared_is_known_at_once_and_then_found_again() {
     assert!(!first.is_current(vault.revisions()));
 }
 
+/// A hash that two names share is as good as never met, so an entry is asked here.
+#[test]
+fn a_route_is_called_by_all_of_its_name() {
+    let keys = [1, 29, 30, 31, 63].map(|length| "k".repeat(length));
+    let names: Vec<Named> = keys.iter().map(|key| named(None, key)).collect();
+    let elsewhere = names.iter().map(|name| Named { organization: OrganizationId::derived("other"), ..*name });
+    let customers = names.iter().map(|name| Named { customer: Some("acme"), ..*name });
+    let all: Vec<Named> = names.iter().copied().chain(elsewhere).chain(customers).collect();
+    let (vault, integration) = (Vault::without_database(), &drafts(&["k"]));
+    declare(&vault, "old.test", integration);
+    let (declared, _) = vault.snapshot().unwrap();
+    let connection = declared.connections().next().unwrap();
+    let integration = declared.integration(&connection.integration).unwrap();
+    let route = Route::new(Arc::clone(connection), Arc::clone(integration)).unwrap();
+    for name in &all {
+        let called = Called::new(name, &route).unwrap();
+        assert_eq!(all.iter().filter(|other| called.named(&route) == **other).count(), 1);
+        assert_eq!(called.named(&route), *name);
+    }
+}
+
 #[tokio::test]
 async fn two_names_are_never_one() {
     let (vault, directory, table) = setting(&[], 100);

@@ -95,8 +95,8 @@ impl Cell {
     }
 }
 
-/// A cell at its place. It lies by itself: a table has room for half as many again as there are.
-type Placed = Box<(Place, Cell)>;
+/// A cell at its place. It lies in the table itself, as each request would have to follow a pointer to it.
+type Placed = (Place, Cell);
 
 /// What was counted in one hour, as it lay in the cells: whoever takes it sorts it out, so that no request waits for that.
 #[derive(Debug, Default)]
@@ -119,10 +119,7 @@ impl Counted {
     /// Each use that was counted, in no order.
     pub fn into_uses(self) -> impl Iterator<Item = Use> {
         let hour = self.hour;
-        self.cells.into_iter().flat_map(move |placed| {
-            let (place, cell) = *placed;
-            cell.into_uses(place, hour)
-        })
+        self.cells.into_iter().flat_map(move |(place, cell)| cell.into_uses(place, hour))
     }
 
     /// Counts a request in the cell of its place; whether that is a new one.
@@ -139,7 +136,7 @@ impl Counted {
             Entry::Vacant(free) => {
                 let mut cell = Cell::new(used.organization, used.environment.clone());
                 cell.add(used, second);
-                free.insert(Box::new((place, cell)));
+                free.insert((place, cell));
                 true
             }
         }
