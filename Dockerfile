@@ -6,6 +6,10 @@
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
+# What the release build is laid out by.
+COPY .cargo .cargo
+COPY scripts/rustc scripts/rustc
+COPY benches/profile benches/profile
 COPY config config
 COPY src src
 RUN cargo build --release --locked --bin sidekey

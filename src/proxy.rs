@@ -133,16 +133,12 @@ impl Proxy {
     }
 
     /// Makes routes and credentials of what is declared, so that the first request to each is as quick as the next.
-    /// Requests are served meanwhile.
-    pub async fn make_ready(&self) {
-        for few in self.shared.directory.declared().chunks(16) {
-            for connection in few {
-                let named = Named::by_key(connection);
-                if let Some(Ok(kept)) = self.shared.directory.known(&self.known, named, Instant::now()) {
-                    self.shared.credentials.make_ready(&kept);
-                }
+    pub fn make_ready(&self) {
+        for connection in self.shared.directory.declared() {
+            let named = Named::by_key(&connection);
+            if let Some(Ok(kept)) = self.shared.directory.known(&self.known, named, Instant::now()) {
+                self.shared.credentials.make_ready(&kept);
             }
-            tokio::task::yield_now().await;
         }
     }
 

@@ -101,6 +101,19 @@ fn the_image_has_two_stages_of_known_make() {
     }
 }
 
+/// Without it a release build is as correct and slower, and nobody would notice.
+#[test]
+fn there_is_a_profile_for_the_compiler_of_the_image() {
+    let rust = table("Cargo.toml")["package"]["rust-version"].as_str().expect("rust-version").to_owned();
+    let profile = PathBuf::from(format!("benches/profile/rustc-{rust}.profdata"));
+    assert!(root().join(&profile).is_file(), "{} is missing: run scripts/profile", profile.display());
+    assert!(reaches_the_build(&profile));
+    let wrapper = table(".cargo/config.toml")["build"]["rustc-wrapper"].as_str().expect("a wrapper").to_owned();
+    for needed in [Path::new(&wrapper), Path::new(".cargo/config.toml"), &profile] {
+        assert!(copied(&stages()[0]).iter().any(|copied| needed.starts_with(copied)), "{}", needed.display());
+    }
+}
+
 #[test]
 fn everything_the_image_is_built_from_is_there_and_reaches_the_build() {
     let copied = copied(&stages()[0]);
