@@ -3,7 +3,7 @@
 #   docker build -t sidekey .
 #   docker run --read-only --cap-drop ALL -v sidekey:/var/lib/sidekey --network container:my-workflows sidekey
 
-FROM rust:1.95-slim-bookworm AS build
+FROM rust:1.95.0-slim-bookworm AS build
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 # What the release build is laid out by.

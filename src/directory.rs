@@ -34,6 +34,9 @@ pub use permit::{Admission, Aim, Denied, Permit, Preview, Wanted};
 pub use rate::Allowance;
 pub use table::{Beside, Kept, Shown, Table};
 
+/// How many connections a worker makes ready when it starts: what takes some tenths of a second.
+const MOST_READY: usize = 16_384;
+
 /// What a caller named: the key of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name {
@@ -178,11 +181,18 @@ impl Directory {
         Ok(table.insert(table.hash(&named), &named, entry.value, entry.expires)?)
     }
 
-    /// The connections that are declared, or as many as fill half of a worker's table.
-    pub fn declared(&self) -> Vec<Arc<Connection>> {
-        let most = usize::try_from(self.limits.entries / 2).unwrap_or(usize::MAX);
-        let declared = self.vault.snapshot().map(|(declared, _)| declared);
-        declared.iter().flat_map(|declared| declared.connections()).take(most).cloned().collect()
+    /// Makes the routes of what is declared in a worker's table, half of it at most and no more than [`MOST_READY`], and
+    /// gives each of them out. They do not all end in one moment.
+    pub fn make_ready<B: Beside>(&self, table: &Table<B>, mut each: impl FnMut(&Kept<B>)) {
+        let Some((declared, _)) = self.vault.snapshot() else { return };
+        let (now, half_life) = (Instant::now(), self.limits.time_to_live / 2);
+        let most = usize::try_from(self.limits.entries / 2).unwrap_or(usize::MAX).min(MOST_READY);
+        for (place, connection) in declared.connections().take(most).enumerate() {
+            if let Some(Ok(kept)) = self.known(table, Named::by_key(connection), now) {
+                each(&kept);
+                kept.added(now + half_life + half_life.mul_f64(place as f64 / most as f64));
+            }
+        }
     }
 
     /// Forgets, of what all workers share, what was not used lately and what is stale.

@@ -102,8 +102,8 @@
 //!    *taken out of the head*: nothing that was a tag can reach an upstream.
 //! 3. **Gate.** Web pages are kept out; the listener says whose connections may be used, and a key within that.
 //! 4. **Route.** The directory finds the connection's facts. A hit in the worker's own table waits for nothing, nor does
-//!    what is declared: that is in memory already, and the worker makes route and injection of it by itself, of as much
-//!    as fills half of its table before it accepts anybody.
+//!    what is declared: that is in memory already, and the worker makes route and injection of it by itself. Before it
+//!    accepts anybody it makes as many of them as fill half of its table.
 //! 5. **Admit.** Scope, environment, origin, the key's rules, and last all limits at once: synchronous, and all that can
 //!    refuse comes before a secret is opened. The proof is a [`directory::Permit`]: made here and nowhere else, not `Clone`.
 //! 6. **Clean.** Hop-by-hop fields, the caller's `Authorization`, everything that tells the way goes out.

@@ -27,7 +27,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
@@ -35,7 +35,7 @@ use zeroize::Zeroizing;
 
 use crate::credentials::body::Media;
 use crate::credentials::{Credentials, Injection, Local};
-use crate::directory::{Admission, Directory, Named};
+use crate::directory::{Admission, Directory};
 use crate::model::header::{Known, Meanings, Names};
 use crate::model::integration::Integration;
 use crate::upstream::{self, BoxError, Deadlines, Exchange, Injected, Outgoing, Switched, Upstream, UpstreamError};
@@ -132,13 +132,13 @@ impl Proxy {
         &self.shared.settings
     }
 
-    /// Makes routes and credentials of what is declared, so that the first request to each is as quick as the next.
+    /// Makes routes and credentials of what is declared, so that the first requests after a start are as quick as the
+    /// next. What cannot be made yet, or not without waiting, is left to the first request.
     pub fn make_ready(&self) {
-        for connection in self.shared.directory.declared() {
-            let named = Named::by_key(&connection);
-            if let Some(Ok(kept)) = self.shared.directory.known(&self.known, named, Instant::now()) {
-                self.shared.credentials.make_ready(&kept);
-            }
+        let Shared { directory, credentials, .. } = &*self.shared;
+        let made = AssertUnwindSafe(|| directory.make_ready(&self.known, |kept| credentials.make_ready(kept)));
+        if std::panic::catch_unwind(made).is_err() {
+            tracing::error!("a declared connection could not be made ready; its requests will say why");
         }
     }
 

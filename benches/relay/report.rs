@@ -276,4 +276,7 @@ const LIMITS: &str = "
   Their access logs are off.
 * The peers are those of the distribution, with a configuration for this work; another may suit them better.
 * A request is as small as an API call is. Large bodies are C1 and C2.
+* The connections are declared, and Sidekey makes what they need when it starts, as its peers read their tables then. So
+  no figure has any of that in it: neither a first use, nor in an idle client's memory the entry of its connection.
+* The release build is laid out by a profile of requests much like A, B and C (`scripts/profile`).
 ";

@@ -135,19 +135,27 @@ fn a_declared_credential_is_rendered_at_once_and_a_reload_holds_for_the_next_req
     assert!(matches!(staging, Err(ResolveError::Missing(Missing::Credential(_)))));
 }
 
+fn make_ready(setting: &Setting) -> usize {
+    let mut made = 0;
+    setting.directory.make_ready(&setting.table, |kept| {
+        setting.credentials.make_ready(kept);
+        made += 1;
+    });
+    made
+}
+
 #[test]
 fn what_is_declared_is_made_ready_before_it_is_asked_for() {
     let control = nobody();
     let setting = Setting::new(control.handle().clone());
     setting.declare("api.test", "token");
-    let declared = setting.directory.declared();
-    assert_eq!(declared.len(), 1);
-    let kept = setting.directory.known(&setting.table, Named::by_key(&declared[0]), Instant::now()).unwrap().unwrap();
-    setting.credentials.make_ready(&kept);
+    assert_eq!(make_ready(&setting), 1);
+    let (kept, permit) = setting.admit();
     let ready = kept.beside().get(&"production".parse().unwrap()).unwrap().unwrap();
-    let (asked, permit) = setting.admit();
-    assert!(Rc::ptr_eq(&kept, &asked));
-    assert!(Arc::ptr_eq(&ready, &setting.known(&asked, &permit).unwrap()), "rendered once");
+    assert!(Arc::ptr_eq(&ready, &setting.known(&kept, &permit).unwrap()), "rendered once");
+    setting.declare("api.test", "other");
+    let (kept, permit) = setting.admit();
+    assert_eq!(sent(&setting.known(&kept, &permit).unwrap()), "Authorization: Bearer other\r\n");
 }
 
 #[test]
@@ -157,13 +165,13 @@ fn no_more_is_made_ready_than_half_of_what_a_worker_holds() {
     let (mut declared, owners) = declared("api.test", "token");
     let (_, draft) = example("api.test");
     for number in 0..20 {
-        let mut connection =
-            draft.clone().into_connection(ConnectionId::derived(&number.to_string()), scope().organization);
+        let id = ConnectionId::derived(&number.to_string());
+        let mut connection = draft.clone().into_connection(id, scope().organization);
         connection.key = format!("api-{number}").parse().unwrap();
         declared.add_connection(connection);
     }
     setting.vault.declare(declared, &owners);
-    assert_eq!(setting.directory.declared().len(), 5);
+    assert_eq!(make_ready(&setting), 5);
 }
 
 #[test]

@@ -24,9 +24,10 @@ use crate::vault::{Vault, VaultError};
 pub struct Route {
     /// The connection.
     pub connection: Arc<Connection>,
-    /// Its id, and whose it is: every request's record needs them, and little else of the connection is read for one.
+    /// Its id. It lies here, as does whose it is, because every request's record needs them and little else of the
+    /// connection.
     pub id: ConnectionId,
-    /// See [`id`](Self::id).
+    /// Whose it is.
     pub organization: OrganizationId,
     /// Its integration.
     pub integration: Arc<Integration>,

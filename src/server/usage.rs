@@ -116,6 +116,9 @@ impl Waiting {
     fn let_go(&mut self) -> usize {
         self.wanted.clear();
         let lost = self.uses.len().saturating_sub(MOST);
+        if lost > 0 {
+            self.uses.sort_by_key(in_order);
+        }
         self.uses.drain(..lost);
         lost
     }

@@ -135,7 +135,7 @@ async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
         clients: RefCell::default(),
         drain: setup.drain.clone(),
     });
-    // Whoever is there already waits in the kernel's queue: some 20 us for each connection that is declared.
+    // Whoever is there already waits in the kernel's queue: some 20 µs for each connection that is made ready.
     worker.proxy.make_ready();
     for door in setup.doors {
         let accepting = accept_all(Rc::clone(&worker), door.socket.register()?, door.gate, door.tls);

@@ -19,6 +19,8 @@ use super::request_id::RequestId;
 
 /// A buffer this full is handed over at once.
 const FULL: usize = 64 * 1024;
+/// How long lines wait for others before they are handed over: each time costs a wake-up of another thread.
+const SOON: Duration = Duration::from_millis(50);
 /// How many buffers may wait for the writer.
 const WAITING: usize = 256;
 /// How many written buffers are kept for the next lines: memory that was touched already.
@@ -287,7 +289,7 @@ impl AccessBuffer {
     pub async fn keep_flushing(&self) {
         loop {
             self.written.notified().await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(SOON).await;
             self.flush();
         }
     }

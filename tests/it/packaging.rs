@@ -90,7 +90,7 @@ fn the_image_has_two_stages_of_known_make() {
     assert_eq!(stages.len(), 2);
     let image = |stage: &[Instruction]| only(stage, "FROM").words()[0].to_owned();
     let rust = table("Cargo.toml")["package"]["rust-version"].as_str().expect("rust-version").to_owned();
-    assert!(image(&stages[0]).starts_with(&format!("rust:{rust}-")), "the compiler that Cargo.toml promises");
+    assert!(image(&stages[0]).starts_with(&format!("rust:{rust}")), "the compiler that Cargo.toml promises");
     for stage in &stages {
         assert!(!image(stage).contains('/'), "a plain image name, without a host: {}", image(stage));
         assert!(!image(stage).ends_with(":latest") && image(stage).contains(':'), "a pinned image");
@@ -104,8 +104,10 @@ fn the_image_has_two_stages_of_known_make() {
 /// Without it a release build is as correct and slower, and nobody would notice.
 #[test]
 fn there_is_a_profile_for_the_compiler_of_the_image() {
-    let rust = table("Cargo.toml")["package"]["rust-version"].as_str().expect("rust-version").to_owned();
-    let profile = PathBuf::from(format!("benches/profile/rustc-{rust}.profdata"));
+    let image = only(&stages()[0], "FROM").words()[0].to_owned();
+    let release = image.strip_prefix("rust:").and_then(|tag| tag.split('-').next()).expect("a release").to_owned();
+    assert_eq!(release.split('.').count(), 3, "a release of the compiler, as its profile is of one: {image}");
+    let profile = PathBuf::from(format!("benches/profile/rustc-{release}-x86_64-unknown-linux-gnu.profdata"));
     assert!(root().join(&profile).is_file(), "{} is missing: run scripts/profile", profile.display());
     assert!(reaches_the_build(&profile));
     let wrapper = table(".cargo/config.toml")["build"]["rustc-wrapper"].as_str().expect("a wrapper").to_owned();
@@ -195,9 +197,13 @@ fn the_two_commands_of_the_readme_are_there() {
     for command in ["cargo run -- demo", "scripts/test"] {
         assert!(readme.lines().any(|line| line == command), "the README has no line `{command}`");
     }
-    for script in ["scripts/test", "scripts/instructions", ".ci/run"] {
+    let is_executable = |script: &str| {
         let mode = fs::metadata(root().join(script)).expect(script).permissions().mode();
         assert_eq!(mode & 0o111, 0o111, "{script} is executable");
+    };
+    is_executable("scripts/rustc");
+    for script in ["scripts/test", "scripts/instructions", "scripts/profile", ".ci/run"] {
+        is_executable(script);
         assert!(text(script).contains("\nset -euo pipefail\n"), "{script} stops at the first mistake of its own");
     }
     let ci = text(".ci/run");
@@ -254,7 +260,7 @@ fn every_bench_is_named_in_the_readme() {
     let manifest = table("Cargo.toml");
     let readme = text("README.md");
     let benches = manifest["bench"].as_array().expect("benches");
-    assert_eq!(benches.len(), 4);
+    assert_eq!(benches.len(), 5);
     for bench in benches {
         let (name, path) = (bench["name"].as_str().expect("a name"), bench["path"].as_str().expect("a path"));
         assert!(root().join(path).is_file(), "{path}");
