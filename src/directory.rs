@@ -181,7 +181,7 @@ impl Directory {
         Ok(table.insert(table.hash(&named), &named, entry.value, entry.expires)?)
     }
 
-    /// Makes the routes of what is declared in a worker's table, half of it at most and no more than [`MOST_READY`], and
+    /// Makes the routes of what is declared in a worker's table, half of it at most and no more than 16,384, and
     /// gives each of them out. They do not all end in one moment.
     pub fn make_ready<B: Beside>(&self, table: &Table<B>, mut each: impl FnMut(&Kept<B>)) {
         let Some((declared, _)) = self.vault.snapshot() else { return };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::Row;
+use sqlx::{Row, SqliteConnection};
 
 use super::parse;
 use crate::model::id::{ConnectionId, OrganizationId};
@@ -74,15 +74,18 @@ impl Database {
         self.inner.counters.read();
         let wanted = serde_json::json!(connections).to_string();
         let mut facts: HashMap<ConnectionId, ConnectionFacts> = HashMap::with_capacity(connections.len());
-        self.read_versions(organization, &wanted, &mut facts).await?;
-        self.read_entries(organization, &wanted, &mut facts).await?;
-        self.read_uses(organization, &wanted, &mut facts).await?;
-        self.read_workflows(organization, &wanted, &mut facts).await?;
+        // Of one moment: what a use has written together is seen together.
+        let mut snapshot = self.inner.readers.begin().await?;
+        Self::read_versions(&mut snapshot, organization, &wanted, &mut facts).await?;
+        Self::read_entries(&mut snapshot, organization, &wanted, &mut facts).await?;
+        Self::read_uses(&mut snapshot, organization, &wanted, &mut facts).await?;
+        Self::read_workflows(&mut snapshot, organization, &wanted, &mut facts).await?;
+        snapshot.commit().await?;
         Ok(facts)
     }
 
     async fn read_versions(
-        &self,
+        snapshot: &mut SqliteConnection,
         organization: OrganizationId,
         wanted: &str,
         facts: &mut HashMap<ConnectionId, ConnectionFacts>,
@@ -93,7 +96,7 @@ impl Database {
         )
         .bind(wanted)
         .bind(organization.to_string())
-        .fetch_all(&self.inner.readers)
+        .fetch_all(&mut *snapshot)
         .await?;
         for (id, version, created_at, updated_at) in rows {
             let facts = facts.entry(parse(&id, "connection", &id)?).or_default();
@@ -104,7 +107,7 @@ impl Database {
     }
 
     async fn read_entries(
-        &self,
+        snapshot: &mut SqliteConnection,
         organization: OrganizationId,
         wanted: &str,
         facts: &mut HashMap<ConnectionId, ConnectionFacts>,
@@ -115,7 +118,7 @@ impl Database {
         )
         .bind(wanted)
         .bind(organization.to_string())
-        .fetch_all(&self.inner.readers)
+        .fetch_all(&mut *snapshot)
         .await?;
         for row in rows {
             let (id, environment): (String, String) = (row.try_get("connection_id")?, row.try_get("environment")?);
@@ -133,7 +136,7 @@ impl Database {
         )
         .bind(wanted)
         .bind(organization.to_string())
-        .fetch_all(&self.inner.readers)
+        .fetch_all(&mut *snapshot)
         .await?;
         for (id, environment, removed_at) in rows {
             let removals = &mut facts.entry(parse(&id, "credential", &id)?).or_default().removals;
@@ -143,7 +146,7 @@ impl Database {
     }
 
     async fn read_uses(
-        &self,
+        snapshot: &mut SqliteConnection,
         organization: OrganizationId,
         wanted: &str,
         facts: &mut HashMap<ConnectionId, ConnectionFacts>,
@@ -154,7 +157,7 @@ impl Database {
         )
         .bind(wanted)
         .bind(organization.to_string())
-        .fetch_all(&self.inner.readers)
+        .fetch_all(&mut *snapshot)
         .await?;
         for row in rows {
             let (id, environment): (String, String) = (row.try_get("connection_id")?, row.try_get("environment")?);
@@ -171,7 +174,7 @@ impl Database {
     }
 
     async fn read_workflows(
-        &self,
+        snapshot: &mut SqliteConnection,
         organization: OrganizationId,
         wanted: &str,
         facts: &mut HashMap<ConnectionId, ConnectionFacts>,
@@ -187,7 +190,7 @@ impl Database {
         .bind(organization.to_string())
         .bind(schema::now() - LATELY)
         .bind(MOST_NAMED)
-        .fetch_all(&self.inner.readers)
+        .fetch_all(&mut *snapshot)
         .await?;
         for (id, workflow, count) in rows {
             let facts = facts.entry(parse(&id, "use", &id)?).or_default();
