@@ -14,6 +14,8 @@
 mod figure;
 #[path = "instructions/load.rs"]
 mod load;
+#[path = "process.rs"]
+mod process;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -13,6 +13,8 @@
 mod clients;
 #[path = "profile/http2.rs"]
 mod http2;
+#[path = "process.rs"]
+mod process;
 #[path = "profile/server.rs"]
 mod server;
 #[path = "profile/upstream.rs"]

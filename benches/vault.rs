@@ -14,6 +14,8 @@ mod figures;
 mod fill;
 #[path = "vault/http.rs"]
 mod http;
+#[path = "process.rs"]
+mod process;
 #[path = "vault/server.rs"]
 mod server;
 

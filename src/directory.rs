@@ -185,12 +185,12 @@ impl Directory {
     /// gives each of them out. They do not all end in one moment.
     pub fn make_ready<B: Beside>(&self, table: &Table<B>, mut each: impl FnMut(&Kept<B>)) {
         let Some((declared, _)) = self.vault.snapshot() else { return };
-        let (now, half_life) = (Instant::now(), self.limits.time_to_live / 2);
+        let (now, half) = (Instant::now(), self.limits.time_to_live / 2);
         let most = usize::try_from(self.limits.entries / 2).unwrap_or(usize::MAX).min(MOST_READY);
         for (place, connection) in declared.connections().take(most).enumerate() {
             if let Some(Ok(kept)) = self.known(table, Named::by_key(connection), now) {
                 each(&kept);
-                kept.added(now + half_life + half_life.mul_f64(place as f64 / most as f64));
+                kept.added(now + half + half.mul_f64(place as f64 / most as f64));
             }
         }
     }

@@ -82,6 +82,7 @@
 //!   entered         secrets somebody enters: a prompt, stdin or a file, never an argument
 //! model           the vocabulary: plain types, no I/O; parsed at the edge and believed inside
 //! tls             rustls, in both directions
+//! clock           every timer; those of the workers are kept by a thread of their own
 //! telemetry       log format, access lines, counters
 //!   access_log      a buffer of each worker; what is the same in every line about a connection is rendered once
 //!   metrics         cells of each worker, added up when they are asked for
@@ -204,3 +205,5 @@ pub mod model;
 pub mod tls;
 
 pub mod telemetry;
+
+pub mod clock;

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::authorize::Authorizations;
 use crate::admin::{Begun, Control, Guard};
+use crate::clock;
 use crate::config::{Config, Environment, Report};
 use crate::credentials::Credentials;
 use crate::directory::Directory;
@@ -265,7 +266,7 @@ impl Server {
     /// Stops accepting, finishes what was begun, and stops at the latest when the drain timeout is over or `hurry`
     /// resolves.
     pub async fn drain(self, hurry: impl Future<Output = ()>) {
-        let end = tokio::time::Instant::now() + self.drain_timeout;
+        let end = clock::Instant::now() + self.drain_timeout;
         self.tokens.drain.cancel();
         let workers = self.workers;
         let mut finished = tokio::task::spawn_blocking(move || {
@@ -275,7 +276,7 @@ impl Server {
         });
         tokio::select! {
             _ = &mut finished => {}
-            () = tokio::time::sleep_until(end) => {
+            () = clock::sleep_until(end) => {
                 self.tokens.stop.cancel();
                 let _joined = finished.await;
             }
@@ -290,7 +291,7 @@ impl Server {
         // It ends when the workers have, and has then written all that they counted.
         let _panicked = self.recording.await;
         // What a provider has given out it gives out once.
-        if tokio::time::timeout_at(end, self.shared.credentials.settle()).await.is_err() {
+        if clock::timeout_at(end, self.shared.credentials.settle()).await.is_err() {
             tracing::error!(
                 "tokens that were asked for could not be stored in time; their connections may need a sign-in"
             );

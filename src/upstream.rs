@@ -32,7 +32,6 @@ use http::Method;
 use http::header::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::{Instant, MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
 pub use crate::tls::HandshakeError;
@@ -41,6 +40,7 @@ pub use error::{BoxError, DnsError, Exchange, UpstreamError};
 pub use http1::Switched;
 pub use resolve::Resolver;
 
+use crate::clock::{Instant, MissedTickBehavior, interval};
 use crate::model::header::Known;
 use crate::model::origin::Origin;
 use crate::tls::{ClientTls, Negotiated, Offer};

@@ -7,13 +7,13 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use super::process::Process;
 
 /// Why a run came to nothing.
 pub(crate) type Fault = Box<dyn Error + Send + Sync>;
@@ -34,13 +34,13 @@ pub(crate) fn instructions(server: &Path, requests: usize) -> Result<u64, Fault>
     let folder = tempfile::tempdir()?;
     let upstream = TcpListener::bind("127.0.0.1:0")?;
     fs::write(folder.path().join("sidekey.toml"), configuration(upstream.local_addr()?))?;
-    let server = Server::start(server, folder.path())?;
-    let pid = server.child.id();
+    let server = under_callgrind(server, folder.path())?;
+    let ([proxy], pid) = (server.addresses("proxy")?, server.id());
     let answering = std::thread::spawn(move || serve(&upstream, pid));
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         asleep(pid)?;
-        let stream = TcpStream::connect(server.proxy)?;
+        let stream = TcpStream::connect(proxy)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         clients.push(stream);
@@ -54,13 +54,16 @@ pub(crate) fn instructions(server: &Path, requests: usize) -> Result<u64, Fault>
     asleep(pid)?;
     drop(clients);
     asleep(pid)?;
-    let counted = server.stop(folder.path())?;
+    // Its counts are written at its end.
+    server.stop()?;
+    let counted = fs::read_to_string(folder.path().join("counted"))?;
     // The upstream's connections ended with the server.
     let answered = answering.join().map_err(|_| "the upstream gave up")??;
     if answered != WARM_UP + requests {
         return Err(format!("the upstream saw {answered} requests of {}", WARM_UP + requests).into());
     }
-    Ok(counted)
+    let totals = counted.lines().find_map(|line| line.strip_prefix("totals:"));
+    Ok(totals.ok_or("callgrind wrote no totals")?.trim().parse()?)
 }
 
 /// What a real installation has on: limits, the access log, metrics and deadlines, which are long because a server under
@@ -107,60 +110,15 @@ fn token(number: usize) -> String {
     format!("ghp_{number:036}")
 }
 
-/// A server under callgrind.
-struct Server {
-    child: Child,
-    proxy: SocketAddr,
-}
-
-impl Server {
-    fn start(server: &Path, folder: &Path) -> Result<Self, Fault> {
-        let log = fs::File::create(folder.join("log"))?;
-        let child = Command::new("valgrind")
-            .args(["--tool=callgrind", "--quiet"])
-            .arg(format!("--callgrind-out-file={}", folder.join("counted").display()))
-            .arg(server)
-            .args(["serve", "--config"])
-            .arg(folder.join("sidekey.toml"))
-            .current_dir(folder)
-            .env_clear()
-            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()?;
-        let mut server = Server { child, proxy: SocketAddr::from(([127, 0, 0, 1], 0)) };
-        let mut line = String::new();
-        BufReader::new(server.child.stdout.take().ok_or("stdout")?).read_line(&mut line)?;
-        let proxy = line.split_whitespace().find_map(|word| word.strip_prefix("proxy="));
-        let Some(proxy) = proxy else {
-            let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
-            return Err(format!("the server did not start:\n{log}").into());
-        };
-        server.proxy = proxy.parse()?;
-        Ok(server)
-    }
-
-    /// Stops it in an orderly way, as its counts are written at its end.
-    fn stop(mut self, folder: &Path) -> Result<u64, Fault> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id())?).ok_or("a process id")?;
-        kill_process(pid, Signal::TERM)?;
-        let status = self.child.wait()?;
-        if !status.success() {
-            return Err(format!("the server ended with {status}").into());
-        }
-        let counted = fs::read_to_string(folder.join("counted"))?;
-        let totals = counted.lines().find_map(|line| line.strip_prefix("totals:"));
-        Ok(totals.ok_or("callgrind wrote no totals")?.trim().parse()?)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It has ended already where everything went well.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn under_callgrind(server: &Path, folder: &Path) -> Result<Process, Fault> {
+    let mut command = Command::new("valgrind");
+    command
+        .args(["--tool=callgrind", "--quiet"])
+        .arg(format!("--callgrind-out-file={}", folder.join("counted").display()))
+        .arg(server)
+        .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    Process::start(&mut command, folder)
 }
 
 /// Waits until no thread of a process runs.

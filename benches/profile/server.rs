@@ -2,17 +2,16 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
-
+use super::process::Process;
 use super::{CONNECTIONS, Fault, Upstreams, token};
 
 pub(crate) struct Server {
-    child: Child,
+    process: Process,
     folder: tempfile::TempDir,
     pub(crate) proxy: SocketAddr,
     admin: SocketAddr,
@@ -21,25 +20,11 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(server: &Path, upstreams: &Upstreams) -> Result<Self, Fault> {
         let folder = tempfile::tempdir()?;
-        let file = folder.path().join("sidekey.toml");
         fs::write(folder.path().join("ca.pem"), &upstreams.authority)?;
-        fs::write(&file, configuration(upstreams, folder.path()))?;
-        let mut child = Command::new(server)
-            .args(["serve", "--config"])
-            .arg(&file)
-            .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(fs::File::create(folder.path().join("log"))?)
-            .spawn()?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().ok_or("stdout")?).read_line(&mut line)?;
-        let address = |name| line.split_whitespace().find_map(|word| word.strip_prefix(name)?.parse().ok());
-        let (Some(proxy), Some(admin)) = (address("proxy="), address("admin=")) else {
-            let log = fs::read_to_string(folder.path().join("log")).unwrap_or_default();
-            return Err(format!("the server did not start: {line}\n{log}").into());
-        };
-        Ok(Server { child, folder, proxy, admin })
+        fs::write(folder.path().join("sidekey.toml"), configuration(upstreams, folder.path()))?;
+        let process = Process::start(&mut Command::new(server), folder.path())?;
+        let ([proxy], [admin]) = (process.addresses("proxy")?, process.addresses("admin")?);
+        Ok(Server { process, folder, proxy, admin })
     }
 
     /// Makes an API key that may use every connection.
@@ -63,19 +48,8 @@ impl Server {
     }
 
     /// Stops it in an orderly way.
-    pub(crate) fn stop(mut self) -> Result<(), Fault> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id())?).ok_or("a process id")?;
-        kill_process(pid, Signal::TERM)?;
-        let status = self.child.wait()?;
-        if status.success() { Ok(()) } else { Err(format!("the server ended with {status}").into()) }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It has ended already where everything went well.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    pub(crate) fn stop(self) -> Result<(), Fault> {
+        self.process.stop()
     }
 }
 

@@ -24,6 +24,7 @@ use super::integrations::Source;
 use super::openapi::{Forced, Limit, OfCustomer, Paging};
 use super::request::{At, Items, Own, Query, stored, wrong};
 use super::standing::{Board, Standing};
+use crate::clock;
 use crate::directory::route::Route;
 use crate::model::connection::{Connection, Label};
 use crate::model::document::Problem;
@@ -330,7 +331,7 @@ pub(super) async fn delete(
         let (organization, force) = (actor.organization, query.force);
         if force == Force::No {
             // Which workflows have used it is judged by the vault, which is told only now and then.
-            let written = tokio::time::timeout(PATIENCE, control.unwritten.write(connection.id)).await;
+            let written = clock::timeout(PATIENCE, control.unwritten.write(connection.id)).await;
             written.map_err(|_| AdminError::Vault(VaultError::Stopped))?;
         }
         let change = resource::Change::DeleteConnection { organization, connection: connection.id, force };

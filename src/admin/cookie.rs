@@ -51,21 +51,26 @@ impl Kind {
     }
 }
 
+/// The pairs of a cookie's name, each with the value in it.
+fn pairs(headers: &HeaderMap, kind: Kind, transport: Transport) -> impl Iterator<Item = (&str, &str)> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(';')).map(str::trim).filter_map(move |pair| {
+        let (name, value) = pair.split_once('=')?;
+        (name == kind.name(transport)).then_some((pair, value))
+    })
+}
+
 /// The value of a cookie; `None` where there is none, or two that differ.
 pub(super) fn read(headers: &HeaderMap, kind: Kind, transport: Transport) -> Option<SecretString> {
-    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let mut values = pairs.filter(|(name, _)| *name == kind.name(transport)).map(|(_, value)| value);
+    let mut values = pairs(headers, kind, transport).map(|(_, value)| value);
     let value = values.next()?;
     values.all(|other| other == value).then(|| SecretString::from(value))
 }
 
 /// The part of a request's cookies that [`read`] looks at.
 pub(super) fn only(headers: &HeaderMap, kind: Kind, transport: Transport) -> Option<HeaderValue> {
-    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let mut pairs = lines.flat_map(|line| line.split(';')).map(str::trim);
-    let is_it = |pair: &&str| pair.split_once('=').is_some_and(|(name, _)| name == kind.name(transport));
-    let mut value = HeaderValue::from_str(pairs.find(is_it)?).ok()?;
+    let (pair, _) = pairs(headers, kind, transport).next()?;
+    let mut value = HeaderValue::from_str(pair).ok()?;
     value.set_sensitive(true);
     Some(value)
 }

@@ -20,6 +20,7 @@ use serde_json::{Map, Number, Value};
 use zeroize::Zeroizing;
 
 use super::error::{AdminError, Unreadable};
+use crate::clock;
 use crate::model::document::{Problem, Problems, Reader};
 
 const LARGEST: usize = 1 << 20;
@@ -151,7 +152,7 @@ async fn read_body(mut body: axum::body::Body, largest: usize) -> Result<Zeroizi
         }
         Ok::<(), AdminError>(())
     };
-    tokio::time::timeout(DEADLINE, reading).await.map_err(|_| AdminError::RequestTimeout)??;
+    clock::timeout(DEADLINE, reading).await.map_err(|_| AdminError::RequestTimeout)??;
     Ok(bytes)
 }
 

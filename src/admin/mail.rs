@@ -12,6 +12,7 @@ use lettre::transport::smtp::client::{Certificate, CertificateStore, Tls, TlsPar
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::clock;
 use crate::model::user::User;
 
 /// For the whole conversation with the server.
@@ -103,7 +104,7 @@ impl Mailer {
             .header(ContentType::TEXT_PLAIN)
             .body(text)?;
         let sending = self.transport.send(message);
-        tokio::time::timeout(DEADLINE, sending).await.map_err(|_| MailError::Deadline)??;
+        clock::timeout(DEADLINE, sending).await.map_err(|_| MailError::Deadline)??;
         Ok(())
     }
 }

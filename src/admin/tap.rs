@@ -18,7 +18,6 @@ use http_body::Frame;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc::{Permit, Receiver, Sender, channel};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at, timeout};
 use tracing::Instrument;
 use utoipa::IntoParams;
 
@@ -28,6 +27,7 @@ use super::connections::find;
 use super::error::AdminError;
 use super::openapi::OfCustomer;
 use super::request::{Own, Query};
+use crate::clock::{Instant, Interval, MissedTickBehavior, interval, interval_at, timeout};
 use crate::model::name::Key;
 use crate::proxy::tap::{Batch, Tap, Watched};
 use crate::vault::audit::{Chain, Notice};

@@ -9,7 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use subtle::ConstantTimeEq;
-use tokio::time::Instant;
+
+use crate::clock::Instant;
 
 /// How long somebody may take at the other page.
 pub(super) const PATIENCE: Duration = Duration::from_secs(600);

@@ -14,9 +14,9 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::Failure;
+use crate::clock::timeout;
 use crate::model::origin::{Host, Origin};
 use crate::tls::{ClientTls, Offer};
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::Args;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::Failure;
+use crate::clock::timeout;
 use crate::config::{Config, Environment};
 use crate::tls::{Offer, pinned_client_config};
 

@@ -8,6 +8,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_b
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
+use crate::clock;
 use crate::config::{Config, Environment};
 use crate::server::Server;
 use crate::telemetry;
@@ -45,8 +46,8 @@ async fn serve(config: Config, environment: Environment) -> Result<(), Failure> 
     // What was declared is held by the server, once.
     drop(config);
     announce(&server)?;
-    let mut looks = tokio::time::interval(LOOK);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut looks = clock::interval(LOOK);
+    looks.set_missed_tick_behavior(clock::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = term.recv() => break,

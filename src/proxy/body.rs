@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
-use tokio::time::Instant;
 
 use super::error::ProxyError;
 use super::record::Record;
 use super::revoked::Revocable;
+use crate::clock::Instant;
 use crate::model::header;
 use crate::upstream::{BoxError, UpstreamBody, UpstreamError};
 use crate::wire::{Chunk, Deadline, Size, Source};

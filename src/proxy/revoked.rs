@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::error::ProxyError;
 use super::record::Reporter;
+use crate::clock;
 use crate::credentials::Missing;
 use crate::directory::{Admission, Shown};
 use crate::vault::Vault;
@@ -44,7 +45,7 @@ impl Revoking {
         let mut count = self.vault.revocations().subscribe();
         while count.changed().await.is_ok() {
             // Who revokes many things revokes them one after the other, and what is open is looked at once for all.
-            tokio::time::sleep(within / 2).await;
+            clock::sleep(within / 2).await;
             self.count.set(*count.borrow_and_update());
             let waiting: Vec<Waker> = self.waiting.borrow_mut().places.iter_mut().filter_map(Option::take).collect();
             waiting.into_iter().for_each(Waker::wake);

@@ -18,6 +18,7 @@ use super::explain::Explanation;
 use super::gate::Gate;
 use super::record::Record;
 use super::{Proxy, ProxyError, Relayed, Request};
+use crate::clock;
 use crate::credentials::Injection;
 use crate::model::id::ApiKeyId;
 use crate::upstream::{UpstreamBody, UpstreamError};
@@ -174,7 +175,7 @@ impl Proxy {
         let request_id = record.request_id().to_owned();
         let began = Instant::now();
         let mut request = request(method, &path, &fields, body);
-        let relayed = tokio::time::timeout(PATIENCE, self.relay(&gate, &mut request, &mut record)).await;
+        let relayed = clock::timeout(PATIENCE, self.relay(&gate, &mut request, &mut record)).await;
         let latency = began.elapsed();
         let outcome = match relayed {
             Ok(Ok(relayed)) => look(relayed, &mut record).await,
@@ -238,7 +239,7 @@ async fn look(relayed: Relayed, record: &mut Record) -> Outcome {
     record.answered(status, None);
     let content_type = answer.head.fields.values(crate::model::header::Known::ContentType).next();
     let content_type = content_type.map(|value| masked(&injection, value));
-    let (body, is_cut) = tokio::time::timeout(PATIENCE, beginning(answer.body, record)).await.unwrap_or_default();
+    let (body, is_cut) = clock::timeout(PATIENCE, beginning(answer.body, record)).await.unwrap_or_default();
     record.completed();
     Outcome::Answered { status: status.as_u16(), content_type, body: injection.mask(&body), is_cut }
 }

@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, timeout, timeout_at};
 
 use super::record::Record;
+use crate::clock::{Instant, timeout, timeout_at};
 use crate::wire::Fields;
 use crate::wire::stream::Rewound;
 

@@ -15,6 +15,7 @@ use http::StatusCode;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::clock;
 use crate::model::id::{ApiKeyId, ConnectionId, OrganizationId};
 use crate::model::name::EnvironmentName;
 
@@ -187,7 +188,7 @@ impl Uses {
             loop {
                 self.filled.notified().await;
                 tokio::select! {
-                    () = tokio::time::sleep(every) => {}
+                    () = clock::sleep(every) => {}
                     () = self.full.notified() => {}
                 }
                 self.hand_over();

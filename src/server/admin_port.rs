@@ -19,6 +19,7 @@ use super::connection::Protocol;
 use super::strict::Strict;
 use super::{StartError, assemble};
 use crate::admin::{self, Control, Peer};
+use crate::clock;
 use crate::config::{Address, AdminSettings};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::ServerTls;
@@ -64,7 +65,7 @@ impl AdminPort {
                     () = drain.cancelled() => return,
                 };
                 let Ok((stream, peer)) = accepted else {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    clock::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
                 let (protocol, metrics) = (Rc::clone(&protocol), Arc::clone(&metrics));
@@ -75,7 +76,7 @@ impl AdminPort {
                     match tls {
                         None => connection.serve(stream).await,
                         Some(tls) => {
-                            if let Ok(Ok((stream, _))) = tokio::time::timeout(head_timeout, tls.accept(stream)).await {
+                            if let Ok(Ok((stream, _))) = clock::timeout(head_timeout, tls.accept(stream)).await {
                                 connection.serve(stream).await;
                             }
                         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::proxy::record::Reporter;
 use crate::proxy::trial::Trials;
 use crate::proxy::usage::Wanted;
@@ -32,7 +33,7 @@ pub(super) fn serve(trials: Trials, setup: Setup) {
         let proxy = Rc::new(Proxy::new(setup.shared, Upstream::new(setup.upstream), Rc::clone(&reporter)));
         let sweep = async {
             loop {
-                tokio::time::sleep(setup.sweep_interval).await;
+                clock::sleep(setup.sweep_interval).await;
                 proxy.sweep();
                 // Nobody's worker has a time for what all of them share.
                 shared.directory.sweep().await;

@@ -10,11 +10,12 @@ use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::rt::Executor;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::{self, HyperTimer};
 use crate::telemetry::metrics::Metrics;
 
 /// The largest head that is read, and what hyper buffers for it. It takes 100 fields at most, by itself.
@@ -43,10 +44,10 @@ impl Protocol {
     /// bounds the time until the first request: who judges heads is patient once before a head begins and once with it.
     pub fn new(head_timeout: Duration, metrics: Arc<Metrics>) -> Self {
         let mut builder = auto::Builder::new(Local);
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(LARGEST_HEAD).half_close(true);
+        builder.http1().timer(HyperTimer).header_read_timeout(None).max_buf_size(LARGEST_HEAD).half_close(true);
         builder
             .http2()
-            .timer(TokioTimer::new())
+            .timer(HyperTimer)
             .max_concurrent_streams(MOST_STREAMS)
             .max_header_list_size(16 * 1024)
             .keep_alive_interval(Duration::from_secs(20))
@@ -70,7 +71,7 @@ impl Protocol {
         });
         let mut connection = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
         // hyper has no deadline for the beginning of HTTP/2.
-        let mut first = pin!(tokio::time::sleep(2 * self.head_timeout));
+        let mut first = pin!(clock::sleep(2 * self.head_timeout));
         let mut waits_for_first = true;
         let mut drains = false;
         let ended = loop {

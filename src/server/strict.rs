@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
 
 use crate::admin::error::Unreadable;
+use crate::clock::Instant;
 use crate::wire::body::Step;
 use crate::wire::head::Scan;
 use crate::wire::{Deadline, Decoder, Framing, HeadError, Inbox, RequestHead};

@@ -8,7 +8,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::id::ConnectionId;
 use crate::proxy::usage::{Handed, Use, Verdict, Wanted};
 use crate::telemetry::metrics::Metrics;
 use crate::vault::Vault;
@@ -89,13 +88,11 @@ impl Waiting {
         database: &Database,
         stops: &CancellationToken,
     ) -> Result<(), DatabaseError> {
+        // What stands together is written together; the oldest stay first.
         let connections: Vec<_> = self.wanted.iter().map(|wanted| wanted.connection).collect();
-        let is_last = stops.is_cancelled();
-        // What is only put down is sorted by whoever records it.
-        if !is_last || !connections.is_empty() {
-            self.uses.sort_by_key(|one| (!connections.contains(&one.connection), in_order(one)));
-        }
+        self.uses.sort_unstable_by_key(|one| (!connections.contains(&one.connection), one.hour, one.connection));
         let first = self.uses.partition_point(|one| connections.contains(&one.connection));
+        let is_last = stops.is_cancelled();
         let together = if is_last { PUT_DOWN } else { TOGETHER };
         let mut left = first.max(1);
         while left > 0 && !self.uses.is_empty() {
@@ -116,17 +113,9 @@ impl Waiting {
     fn let_go(&mut self) -> usize {
         self.wanted.clear();
         let lost = self.uses.len().saturating_sub(MOST);
-        if lost > 0 {
-            self.uses.sort_by_key(in_order);
-        }
         self.uses.drain(..lost);
         lost
     }
-}
-
-/// The oldest first, and together what stands together in the vault.
-fn in_order(one: &Use) -> (u64, ConnectionId) {
-    (one.hour, one.connection)
 }
 
 async fn keep_for_later(database: &Database, uses: &[Use]) -> Result<(), DatabaseError> {
@@ -136,11 +125,10 @@ async fn keep_for_later(database: &Database, uses: &[Use]) -> Result<(), Databas
 /// Records what was put down.
 async fn sort_out(vault: &Vault, database: &Database, stops: &CancellationToken) -> Result<(), DatabaseError> {
     while let Some(batch) = database.oldest_put_down().await?.filter(|_| !stops.is_cancelled()) {
-        let mut uses = put_down::read(&batch.uses).unwrap_or_else(|| {
+        let uses = put_down::read(&batch.uses).unwrap_or_else(|| {
             tracing::error!(batch.id, "what was put down of the use of credentials cannot be read, and is lost");
             Vec::new()
         });
-        uses.sort_by_key(in_order);
         record_all(vault, database, &uses, Some(batch.id)).await?;
     }
     Ok(())

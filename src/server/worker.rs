@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::Protocol;
+use crate::clock;
 use crate::proxy::gate::Gate;
 use crate::proxy::http1::{self, Client, Ended, Terms};
 use crate::proxy::http2;
@@ -93,7 +94,8 @@ pub enum Socket {
 
 /// Runs a worker on this thread until it has drained or is stopped.
 pub fn run(setup: Setup) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    clock::keep_elsewhere()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build_local(LocalOptions::default())?;
     let reporter = runtime.block_on(work(setup))?;
     // What is cut here is told too: requests write their lines when their tasks are dropped.
     drop(runtime);
@@ -161,7 +163,7 @@ async fn keep_house(
 ) {
     let sweep = async {
         loop {
-            tokio::time::sleep(sweep_interval).await;
+            clock::sleep(sweep_interval).await;
             worker.proxy.sweep();
         }
     };
@@ -202,7 +204,7 @@ async fn accept_all(worker: Rc<Worker>, listener: Listener, gate: Arc<Gate>, tls
         };
         if let Err(error) = accepted {
             tracing::warn!(%error, "a connection could not be accepted");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            clock::sleep(Duration::from_millis(50)).await;
         }
     }
 }
@@ -308,7 +310,7 @@ async fn shake(worker: &Worker, tls: &ServerTls, stream: Stream) -> Option<Strea
         }
     };
     tokio::select! {
-        shaken = tokio::time::timeout(worker.terms.head_timeout, shaken) => match shaken {
+        shaken = clock::timeout(worker.terms.head_timeout, shaken) => match shaken {
             Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a TLS handshake with a client failed");

@@ -16,6 +16,7 @@ use super::Format;
 use super::clock::{Moment, UNTIL_SECOND, write_second};
 use super::metrics::Metrics;
 use super::request_id::RequestId;
+use crate::clock;
 
 /// A buffer this full is handed over at once.
 const FULL: usize = 64 * 1024;
@@ -289,7 +290,7 @@ impl AccessBuffer {
     pub async fn keep_flushing(&self) {
         loop {
             self.written.notified().await;
-            tokio::time::sleep(SOON).await;
+            clock::sleep(SOON).await;
             self.flush();
         }
     }

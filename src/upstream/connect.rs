@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Settings;
 use super::error::{DnsError, UpstreamError};
 use super::guard::Guard;
+use crate::clock::{Instant, timeout, timeout_at};
 use crate::model::origin::{Host, Origin, Scheme};
 use crate::tls::{Negotiated, Offer};
 use crate::wire::Stream;

@@ -9,11 +9,11 @@ use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::Instant;
 
 use super::error::UpstreamError;
 use super::traffic::{Counted, Traffic};
 use super::upload::WireBody;
+use crate::clock::Instant;
 use crate::wire::Stream;
 
 /// The largest list of fields that is taken, in bytes.

@@ -10,12 +10,12 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::connection::{Http2, Slot};
 use super::error::UpstreamError;
 use super::http2::describe;
 use super::upload::{Progress, Upload};
+use crate::clock::{Instant, Sleep, sleep_until, timeout};
 
 /// A response body. Dropped before its end, it resets the stream. While it is asked for a frame and none comes for the
 /// idle deadline (and no upload moves either), it fails with [`UpstreamError::IdleTimeout`].

@@ -8,12 +8,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use tokio::time::Instant;
 
 use super::body::UpstreamBody;
 use super::error::{BoxError, UpstreamError};
 use super::pool::Destination;
 use super::{Answer, Deadlines, Outgoing, Purpose};
+use crate::clock::Instant;
 use crate::wire::head::Scan;
 use crate::wire::{
     BodyFailure, Chunk, Deadline, Decoder, Encoder, Framing, Inbox, Outbox, ResponseHead, Size, Source, Stream,

@@ -12,7 +12,6 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use tokio::time::{Instant, sleep_until};
 
 use super::body::UpstreamBody;
 use super::connection::{Http2, Slot};
@@ -22,6 +21,7 @@ use super::http1::Failed;
 use super::pool::Destination;
 use super::upload::{Progress, Upload, WireBody};
 use super::{Answer, Deadlines, Outgoing};
+use crate::clock::{Instant, sleep_until};
 use crate::wire::{Fields, ResponseHead};
 
 /// Sends a request as a stream of its own and waits for the head of its answer.

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use super::{BoxError, Deadlines, Exchange, Outgoing, Settings, Upstream, UpstreamError};
+use crate::clock;
 use crate::model::origin::{Origin, Scheme};
 use crate::wire::Fields;
 use crate::wire::source::{AsBody, FromBody};
@@ -63,7 +64,7 @@ impl Outbound {
             while let Some((request, answer)) = waiting.recv().await {
                 let upstream = Rc::clone(&upstream);
                 tokio::task::spawn_local(async move {
-                    let sent = tokio::time::timeout(DEADLINE, exchange(&upstream, request, deadlines)).await;
+                    let sent = clock::timeout(DEADLINE, exchange(&upstream, request, deadlines)).await;
                     // Whoever asked may be gone.
                     let _gone = answer.send(sent.unwrap_or(Err(OutboundError::Deadline)));
                 });
@@ -84,7 +85,7 @@ impl Outbound {
             self.0.send((request, answer)).await.map_err(|_| OutboundError::Stopped)?;
             answered.await.map_err(|_| OutboundError::Stopped)?
         };
-        tokio::time::timeout(DEADLINE, exchange).await.unwrap_or(Err(OutboundError::Deadline))
+        clock::timeout(DEADLINE, exchange).await.unwrap_or(Err(OutboundError::Deadline))
     }
 }
 

@@ -22,13 +22,13 @@ use hashbrown::HashMap;
 use http::uri::{Authority, Scheme as UriScheme};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Settings;
 use super::connect::{DialDeadlines, DialLimits, dial};
 use super::connection::{Http2, Slot};
 use super::error::UpstreamError;
 use super::http1::Http1;
+use crate::clock::{Instant, timeout, timeout_at};
 use crate::model::origin::{Origin, Scheme};
 use crate::tls::{Negotiated, Offer};
 use waiting::{Queue, Waiting};

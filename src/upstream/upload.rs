@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Instant;
 
 use super::error::BoxError;
+use crate::clock::Instant;
 use crate::wire::source::{AsBody, Source};
 
 /// Where an upload stands, for those who set deadlines.

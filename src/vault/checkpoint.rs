@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::database::Inner;
 use super::durable;
 use super::error::{Cause, DatabaseError};
+use crate::clock;
 
 /// How often it is looked whether something was written.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -47,7 +48,7 @@ impl Checkpoints {
 
 async fn run(vault: Weak<Inner>, log: PathBuf, pool: SqlitePool, stop: CancellationToken) {
     let mut moved: Option<SystemTime> = None;
-    while stop.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
+    while stop.run_until_cancelled(clock::sleep(INTERVAL)).await.is_some() {
         // Taken before: what is written meanwhile is looked at the next time.
         let written = log.metadata().and_then(|log| log.modified()).ok();
         if written.is_none() || written == moved {
@@ -79,7 +80,7 @@ pub(super) async fn empty_log(connection: &mut SqliteConnection) -> Result<(), D
         if Instant::now() > until {
             return Err(DatabaseError::Unavailable(Cause::Busy));
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        clock::sleep(Duration::from_millis(10)).await;
     }
 }
 

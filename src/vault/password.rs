@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use super::database::Database;
 use super::error::{Cause, DatabaseError};
 use super::seal;
+use crate::clock;
 use crate::model::user::Email;
 
 /// What one hash costs: 19 MiB, two passes, one lane (the OWASP password storage cheat sheet's first choice).
@@ -133,7 +134,7 @@ impl Passwords {
     ) -> Result<T, DatabaseError> {
         let busy = DatabaseError::Unavailable(Cause::Busy);
         let Ok(_queued) = self.waiting.try_acquire() else { return Err(busy) };
-        let Ok(Ok(_place)) = tokio::time::timeout(PATIENCE, self.working.acquire()).await else { return Err(busy) };
+        let Ok(Ok(_place)) = clock::timeout(PATIENCE, self.working.acquire()).await else { return Err(busy) };
         let pepper = Zeroizing::new(database.tag("password pepper", "").await?);
         let task = tokio::task::spawn_blocking(move || {
             let argon2 = Argon2::new_with_secret(&*pepper, Algorithm::Argon2id, Version::V0x13, params())

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use crate::clock::{Instant, Sleep, sleep_until};
 
 /// A timer that is moved only when it must be. A deadline that is later than the timer leaves the timer where it is, and
 /// when it fires it is armed again; so a connection that is used all the time never touches the timer wheel.

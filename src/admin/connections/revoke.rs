@@ -18,6 +18,7 @@ use super::super::openapi::OfCustomer;
 use super::super::request::{At, Query};
 use super::super::trials;
 use super::{check_reach, environments_of, find, route};
+use crate::clock;
 use crate::credentials::oauth::endpoint::TokenError;
 use crate::credentials::oauth::{Entered, patience};
 use crate::directory::route::Route;
@@ -194,7 +195,7 @@ impl Farewell {
         for attempt in 0..ATTEMPTS {
             tracing::warn!(%connection, %environment, %error, "the provider has not taken its tokens back yet");
             let pause = patience(&error).max(Duration::from_secs(1 << attempt));
-            tokio::time::sleep(pause).await;
+            clock::sleep(pause).await;
             match self.entered.revoke(&self.route, outbound).await {
                 Ok(()) => {
                     tracing::info!(%connection, %environment, "the provider has taken its tokens back");

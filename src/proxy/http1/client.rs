@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::UnixStream;
-use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::Terms;
+use crate::clock::{Instant, Sleep, sleep, timeout};
 use crate::proxy::body::ClientError;
 use crate::proxy::error::ProxyError;
 use crate::wire::head::Scan;
