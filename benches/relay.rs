@@ -22,12 +22,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use report::{CALLS_IN, Measured, OWN};
-use runs::Runs;
+use runs::{Runs, Spread};
 
 /// The page, from the top of the repository.
 const RESULTS: &str = "benches/RESULTS.md";
 /// Scenarios that are measured with two cores for the proxy too.
 const ON_TWO_CORES: [&str; 2] = ["A", "B"];
+/// How often is counted what has no clock. The rig counts a start with some requests and one with more, and starts differ
+/// by a thousandth, which is 3 % of the difference.
+const COUNTS: u32 = 3;
 /// Writes a peer's configuration for `instructions.sh`, which has its proxy on port 8300, and prints its command. nginx
 /// runs in one process: its worker is another user, who may not write what callgrind counted.
 const PEER_COMMAND: &str = "import json, sys; sys.path.insert(0, sys.argv[1]); import rig; rig.files(); \
@@ -117,8 +120,9 @@ fn rig(arguments: &Arguments, scenarios: &[String], runs: u32, more: &[&str]) ->
 fn instructions(arguments: &Arguments) -> Vec<(String, f64)> {
     let mut counted = Vec::new();
     for peer in &arguments.peers {
-        match instructions_of(arguments, peer) {
-            Ok(count) => counted.push((peer.clone(), count)),
+        let counts: Result<Vec<f64>, _> = (0..COUNTS).map(|_| instructions_of(arguments, peer)).collect();
+        match counts.map(|counts| Spread::of(counts.into_iter())) {
+            Ok(spread) => counted.extend(spread.map(|spread| (peer.clone(), spread.median))),
             Err(error) => eprintln!("the instructions of {peer} were not counted: {error}"),
         }
     }
@@ -174,7 +178,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         facts: machine::facts(root()),
         one_core: rig(&arguments, &arguments.scenarios, arguments.runs, &[])?,
         two_cores: rig(&arguments, &only(&ON_TWO_CORES), arguments.runs, &["--threads", "2"])?,
-        traced: rig(&arguments, &only(&[CALLS_IN]), 1, &["--syscalls"])?,
+        traced: rig(&arguments, &only(&[CALLS_IN]), COUNTS, &["--syscalls"])?,
         instructions: instructions(&arguments),
         scenarios: arguments.scenarios,
         peers: arguments.peers,

@@ -1,13 +1,15 @@
-//! A vault of a million connections beside one of a thousand: what a start, a change, a first use and a page cost.
+//! A vault of a million connections beside smaller ones: what a start, a change, a first use, a page and a request cost.
 //!
 //! ```text
-//! cargo bench --bench vault -- [--counts 1000,1000000] [--server PATH]
+//! cargo bench --bench vault -- [--counts 1000,10000,1000000] [--server PATH]
 //! ```
 //!
 //! The vaults are made by the vault's own writing code: every credential is sealed for its place, every change is in the
 //! audit chain of its organization. That takes minutes for a million, so a vault is kept in `target/vaults` and used
 //! again as long as the tables are the same. The server is the real one, over loopback, with its default caches.
 
+#[path = "vault/beside.rs"]
+mod beside;
 #[path = "vault/figures.rs"]
 mod figures;
 #[path = "vault/fill.rs"]
@@ -18,6 +20,8 @@ mod http;
 mod process;
 #[path = "vault/server.rs"]
 mod server;
+#[path = "vault/uses.rs"]
+mod uses;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -37,7 +41,7 @@ struct Arguments {
 impl Arguments {
     fn read() -> Result<Self, Fault> {
         let mut read =
-            Arguments { counts: vec![1_000, 1_000_000], server: PathBuf::from(env!("CARGO_BIN_EXE_sidekey")) };
+            Arguments { counts: vec![1_000, 10_000, 1_000_000], server: PathBuf::from(env!("CARGO_BIN_EXE_sidekey")) };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or(format!("{word} takes a value"));
@@ -58,13 +62,11 @@ impl Arguments {
 
 fn run() -> Result<(), Fault> {
     let arguments = Arguments::read()?;
-    let mut measured = Vec::new();
-    for count in arguments.counts {
-        let filled = Filled::with(count)?;
-        measured.push(Figures::measure(&arguments.server, &filled)?);
-    }
+    let vaults: Vec<Filled> = arguments.counts.into_iter().map(Filled::with).collect::<Result<_, _>>()?;
+    let measured: Vec<Figures> =
+        vaults.iter().map(|filled| Figures::measure(&arguments.server, filled)).collect::<Result<_, _>>()?;
     figures::print(&measured);
-    Ok(())
+    beside::print(&arguments.server, &vaults)
 }
 
 fn main() -> ExitCode {

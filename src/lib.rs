@@ -15,7 +15,8 @@
 //! They also run apart. The calling thread has a runtime of its own for the vault, the admin port, signals and the watch
 //! over files; one worker thread for each core has a current-thread runtime, its own listening sockets (`SO_REUSEPORT`)
 //! and its own pool of upstream connections. Work never moves between workers, so the types of the hot path need not be
-//! `Send`, and a slow admin request delays nobody's call.
+//! `Send`, and a slow admin request delays nobody's call. Their timers are kept by one thread more ([`clock`]): a runtime
+//! that keeps timers looks at its clock whenever it waits, and a worker's timers hardly ever move.
 //!
 //! # The tree
 //!
@@ -103,8 +104,8 @@
 //!    *taken out of the head*: nothing that was a tag can reach an upstream.
 //! 3. **Gate.** Web pages are kept out; the listener says whose connections may be used, and a key within that.
 //! 4. **Route.** The directory finds the connection's facts. A hit in the worker's own table waits for nothing, nor does
-//!    what is declared: that is in memory already, and the worker makes route and injection of it by itself. Before it
-//!    accepts anybody it makes as many of them as fill half of its table.
+//!    what is declared: that is in memory already, and the worker makes route and injection of it by itself. Before the
+//!    proxy port opens each worker makes as many of them as fill half of its table.
 //! 5. **Admit.** Scope, environment, origin, the key's rules, and last all limits at once: synchronous, and all that can
 //!    refuse comes before a secret is opened. The proof is a [`directory::Permit`]: made here and nowhere else, not `Clone`.
 //! 6. **Clean.** Hop-by-hop fields, the caller's `Authorization`, everything that tells the way goes out.

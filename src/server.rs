@@ -24,8 +24,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::authorize::Authorizations;
@@ -55,6 +55,7 @@ use admin_port::AdminPort;
 use assemble::BoundDoor;
 use bind::{BindError, take};
 use reload::{Follower, Watched};
+use worker::Door;
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -235,14 +236,15 @@ impl Server {
         sockets.extend(control_socket::listen_beside(&control));
         let certificates = listening.certificates();
         let Listening { doors, admin } = listening;
-        let admin =
-            admin.map(|admin| admin.serve(control, config.proxy.head_timeout, tokens.drain.clone())).transpose()?;
         let (log, access) = open_access_log(config, lines, &metrics)?;
         let (uses, taken) = unbounded_channel();
         let recording = usage::record(vault.clone(), Arc::clone(&metrics), taken, tokens.drain.clone());
         let told = Told { log, metrics: Arc::clone(&metrics), uses, asked, taps };
         let ways = Ways { upstream, outbound };
-        let (workers, shared) = start_workers(config, &vault, ways, doors, trials, told, &tokens)?;
+        let (workers, shared) = start_workers(config, &vault, ways, trials, told, &tokens)?;
+        let workers = open_doors(doors, workers).await?;
+        let admin =
+            admin.map(|admin| admin.serve(control, config.proxy.head_timeout, tokens.drain.clone())).transpose()?;
         let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
         let drain_timeout = config.proxy.drain_timeout;
         Ok(Server { proxy, admin, follower, vault, workers, shared, access, recording, sockets, tokens, drain_timeout })
@@ -310,13 +312,12 @@ struct Listening {
 
 impl Listening {
     fn bind(config: &Config, organizations: &Organizations) -> Result<Self, StartError> {
-        let workers = worker_count(config);
         let mut doors = Vec::new();
         for listener in &config.proxy.listeners {
             let id = organizations.id(&listener.organization);
             let id = id.ok_or_else(|| StartError::Organization(listener.organization.clone()))?;
             let tls = assemble::listener_tls(listener.tls.as_ref())?;
-            let bound = take(&listener.address, listener.mode, workers)?;
+            let bound = take(&listener.address, listener.mode)?;
             doors.push(BoundDoor { bound, gate: Arc::new(assemble::gate(listener, id)), tls });
         }
         Ok(Listening { doors, admin: AdminPort::bind(&config.admin)? })
@@ -373,6 +374,13 @@ struct Told {
 /// The threads that serve.
 type Workers = Vec<JoinHandle<io::Result<()>>>;
 
+/// A thread that gets ready to serve.
+struct Started {
+    thread: JoinHandle<io::Result<()>>,
+    ready: oneshot::Receiver<()>,
+    doors: oneshot::Sender<Vec<Door>>,
+}
+
 /// The ways out.
 struct Ways {
     /// To upstreams, for each worker.
@@ -385,11 +393,10 @@ fn start_workers(
     config: &Config,
     vault: &Vault,
     Ways { upstream, outbound }: Ways,
-    doors: Vec<BoundDoor>,
     trials: Trials,
     told: Told,
     tokens: &Tokens,
-) -> Result<(Workers, Arc<Shared>), StartError> {
+) -> Result<(Vec<Started>, Arc<Shared>), StartError> {
     let workers = worker_count(config);
     let mut asked = told.asked.into_iter();
     let mut asked = || asked.next().unwrap_or_else(|| unbounded_channel().1);
@@ -417,10 +424,12 @@ fn start_workers(
         },
     );
     let places = Arc::new(Semaphore::new(config.proxy.max_connections));
-    let mut threads = Vec::new();
-    for (index, doors) in assemble::doors(doors, workers).into_iter().enumerate() {
+    let mut started = Vec::new();
+    for index in 0..workers {
+        let ((is_ready, ready), (doors, opened)) = (oneshot::channel(), oneshot::channel());
         let setup = worker::Setup {
-            doors,
+            ready: is_ready,
+            doors: opened,
             shared: Arc::clone(&shared),
             upstream: Arc::clone(&upstream),
             access: told.log.clone(),
@@ -440,7 +449,21 @@ fn start_workers(
             stop: tokens.stop.clone(),
         };
         let name = format!("worker-{index}");
-        threads.push(std::thread::Builder::new().name(name).spawn(move || worker::run(setup))?);
+        let thread = std::thread::Builder::new().name(name).spawn(move || worker::run(setup))?;
+        started.push(Started { thread, ready, doors });
     }
-    Ok((threads, shared))
+    Ok((started, shared))
+}
+
+/// Listens, once every worker is ready: whoever can connect is served at once.
+async fn open_doors(listeners: Vec<BoundDoor>, mut started: Vec<Started>) -> Result<Workers, StartError> {
+    for worker in &mut started {
+        (&mut worker.ready).await.map_err(|_| io::Error::other("a worker ended before it was ready"))?;
+    }
+    let doors = assemble::doors(listeners, started.len())?;
+    let open = |(worker, doors): (Started, Vec<Door>)| {
+        let _ended = worker.doors.send(doors);
+        worker.thread
+    };
+    Ok(started.into_iter().zip(doors).map(open).collect())
 }

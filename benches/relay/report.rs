@@ -172,7 +172,7 @@ impl Measured {
 
     /// What has no noise, and memory.
     fn absolute(&self) -> String {
-        let mut text = String::from("\n## What has no clock\n\n| figure | bound |");
+        let mut text = String::from("\n## What has no clock\n\nMedians; instructions and system calls are counted three times.\n\n| figure | bound |");
         let columns = [&format!(" {OWN} |"), " |"];
         let others: Vec<&str> = self.peers.iter().map(String::as_str).filter(|peer| *peer != OWN).collect();
         text += columns[0];
@@ -190,7 +190,7 @@ impl Measured {
         let instructions =
             |peer: &str| self.instructions.iter().find(|(counted, _)| counted == peer).map(|(_, count)| *count);
         row("user instructions a request (plain, 1,000/s)", INSTRUCTIONS, 0, &instructions);
-        let traced = |peer: &str| calls(self.traced.of(CALLS_IN, peer).first()?, self.seconds);
+        let traced = |peer: &str| Some(self.traced.spread(CALLS_IN, peer, |run| calls(run, self.seconds))?.median);
         row(&format!("system calls a request ({CALLS_IN})"), CALLS, 2, &traced);
         let idle = |peer: &str| Some(self.one_core.spread("E", peer, idle_kib)?.median);
         row("memory of an idle client, KiB (E)", IDLE, 2, &idle);

@@ -67,7 +67,7 @@ impl Runs {
     }
 
     /// A figure of a peer in a scenario.
-    pub(crate) fn spread(&self, scenario: &str, peer: &str, figure: Figure) -> Option<Spread> {
+    pub(crate) fn spread(&self, scenario: &str, peer: &str, figure: impl Fn(&Run) -> Option<f64>) -> Option<Spread> {
         Spread::of(self.of(scenario, peer).iter().filter_map(figure))
     }
 
@@ -95,7 +95,8 @@ impl Runs {
 }
 
 impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
+    /// `None` of no values.
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let (least, most) = (*values.first()?, *values.last()?);

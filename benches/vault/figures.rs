@@ -5,14 +5,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::Fault;
-use crate::fill::{Filled, LARGE, OTHER, RARE, connection_key, token};
+use crate::fill::{Filled, LARGE, OTHER, RARE, connection_key};
 use crate::http::{Client, upstream};
 use crate::server::Server;
+use crate::uses::{hot, round, use_keys};
 
 /// How often the server is started.
 const STARTS: usize = 5;
-/// How many connections are hot.
-const HOT: usize = 10_000;
 /// How many more clients use all of them: each worker has a table of its own.
 const CLIENTS: usize = 6;
 /// How many changes are made of each kind.
@@ -82,18 +81,9 @@ impl Figures {
     }
 
     fn requests(&mut self, server: &Server, filled: &Filled) -> Result<(), Fault> {
-        let mut hot = Vec::new();
-        for (tenant, key) in &filled.keyed {
-            hot.extend((0..filled.each()).map(|number| (tenant.as_str(), Some(key.as_str()), number)));
-        }
-        hot.truncate(HOT.min(filled.count));
-        // One use of a connection of another organization for each key before: the key's own first use is not measured.
+        let hot = hot(filled);
         let mut client = Client::to(server.keyed)?;
-        for (tenant, key) in &filled.keyed {
-            let last = filled.each() - 1;
-            ask(&mut client, tenant, Some(key), last)?;
-        }
-        hot.retain(|(.., number)| *number + 1 < filled.each());
+        use_keys(&mut client, filled)?;
         let cold = round(&mut client, &hot)?;
         let warm = round(&mut client, &hot)?;
         let usual = Times::of(warm).percentile(50);
@@ -174,24 +164,6 @@ impl Figures {
         }
         Ok(())
     }
-}
-
-/// Whose connection, with which key, and its number.
-type Use<'a> = (&'a str, Option<&'a str>, usize);
-
-fn round(client: &mut Client, uses: &[Use<'_>]) -> Result<Vec<Duration>, Fault> {
-    uses.iter().map(|(tenant, key, number)| ask(client, tenant, *key, *number)).collect()
-}
-
-/// One request; the upstream must have been given that connection's credential.
-fn ask(client: &mut Client, tenant: &str, key: Option<&str>, number: usize) -> Result<Duration, Fault> {
-    let key = key.map(|key| format!("Sidekey-Key: {key}\r\n")).unwrap_or_default();
-    let fields = format!("Sidekey-Connection: {}\r\n{key}", connection_key(number));
-    let answer = client.succeed("GET /things", &fields, None)?;
-    if answer.body == token(tenant, number) {
-        return Ok(answer.took);
-    }
-    Err(format!("connection {number} of {tenant} was sent with {}", answer.body).into())
 }
 
 fn extra(cold: Vec<Duration>, usual: Duration) -> Times {

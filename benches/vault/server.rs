@@ -41,6 +41,18 @@ impl Server {
         Ok(kib.parse()?)
     }
 
+    /// What its threads have had of the processor so far.
+    pub(crate) fn processor_time(&self) -> Result<Duration, Fault> {
+        let mut spent = Duration::ZERO;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.process.id()))? {
+            // A thread may end while it is asked about.
+            let Ok(figures) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+            let nanoseconds = figures.split(' ').next().ok_or("no processor time")?;
+            spent += Duration::from_nanos(nanoseconds.parse()?);
+        }
+        Ok(spent)
+    }
+
     /// Stops it in an orderly way.
     pub(crate) fn stop(self) -> Result<(), Fault> {
         self.process.stop()

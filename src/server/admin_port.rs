@@ -39,8 +39,7 @@ impl AdminPort {
         if !settings.enabled {
             return Ok(None);
         }
-        let bound = take(&Address::Tcp(settings.address), 0, 1)?;
-        let Sockets::Tcp(mut listeners) = bound.sockets else { return Ok(None) };
+        let Sockets::Tcp(mut listeners) = take(&Address::Tcp(settings.address), 0)?.listen(1)? else { return Ok(None) };
         let listener = listeners.swap_remove(0);
         let address = listener.local_addr()?;
         Ok(Some(AdminPort { listener, address, tls: assemble::listener_tls(settings.tls.as_ref())? }))

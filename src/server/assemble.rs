@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::StartError;
-use super::bind::{Bound, Sockets};
+use super::bind::{BindError, Bound, Sockets};
 use super::worker::{Door, Socket};
 use crate::config::{
     AdminSettings, CacheSettings, Config, Environment, Listener, ListenerTls, MasterKeySetting, Trust,
@@ -122,11 +122,11 @@ pub struct BoundDoor {
     pub tls: Option<Arc<ServerTls>>,
 }
 
-/// The doors of each worker: one socket of every listener.
-pub fn doors(listeners: Vec<BoundDoor>, workers: usize) -> Vec<Vec<Door>> {
+/// Listens everywhere; gives the doors of each worker, one socket of every listener.
+pub fn doors(listeners: Vec<BoundDoor>, workers: usize) -> Result<Vec<Vec<Door>>, BindError> {
     let mut all: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
     for BoundDoor { bound, gate, tls } in listeners {
-        let sockets: Vec<Socket> = match bound.sockets {
+        let sockets: Vec<Socket> = match bound.listen(workers)? {
             Sockets::Tcp(sockets) => sockets.into_iter().map(Socket::Tcp).collect(),
             Sockets::Unix(sockets) => sockets.into_iter().map(Socket::Unix).collect(),
         };
@@ -134,7 +134,7 @@ pub fn doors(listeners: Vec<BoundDoor>, workers: usize) -> Vec<Vec<Door>> {
             doors.push(Door { socket, gate: Arc::clone(&gate), tls: tls.clone() });
         }
     }
-    all
+    Ok(all)
 }
 
 /// How often workers sweep their tables: as often as an entry may be idle, so that nothing stays twice as long.

@@ -66,9 +66,9 @@ pub(super) fn listen_beside(control: &Arc<Control>) -> Option<PathBuf> {
 }
 
 fn listen(control: Arc<Control>, path: PathBuf) -> Result<(), BindError> {
-    let bound = take(&Address::Unix(path.clone()), 0o600, 1)?;
+    let bound = take(&Address::Unix(path.clone()), 0o600)?;
     let failed = |source| BindError::Failed { address: path.display().to_string(), source };
-    let Sockets::Unix(mut listeners) = bound.sockets else { return Ok(()) };
+    let Sockets::Unix(mut listeners) = bound.listen(1)? else { return Ok(()) };
     let listener = UnixListener::from_std(listeners.swap_remove(0)).map_err(failed)?;
     tokio::task::spawn_local(async move {
         while let Ok((stream, _)) = listener.accept().await {

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,8 +36,10 @@ use crate::wire::Stream;
 
 /// What a worker is made of.
 pub struct Setup {
-    /// Its sockets, with what each asks of callers.
-    pub doors: Vec<Door>,
+    /// Told once it is ready for whoever comes.
+    pub ready: oneshot::Sender<()>,
+    /// Its sockets, with what each asks of callers. They are opened once every worker is ready.
+    pub doors: oneshot::Receiver<Vec<Door>>,
     /// Facts, secrets, settings.
     pub shared: Arc<Shared>,
     /// How upstreams are reached.
@@ -137,9 +139,10 @@ async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
         clients: RefCell::default(),
         drain: setup.drain.clone(),
     });
-    // Whoever is there already waits in the kernel's queue: some 20 µs for each connection that is made ready.
     worker.proxy.make_ready();
-    for door in setup.doors {
+    let _given_up = setup.ready.send(());
+    let Ok(doors) = setup.doors.await else { return Ok(Rc::clone(&worker.reporter)) };
+    for door in doors {
         let accepting = accept_all(Rc::clone(&worker), door.socket.register()?, door.gate, door.tls);
         worker.connections.spawn_local(accepting);
     }
