@@ -172,7 +172,9 @@ impl Measured {
 
     /// What has no noise, and memory.
     fn absolute(&self) -> String {
-        let mut text = String::from("\n## What has no clock\n\nMedians; instructions and system calls are counted three times.\n\n| figure | bound |");
+        let mut text = String::from(
+            "\n## What has no clock\n\nMedians; instructions and system calls are counted three times.\n\n| figure | bound |",
+        );
         let columns = [&format!(" {OWN} |"), " |"];
         let others: Vec<&str> = self.peers.iter().map(String::as_str).filter(|peer| *peer != OWN).collect();
         text += columns[0];
