@@ -1,7 +1,7 @@
 //! Sidekey beside its peers: one command that runs a load rig's main table and writes `benches/RESULTS.md`.
 //!
 //! ```text
-//! SIDEKEY_RIG=<folder> cargo bench --bench relay -- [--scen A,B,…] [--peers nginx,haproxy,sidekey] [--runs 5] [--secs 2]
+//! SIDEKEY_RIG=<folder> cargo bench --bench relay -- [--scen A,B,…] [--peers nginx,haproxy,envoy,pingora,sidekey] [--runs 5] [--secs 2]
 //! ```
 //!
 //! `--built` measures the release build as it is. The rig is no part of this repository: a folder with `rig.py`, which
@@ -21,13 +21,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use report::{CALLS_IN, Measured, OWN};
+use report::{CALLS_IN, FAR, Measured, OWN};
 use runs::{Runs, Spread};
 
 /// The page, from the top of the repository.
 const RESULTS: &str = "benches/RESULTS.md";
-/// Scenarios that are measured with two cores for the proxy too.
-const ON_TWO_CORES: [&str; 2] = ["A", "B"];
+/// Scenarios that are measured beside everybody, and with two cores for the proxy too.
+const MAIN: [&str; 2] = ["A", "B"];
 /// How often is counted what has no clock. The rig counts a start with some requests and one with more, and starts differ
 /// by a thousandth, which is 3 % of the difference.
 const COUNTS: u32 = 3;
@@ -56,7 +56,7 @@ impl Arguments {
         let mut read = Arguments {
             rig,
             scenarios: list("A,B,C1,C2,D,E,R25,R25t"),
-            peers: list("nginx,haproxy,sidekey"),
+            peers: list("nginx,haproxy,envoy,pingora,sidekey"),
             runs: 5,
             seconds: 2.0,
             builds: true,
@@ -83,6 +83,20 @@ impl Arguments {
         }
         Ok(read)
     }
+
+    fn all(&self) -> Vec<&str> {
+        self.peers.iter().map(String::as_str).collect()
+    }
+
+    /// The peers but those that are far.
+    fn near(&self) -> Vec<&str> {
+        self.all().into_iter().filter(|peer| !FAR.contains(peer)).collect()
+    }
+
+    /// Those of some scenarios that were asked for.
+    fn only(&self, wanted: &[&str]) -> Vec<&str> {
+        self.scenarios.iter().map(String::as_str).filter(|scenario| wanted.contains(scenario)).collect()
+    }
 }
 
 fn list(text: &str) -> Vec<String> {
@@ -93,14 +107,22 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// How the rig is called.
+struct Call<'a> {
+    peers: Vec<&'a str>,
+    scenarios: Vec<&'a str>,
+    runs: u32,
+    more: &'a [&'a str],
+}
+
 /// One call of the rig: what it measured.
-fn rig(arguments: &Arguments, scenarios: &[String], runs: u32, more: &[&str]) -> Result<Runs, Box<dyn Error>> {
+fn rig(arguments: &Arguments, Call { peers, scenarios, runs, more }: Call<'_>) -> Result<Runs, Box<dyn Error>> {
     if scenarios.is_empty() {
         return Ok(Runs::default());
     }
     let folder = tempfile::tempdir()?;
     let out = folder.path().join("runs.json");
-    let (peers, scenarios) = (arguments.peers.join(","), scenarios.join(","));
+    let (peers, scenarios) = (peers.join(","), scenarios.join(","));
     let (runs, seconds) = (runs.to_string(), arguments.seconds.to_string());
     let status = Command::new(arguments.rig.join("rig.py"))
         .args(["--peers", &peers, "--scen", &scenarios, "--runs", &runs, "--secs", &seconds])
@@ -119,25 +141,30 @@ fn rig(arguments: &Arguments, scenarios: &[String], runs: u32, more: &[&str]) ->
 /// User instructions for a request of each peer, where they can be counted; why not is told.
 fn instructions(arguments: &Arguments) -> Vec<(String, f64)> {
     let mut counted = Vec::new();
-    for peer in &arguments.peers {
+    for peer in arguments.near() {
         let counts: Result<Vec<f64>, _> = (0..COUNTS).map(|_| instructions_of(arguments, peer)).collect();
         match counts.map(|counts| Spread::of(counts.into_iter())) {
-            Ok(spread) => counted.extend(spread.map(|spread| (peer.clone(), spread.median))),
+            Ok(spread) => counted.extend(spread.map(|spread| (peer.to_owned(), spread.median))),
             Err(error) => eprintln!("the instructions of {peer} were not counted: {error}"),
         }
     }
     counted
 }
 
+/// How the rig starts a peer.
+fn peer_command(arguments: &Arguments, peer: &str) -> Result<Vec<String>, Box<dyn Error>> {
+    let output = Command::new("python3").args(["-c", PEER_COMMAND]).arg(&arguments.rig).arg(peer).output()?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
 fn instructions_of(arguments: &Arguments, peer: &str) -> Result<f64, Box<dyn Error>> {
     let command: Vec<OsString> = if peer == OWN {
         vec![root().join("benches/rig-sidekey").into()]
     } else {
-        let output = Command::new("python3").args(["-c", PEER_COMMAND]).arg(&arguments.rig).arg(peer).output()?;
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
-        }
-        serde_json::from_slice::<Vec<String>>(&output.stdout)?.into_iter().map(OsString::from).collect()
+        peer_command(arguments, peer)?.into_iter().map(OsString::from).collect()
     };
     let output = Command::new(arguments.rig.join("instructions.sh"))
         .arg(peer)
@@ -171,14 +198,14 @@ fn run() -> Result<(), Box<dyn Error>> {
     if arguments.builds {
         build()?;
     }
-    let only = |wanted: &[&str]| -> Vec<String> {
-        arguments.scenarios.iter().filter(|scenario| wanted.contains(&scenario.as_str())).cloned().collect()
-    };
+    let all = |scenarios: Vec<_>| Call { peers: arguments.all(), scenarios, runs: arguments.runs, more: &[] };
+    let near = |scenarios: Vec<_>| Call { peers: arguments.near(), ..all(scenarios) };
+    let others = arguments.scenarios.iter().map(String::as_str).filter(|scenario| !MAIN.contains(scenario)).collect();
     let measured = Measured {
-        facts: machine::facts(root()),
-        one_core: rig(&arguments, &arguments.scenarios, arguments.runs, &[])?,
-        two_cores: rig(&arguments, &only(&ON_TWO_CORES), arguments.runs, &["--threads", "2"])?,
-        traced: rig(&arguments, &only(&[CALLS_IN]), COUNTS, &["--syscalls"])?,
+        facts: machine::facts(root(), &arguments.rig, &peer_command(&arguments, "envoy").unwrap_or_default()),
+        one_core: rig(&arguments, all(arguments.only(&MAIN)))?.with(rig(&arguments, near(others))?),
+        two_cores: rig(&arguments, Call { more: &["--threads", "2"], ..near(arguments.only(&MAIN)) })?,
+        traced: rig(&arguments, Call { runs: COUNTS, more: &["--syscalls"], ..near(arguments.only(&[CALLS_IN])) })?,
         instructions: instructions(&arguments),
         scenarios: arguments.scenarios,
         peers: arguments.peers,

@@ -31,11 +31,10 @@ thread_local! {
 pub fn keep_elsewhere() -> io::Result<()> {
     static STARTED: Mutex<Option<Handle>> = Mutex::new(None);
     let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
-    let keeper = match started.take() {
-        Some(keeper) => keeper,
-        None => start()?,
+    let keeper = match &*started {
+        Some(keeper) => keeper.clone(),
+        None => started.insert(start()?).clone(),
     };
-    *started = Some(keeper.clone());
     // Who has one already keeps it: there is only one.
     KEEPER.with(|own| _ = own.set(keeper));
     Ok(())

@@ -136,9 +136,16 @@ impl Proxy {
     /// next. What cannot be made yet, or not without waiting, is left to the first request.
     pub fn make_ready(&self) {
         let Shared { directory, credentials, .. } = &*self.shared;
-        let made = AssertUnwindSafe(|| directory.make_ready(&self.known, |kept| credentials.make_ready(kept)));
-        if std::panic::catch_unwind(made).is_err() {
-            tracing::error!("a declared connection could not be made ready; its requests will say why");
+        let mut connections = 0_usize;
+        let made = AssertUnwindSafe(|| {
+            directory.make_ready(&self.known, |kept| {
+                credentials.make_ready(kept);
+                connections += 1;
+            });
+        });
+        match std::panic::catch_unwind(made) {
+            Ok(()) => tracing::debug!(connections, "what is declared is ready in this worker"),
+            Err(_) => tracing::error!("a declared connection could not be made ready; its requests will say why"),
         }
     }
 

@@ -51,7 +51,7 @@ use crate::vault::declared::Declared;
 use crate::vault::query::Organization;
 use crate::vault::{Vault, VaultError};
 
-use admin_port::AdminPort;
+use admin_port::{AdminPort, Service};
 use assemble::BoundDoor;
 use bind::{BindError, take};
 use reload::{Follower, Watched};
@@ -203,23 +203,24 @@ pub type LineSink = Box<dyn io::Write + Send>;
 
 impl Server {
     /// Starts everything; call it on the control runtime, which must be a local one and go on being polled.
-    /// Access lines go to `lines`, or to stderr where it is absent.
-    pub async fn start(config: &Config, environment: Environment, lines: Option<LineSink>) -> Result<Self, StartError> {
+    /// Access lines go to `lines`, or to stderr where it is absent. What the configuration declares is held once, by the
+    /// vault.
+    pub async fn start(config: Config, environment: Environment, lines: Option<LineSink>) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::for_codes(error::CODES));
-        let vault = open_vault(config, &environment).await?;
-        let organizations = Organizations::of(config, &vault).await?;
-        let watched = Watched::of(config);
-        let declared = organizations.declare(config, &environment).map_err(StartError::Declared)?;
+        let vault = open_vault(&config, &environment).await?;
+        let organizations = Organizations::of(&config, &vault).await?;
+        let watched = Watched::of(&config);
+        let declared = organizations.declare(&config, &environment).map_err(StartError::Declared)?;
         vault.declare(declared, &organizations.ids().collect());
         let client_tls = client_config(&config.upstream.ca_files)?;
-        let listening = Listening::bind(config, &organizations)?;
+        let listening = Listening::bind(&config, &organizations)?;
         let upstream = assemble::upstream_settings(&config.upstream, listening.own_addresses(), client_tls);
         let outbound = Outbound::start(Arc::new(upstream.clone()));
         let tokens = Tokens { drain: CancellationToken::new(), stop: CancellationToken::new() };
         let (proxy, mut sockets) = (listening.names(), listening.socket_files());
         let (bench, trials) = Bench::new();
         // The bench of the control runtime counts too.
-        let (unwritten, asked) = Unwritten::of(worker_count(config) + 1);
+        let (unwritten, asked) = Unwritten::of(worker_count(&config) + 1);
         let taps = Taps::new(tokens.drain.clone());
         let control = Arc::new(Control {
             vault: vault.clone(),
@@ -227,7 +228,7 @@ impl Server {
             taps: taps.clone(),
             unwritten,
             metrics: Arc::clone(&metrics),
-            people: people::assemble(config, &environment, listening.admin_address(config), &outbound)?,
+            people: people::assemble(&config, &environment, listening.admin_address(&config), &outbound)?,
             outbound: outbound.clone(),
             authorizations: Authorizations::default(),
             guard: Guard { host_names: assemble::admin_names(&config.admin) },
@@ -236,17 +237,20 @@ impl Server {
         sockets.extend(control_socket::listen_beside(&control));
         let certificates = listening.certificates();
         let Listening { doors, admin } = listening;
-        let (log, access) = open_access_log(config, lines, &metrics)?;
+        let (log, access) = open_access_log(&config, lines, &metrics)?;
         let (uses, taken) = unbounded_channel();
         let recording = usage::record(vault.clone(), Arc::clone(&metrics), taken, tokens.drain.clone());
         let told = Told { log, metrics: Arc::clone(&metrics), uses, asked, taps };
         let ways = Ways { upstream, outbound };
-        let (workers, shared) = start_workers(config, &vault, ways, trials, told, &tokens)?;
-        let workers = open_doors(doors, workers).await?;
-        let admin =
-            admin.map(|admin| admin.serve(control, config.proxy.head_timeout, tokens.drain.clone())).transpose()?;
-        let follower = Follower::new(config, environment, organizations, vault.clone(), certificates, metrics, watched);
+        let (workers, shared) = start_workers(&config, &vault, ways, trials, told, &tokens)?;
+        let follower =
+            Follower::new(&config, environment, organizations, vault.clone(), certificates, metrics, watched);
+        let admin = admin.map(|port| (port, Service::new(control, config.proxy.head_timeout)));
         let drain_timeout = config.proxy.drain_timeout;
+        // A large one takes a while to let go of. Like everything else that takes long it is over when doors open.
+        drop(config);
+        let workers = open_doors(doors, workers).await?;
+        let admin = admin.map(|(port, service)| port.serve(service, tokens.drain.clone())).transpose()?;
         Ok(Server { proxy, admin, follower, vault, workers, shared, access, recording, sockets, tokens, drain_timeout })
     }
 
@@ -329,16 +333,16 @@ impl Listening {
     }
 
     fn own_addresses(&self) -> Vec<SocketAddr> {
-        let proxy = self.doors.iter().filter_map(|door| door.bound.address);
+        let proxy = self.doors.iter().filter_map(|door| door.bound.address());
         proxy.chain(self.admin.iter().map(|admin| admin.address)).collect()
     }
 
     fn names(&self) -> Vec<String> {
-        self.doors.iter().map(|door| door.bound.name.clone()).collect()
+        self.doors.iter().map(|door| door.bound.name()).collect()
     }
 
     fn socket_files(&self) -> Vec<PathBuf> {
-        self.doors.iter().filter_map(|door| door.bound.path.clone()).collect()
+        self.doors.iter().filter_map(|door| door.bound.socket_file()).collect()
     }
 
     fn certificates(&self) -> Vec<Arc<ServerTls>> {
@@ -455,11 +459,13 @@ fn start_workers(
     Ok((started, shared))
 }
 
-/// Listens, once every worker is ready: whoever can connect is served at once.
+/// Listens, once every worker is ready: whoever can connect over TCP is served at once. Who came to a Unix socket before
+/// has waited in its queue.
 async fn open_doors(listeners: Vec<BoundDoor>, mut started: Vec<Started>) -> Result<Workers, StartError> {
     for worker in &mut started {
         (&mut worker.ready).await.map_err(|_| io::Error::other("a worker ended before it was ready"))?;
     }
+    tracing::debug!(workers = started.len(), "every worker is ready: the proxy port opens");
     let doors = assemble::doors(listeners, started.len())?;
     let open = |(worker, doors): (Started, Vec<Door>)| {
         let _ended = worker.doors.send(doors);

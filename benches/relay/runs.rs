@@ -61,6 +61,12 @@ impl Runs {
         serde_json::from_str(text)
     }
 
+    /// Those of other scenarios too.
+    pub(crate) fn with(mut self, others: Runs) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
     /// The runs of a peer in a scenario.
     pub(crate) fn of(&self, scenario: &str, peer: &str) -> &[Run] {
         self.0.get(scenario).and_then(|peers| peers.get(peer)).map_or(&[], Vec::as_slice)

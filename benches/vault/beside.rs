@@ -6,7 +6,7 @@ use crate::Fault;
 use crate::fill::Filled;
 use crate::http::{Client, upstream};
 use crate::server::Server;
-use crate::uses::{Use, hot, round, use_keys};
+use crate::uses::{HOT, Use, hot, round, use_keys};
 
 /// How often each server is asked for all that is hot, in turns: a run beside another tells more than both alone.
 const ROUNDS: usize = 15;
@@ -28,11 +28,12 @@ impl Asked<'_> {
     }
 }
 
-/// Measures all vaults beside the first one, and prints a row for each.
+/// Measures all vaults that store as many as are to be hot beside the first of them, and prints a row for each.
 pub(crate) fn print(program: &Path, vaults: &[Filled]) -> Result<(), Fault> {
+    let vaults: Vec<&Filled> = vaults.iter().filter(|filled| filled.count >= HOT).collect();
     let upstream = upstream()?;
     let mut asked = Vec::new();
-    for filled in vaults {
+    for filled in &vaults {
         let server = Server::start(program, filled, upstream)?;
         let mut client = Client::to(server.keyed)?;
         use_keys(&mut client, filled)?;

@@ -7,7 +7,7 @@ use crate::fill::{Filled, connection_key, token};
 use crate::http::Client;
 
 /// How many connections are hot.
-const HOT: usize = 10_000;
+pub(crate) const HOT: usize = 10_000;
 
 /// Whose connection, with which key, and its number.
 pub(crate) type Use<'a> = (&'a str, Option<&'a str>, usize);

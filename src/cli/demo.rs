@@ -47,7 +47,7 @@ async fn demonstrate(options: &Options) -> Result<(), Failure> {
     let environment = Environment::of::<String, String>([]);
     let config = Config::read(Some(path), Zeroizing::new(text), &environment)?;
     let (lines, captured) = channel();
-    let server = Server::start(&config, environment, Some(Box::new(LineSink(lines)))).await?;
+    let server = Server::start(config, environment, Some(Box::new(LineSink(lines)))).await?;
     for connection in &connections {
         connection.store(server.vault()).await?;
     }

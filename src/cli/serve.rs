@@ -42,9 +42,7 @@ async fn serve(config: Config, environment: Environment) -> Result<(), Failure> 
     for warning in config.warnings.details() {
         tracing::warn!(warning, "the configuration is accepted, and this is not advised");
     }
-    let mut server = Server::start(&config, environment, None).await?;
-    // What was declared is held by the server, once.
-    drop(config);
+    let mut server = Server::start(config, environment, None).await?;
     announce(&server)?;
     let mut looks = clock::interval(LOOK);
     looks.set_missed_tick_behavior(clock::MissedTickBehavior::Delay);

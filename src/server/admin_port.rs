@@ -14,13 +14,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::bind::{Sockets, take};
+use super::bind::BoundTcp;
 use super::connection::Protocol;
 use super::strict::Strict;
 use super::{StartError, assemble};
 use crate::admin::{self, Control, Peer};
 use crate::clock;
-use crate::config::{Address, AdminSettings};
+use crate::config::AdminSettings;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::ServerTls;
 
@@ -39,24 +39,16 @@ impl AdminPort {
         if !settings.enabled {
             return Ok(None);
         }
-        let Sockets::Tcp(mut listeners) = take(&Address::Tcp(settings.address), 0)?.listen(1)? else { return Ok(None) };
-        let listener = listeners.swap_remove(0);
-        let address = listener.local_addr()?;
+        let bound = BoundTcp::take(settings.address)?;
+        let address = bound.address;
+        let listener = bound.listen(1)?.swap_remove(0);
         Ok(Some(AdminPort { listener, address, tls: assemble::listener_tls(settings.tls.as_ref())? }))
     }
 
     /// Serves it in a local task until the server drains.
-    pub(super) fn serve(
-        self,
-        control: Arc<Control>,
-        head_timeout: Duration,
-        drain: CancellationToken,
-    ) -> Result<SocketAddr, StartError> {
+    pub(super) fn serve(self, service: Service, drain: CancellationToken) -> Result<SocketAddr, StartError> {
         let listener = TcpListener::from_std(self.listener)?;
-        let metrics = Arc::clone(&control.metrics);
-        let protocol = Rc::new(Protocol::new(head_timeout, Arc::clone(&metrics)));
-        let router = admin::router(control);
-        let (address, tls) = (self.address, self.tls);
+        let (address, tls, service) = (self.address, self.tls, Rc::new(service));
         tokio::task::spawn_local(async move {
             loop {
                 let accepted = tokio::select! {
@@ -67,16 +59,14 @@ impl AdminPort {
                     clock::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
-                let (protocol, metrics) = (Rc::clone(&protocol), Arc::clone(&metrics));
-                let (router, drain) = (router.clone(), drain.clone());
-                let connection = Connection { protocol, router, metrics, peer, head_timeout, drain };
-                let tls = tls.clone();
+                let (service, drain, tls) = (Rc::clone(&service), drain.clone(), tls.clone());
                 tokio::task::spawn_local(async move {
                     match tls {
-                        None => connection.serve(stream).await,
+                        None => service.serve(stream, peer, drain).await,
                         Some(tls) => {
-                            if let Ok(Ok((stream, _))) = clock::timeout(head_timeout, tls.accept(stream)).await {
-                                connection.serve(stream).await;
+                            if let Ok(Ok((stream, _))) = clock::timeout(service.head_timeout, tls.accept(stream)).await
+                            {
+                                service.serve(stream, peer, drain).await;
                             }
                         }
                     }
@@ -87,22 +77,31 @@ impl AdminPort {
     }
 }
 
-struct Connection {
-    protocol: Rc<Protocol>,
+/// What answers at the admin port.
+pub(super) struct Service {
+    protocol: Protocol,
     router: Router,
     metrics: Arc<Metrics>,
-    peer: SocketAddr,
     head_timeout: Duration,
-    drain: CancellationToken,
 }
 
-impl Connection {
-    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
+impl Service {
+    /// Makes all that answers: every call and their description, which takes some milliseconds.
+    pub(super) fn new(control: Arc<Control>, head_timeout: Duration) -> Self {
+        let metrics = Arc::clone(&control.metrics);
+        let protocol = Protocol::new(head_timeout, Arc::clone(&metrics));
+        Service { protocol, router: admin::router(control), metrics, head_timeout }
+    }
+
+    async fn serve<S>(&self, stream: S, peer: SocketAddr, drain: CancellationToken)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (stream, verdict) = Strict::new(stream, self.head_timeout);
         let asked = Cell::new(0);
         let answer = |mut request: Request<Incoming>| {
             asked.set(asked.get() + 1);
-            request.extensions_mut().insert(Peer(self.peer));
+            request.extensions_mut().insert(Peer(peer));
             if let Some(why) = verdict.on(asked.get()) {
                 self.metrics.malformed_connections.inc();
                 request.extensions_mut().insert(why);
@@ -110,6 +109,6 @@ impl Connection {
             let answered = self.router.clone().oneshot(request);
             async move { answered.await.unwrap_or_else(|never| match never {}) }
         };
-        Box::pin(self.protocol.serve(stream, self.drain, answer)).await;
+        Box::pin(self.protocol.serve(stream, drain, answer)).await;
     }
 }

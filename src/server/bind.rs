@@ -41,43 +41,67 @@ pub enum Sockets {
     Unix(Vec<UnixListener>),
 }
 
-/// What was taken: its address as it is announced, and the file to remove at the end. Over TCP nobody can connect before
-/// [`listen`](Bound::listen).
-pub struct Bound {
-    /// As printed: with the port that was taken for 0.
-    pub name: String,
-    /// For TCP.
-    pub address: Option<SocketAddr>,
-    /// For a Unix socket.
-    pub path: Option<PathBuf>,
-    socket: Taken,
+/// An address that was taken.
+pub enum Bound {
+    /// Nobody can connect before [`listen`](Bound::listen).
+    Tcp(BoundTcp),
+    /// It listens already: a socket that does not is taken for what a dead server has left behind.
+    Unix(BoundUnix),
 }
 
-/// A socket that has its address.
-enum Taken {
+/// A TCP address that was taken.
+pub struct BoundTcp {
+    /// With the port that was taken for 0.
+    pub address: SocketAddr,
     /// It does not listen yet.
-    Tcp(OwnedFd),
-    /// It listens: one that does not is taken for what a dead server has left behind.
-    Unix(UnixListener),
+    socket: OwnedFd,
+}
+
+/// A Unix socket that was made.
+pub struct BoundUnix {
+    path: PathBuf,
+    listener: UnixListener,
 }
 
 /// Takes an address; the file of a Unix socket gets this mode.
 pub fn take(address: &Address, mode: u32) -> Result<Bound, BindError> {
     match address {
-        Address::Tcp(address) => take_tcp(*address).map_err(|error| failed(address.to_string(), error)),
-        Address::Unix(path) => take_unix(path, mode).map_err(|error| failed(format!("unix:{}", path.display()), error)),
+        Address::Tcp(address) => BoundTcp::take(*address).map(Bound::Tcp),
+        Address::Unix(path) => BoundUnix::take(path, mode).map(Bound::Unix),
     }
 }
 
 impl Bound {
+    /// The address as it is announced.
+    pub fn name(&self) -> String {
+        match self {
+            Bound::Tcp(bound) => bound.address.to_string(),
+            Bound::Unix(bound) => unix_name(&bound.path),
+        }
+    }
+
+    /// For TCP, with the port that was taken for 0.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Bound::Tcp(bound) => Some(bound.address),
+            Bound::Unix(_) => None,
+        }
+    }
+
+    /// For a Unix socket, the file to remove at the end.
+    pub fn socket_file(&self) -> Option<PathBuf> {
+        match self {
+            Bound::Tcp(_) => None,
+            Bound::Unix(bound) => Some(bound.path.clone()),
+        }
+    }
+
     /// Listens, with a socket for each worker.
     pub fn listen(self, workers: usize) -> Result<Sockets, BindError> {
-        let sockets = match (self.socket, self.address) {
-            (Taken::Unix(listener), _) => handles(listener, workers).map(Sockets::Unix),
-            (Taken::Tcp(socket), Some(address)) => listen_all(socket, address, workers).map(Sockets::Tcp),
-            (Taken::Tcp(_), None) => Err(io::ErrorKind::AddrNotAvailable.into()),
-        };
-        sockets.map_err(|error| failed(self.name, error))
+        match self {
+            Bound::Tcp(bound) => bound.listen(workers).map(Sockets::Tcp),
+            Bound::Unix(bound) => bound.handles(workers).map(Sockets::Unix),
+        }
     }
 }
 
@@ -89,10 +113,38 @@ fn failed(address: String, source: io::Error) -> BindError {
     }
 }
 
-fn take_tcp(address: SocketAddr) -> io::Result<Bound> {
-    let socket = open(address, false)?;
-    let address = getsockname(&socket)?.try_into().map_err(io::Error::from)?;
-    Ok(Bound { name: SocketAddr::to_string(&address), address: Some(address), path: None, socket: Taken::Tcp(socket) })
+impl BoundTcp {
+    /// Takes an address.
+    pub fn take(address: SocketAddr) -> Result<Self, BindError> {
+        let taken = || {
+            let socket = open(address, false)?;
+            let address = getsockname(&socket)?.try_into()?;
+            Ok(BoundTcp { address, socket })
+        };
+        taken().map_err(|error| failed(address.to_string(), error))
+    }
+
+    /// Listens, with a socket for each worker.
+    pub fn listen(self, workers: usize) -> Result<Vec<TcpListener>, BindError> {
+        listen_all(self.socket, self.address, workers).map_err(|error| failed(self.address.to_string(), error))
+    }
+}
+
+impl BoundUnix {
+    fn take(path: &Path, mode: u32) -> Result<Self, BindError> {
+        let listener = listen_at(path, mode).map_err(|error| failed(unix_name(path), error))?;
+        Ok(BoundUnix { path: path.to_owned(), listener })
+    }
+
+    fn handles(self, workers: usize) -> Result<Vec<UnixListener>, BindError> {
+        let others = (1..workers).map(|_| self.listener.try_clone()).collect::<io::Result<Vec<_>>>();
+        let others = others.map_err(|error| failed(unix_name(&self.path), error))?;
+        Ok(std::iter::once(self.listener).chain(others).collect())
+    }
+}
+
+fn unix_name(path: &Path) -> String {
+    format!("unix:{}", path.display())
 }
 
 /// The first socket is bound and listens before SO_REUSEPORT is set on it, so it cannot share the address with a server
@@ -123,12 +175,7 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn handles(listener: UnixListener, workers: usize) -> io::Result<Vec<UnixListener>> {
-    let others = (1..workers).map(|_| listener.try_clone()).collect::<io::Result<Vec<_>>>()?;
-    Ok(std::iter::once(listener).chain(others).collect())
-}
-
-fn take_unix(path: &Path, mode: u32) -> io::Result<Bound> {
+fn listen_at(path: &Path, mode: u32) -> io::Result<UnixListener> {
     match UnixStream::connect(path) {
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
         // A socket that nobody listens on was left behind by a server that was killed. Any other file refuses as well,
@@ -144,8 +191,7 @@ fn take_unix(path: &Path, mode: u32) -> io::Result<Bound> {
     rustix::process::umask(before);
     let listener = listener?;
     listener.set_nonblocking(true)?;
-    let (name, path) = (format!("unix:{}", path.display()), Some(path.to_owned()));
-    Ok(Bound { name, address: None, path, socket: Taken::Unix(listener) })
+    Ok(listener)
 }
 
 fn is_socket(path: &Path) -> bool {
@@ -158,16 +204,19 @@ mod tests {
 
     use super::*;
 
+    fn any_port() -> SocketAddr {
+        "127.0.0.1:0".parse().unwrap()
+    }
+
     #[test]
     fn a_second_server_on_an_address_is_told() {
-        let any = Address::Tcp("127.0.0.1:0".parse().unwrap());
         for workers in [1, 3] {
-            let first = take(&any, 0).unwrap();
-            let address = Address::Tcp(first.address.unwrap());
-            let beside = take(&address, 0).unwrap();
+            let first = BoundTcp::take(any_port()).unwrap();
+            let address = first.address;
+            let beside = BoundTcp::take(address).unwrap();
             let _listening = first.listen(workers).unwrap();
             for others in [1, 2] {
-                let second = take(&address, 0).and_then(|bound| bound.listen(others));
+                let second = BoundTcp::take(address).and_then(|bound| bound.listen(others));
                 assert!(matches!(second, Err(BindError::InUse(_))), "{workers} {others}");
             }
             assert!(matches!(beside.listen(workers), Err(BindError::InUse(_))), "both took it before one listened");
@@ -176,8 +225,8 @@ mod tests {
 
     #[test]
     fn nobody_connects_before_it_listens() {
-        let bound = take(&Address::Tcp("127.0.0.1:0".parse().unwrap()), 0).unwrap();
-        let address = bound.address.unwrap();
+        let bound = BoundTcp::take(any_port()).unwrap();
+        let address = bound.address;
         assert_eq!(TcpStream::connect(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         let listening = bound.listen(2).unwrap();
         assert!(TcpStream::connect(address).is_ok());

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use serde_json::Value;
 use tokio::net::TcpListener;
 
 use crate::api::{self, API};
@@ -44,6 +45,23 @@ async fn several_addresses_are_served_at_once_by_either_version() {
     }
     let folder = server.folder().to_owned();
     assert!(folder.join("proxy.sock").exists());
+    server.finish(&[]).await;
+}
+
+/// Its first request pays for nothing that could be made before, whichever worker gets it.
+#[tokio::test]
+async fn what_is_declared_is_ready_in_every_worker_before_a_port_opens() {
+    let sink = Sink::https().await;
+    let server = api::with(&sink, |config| {
+        config.set("proxy.threads", 3).set("log.level", "debug").bearer("other", "t");
+    })
+    .await;
+    let is_open = |line: &Value| line["message"] == "every worker is ready: the proxy port opens";
+    let lines = server.process().log_lines_when("an open port", |lines| lines.iter().any(is_open)).await;
+    let before = lines.iter().take_while(|line| !is_open(line));
+    let ready: Vec<_> = before.filter(|line| line["message"] == "what is declared is ready in this worker").collect();
+    assert_eq!(ready.len(), 3, "{lines:?}");
+    assert!(ready.iter().all(|line| line["connections"] == 2), "{lines:?}");
     server.finish(&[]).await;
 }
 

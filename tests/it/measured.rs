@@ -80,6 +80,9 @@ const RUNS: &str = r#"{
         "haproxy": [{"n": 20000, "err": 0, "rps": 9000.0, "p50": 50.0, "p99": 90.0, "cpu_us": 30.0, "pss": 9.0, "base": 8.0},
                     {"n": 20000, "err": 2, "rps": 9000.0, "p50": 50.0, "p99": 90.0, "cpu_us": 30.0, "pss": 9.0, "base": 8.0},
                     {"n": 20000, "err": 0, "rps": 9000.0, "p50": 50.0, "p99": 90.0, "cpu_us": 30.0, "pss": 9.0, "base": 8.0}],
+        "envoy": [{"n": 20000, "err": 0, "rps": 5000.0, "p50": 90.0, "p99": 180.0, "cpu_us": 60.0, "pss": 9.0, "base": 8.0},
+                  {"n": 20000, "err": 0, "rps": 5000.0, "p50": 90.0, "p99": 180.0, "cpu_us": 64.0, "pss": 9.0, "base": 8.0},
+                  {"n": 20000, "err": 0, "rps": 5000.0, "p50": 90.0, "p99": 180.0, "cpu_us": 50.0, "pss": 9.0, "base": 8.0}],
         "sidekey": [{"n": 20000, "err": 0, "rps": 11000.0, "p50": 50.0, "p99": 80.0, "cpu_us": 18.0, "pss": 9.0, "base": 8.0},
                     {"n": 20000, "err": 0, "rps": 11000.0, "p50": 50.0, "p99": 80.0, "cpu_us": 8.0, "pss": 9.0, "base": 8.0},
                     {"n": 20000, "err": 0, "rps": 11000.0, "p50": 50.0, "p99": 80.0, "cpu_us": 10.0, "pss": 9.0, "base": 8.0}]
@@ -87,7 +90,10 @@ const RUNS: &str = r#"{
     "B": {
         "nginx": [{"n": 20000, "err": 0, "rps": 10000.0, "cpu_us": 20.0}, {"n": 20000, "err": 0, "rps": 10000.0, "cpu_us": 20.0}],
         "sidekey": [{"n": 20000, "err": 0, "rps": 10000.0, "cpu_us": 10.0}]
-    },
+    }
+}"#;
+
+const IDLE: &str = r#"{
     "E": {
         "nginx": [{"open": 5000, "bad": 0, "pss": 13.0, "base": 8.0}],
         "sidekey": [{"open": 5000, "bad": 0, "pss": 28.0, "base": 8.0}]
@@ -101,9 +107,9 @@ fn measured() -> Measured {
     Measured {
         facts: vec![("CPU".to_owned(), "a made-up one".to_owned())],
         scenarios: ["A", "B", "E"].map(str::to_owned).into(),
-        peers: ["nginx", "haproxy", "sidekey"].map(str::to_owned).into(),
+        peers: ["nginx", "haproxy", "envoy", "sidekey"].map(str::to_owned).into(),
         seconds: 2.0,
-        one_core: runs(RUNS),
+        one_core: runs(RUNS).with(runs(IDLE)),
         two_cores: runs(r#"{"A": {"sidekey": [{"rps": 20000.0, "cpu_us": 14.0}, {"rps": 15000.0, "cpu_us": 14.0}]}}"#),
         traced: runs(TRACED),
         instructions: vec![("nginx".to_owned(), 36_600.0), ("sidekey".to_owned(), 20_001.0)],

@@ -103,6 +103,14 @@ impl Tap {
         data
     }
 
+    /// Waits for the next request, and asserts which it is: those of two workers come in any order, so whoever expects
+    /// one waits for it before the next.
+    async fn is_told(&mut self, connection: &str, reason: Value) {
+        let event = self.request().await;
+        let named = event["connection"].as_str().unwrap_or_default();
+        assert_eq!((named, &event["reason"]), (connection, &reason), "{event}");
+    }
+
     /// Waits for the end of the stream, and gives the reason that is told.
     async fn end(mut self) -> String {
         loop {
@@ -140,8 +148,11 @@ async fn a_request_is_told_as_its_access_line_and_nothing_else() {
     client.request("POST", &target, &headers, untold[3]).await;
     assert_eq!(client.response().await.status, 200);
     ask_for(&server, "nope").await;
-    for (event, line) in [tap.request().await, tap.request().await].iter().zip(server.access_lines(2).await) {
-        assert_eq!(*event, line);
+    let events = [tap.request().await, tap.request().await];
+    assert_ne!(events[0]["request_id"], events[1]["request_id"]);
+    for event in events {
+        let id = event["request_id"].as_str().expect("an id");
+        assert_eq!(event, server.access_line(id).await);
         assert!(untold.iter().all(|untold| !event.to_string().contains(untold)), "{event}");
     }
     server.finish(&[&told]).await;
@@ -185,21 +196,17 @@ async fn an_organization_sees_its_own_requests_only() {
     let mut from_above = Tap::open(&server, "?organization=acme").await;
     // Admitted, refused at a listener of ours, refused with a key of theirs, refused with a key of nobody's.
     assert_eq!(get(server.proxy(), "/", &[API]).await.status, 200);
+    ours.is_told("api", Value::Null).await;
     ask_for(&server, "ours").await;
+    ours.is_told("ours", json!("connection_unknown")).await;
     let with_key = async |key: &str| {
         get(&server.proxies[1], "/", &[("Sidekey-Connection", "theirs"), ("Sidekey-Key", key)]).await.status
     };
     assert_eq!(with_key(&caller).await, 404);
     let nobodys = format!("apk_01j00000000000000000000000_{}", "a".repeat(43));
     assert_eq!(with_key(&nobodys).await, 401);
+    ours.is_told("", json!("key_unknown")).await;
     assert_eq!(with_key(&caller).await, 404);
-    for (connection, reason) in
-        [("api", Value::Null), ("ours", json!("connection_unknown")), ("", json!("key_unknown"))]
-    {
-        let event = ours.request().await;
-        let named = event["connection"].as_str().unwrap_or_default();
-        assert_eq!((named, &event["reason"]), (connection, &reason), "{event}");
-    }
     for tap in [&mut of_theirs, &mut from_above] {
         for _ in 0..2 {
             let event = tap.request().await;
@@ -227,10 +234,11 @@ async fn a_connection_is_watched_alone() {
         for connection in ["other", "api", "nope"] {
             get(server.proxy(), "/", &[("Sidekey-Connection", connection)]).await;
         }
+        let admitted = tap.request().await;
         // Refused: it names an environment that nobody may name here.
         let refused = [("Sidekey-Connection", id.as_str()), ("Sidekey-Environment", "nowhere")];
         assert_eq!(get(server.proxy(), "/", &refused).await.status, 403);
-        let (admitted, refused) = (tap.request().await, tap.request().await);
+        let refused = tap.request().await;
         assert_eq!((&admitted["connection"], &admitted["status"]), (&json!("api"), &json!(200)), "{query}");
         assert_eq!((&refused["connection"], &refused["status"]), (&json!(id), &json!(403)), "{query}");
     }
