@@ -12,6 +12,7 @@ pub mod connection;
 pub mod control_socket;
 pub mod people;
 pub mod reload;
+mod streams;
 mod strict;
 mod usage;
 pub mod worker;
@@ -245,7 +246,8 @@ impl Server {
         let (workers, shared) = start_workers(&config, &vault, ways, trials, told, &tokens)?;
         let follower =
             Follower::new(&config, environment, organizations, vault.clone(), certificates, metrics, watched);
-        let admin = admin.map(|port| (port, Service::new(control, config.proxy.head_timeout)));
+        let (head_timeout, write_timeout) = (config.proxy.head_timeout, config.proxy.body_idle_timeout);
+        let admin = admin.map(|port| (port, Service::new(control, head_timeout, write_timeout)));
         let drain_timeout = config.proxy.drain_timeout;
         // A large one takes a while to let go of. Like everything else that takes long it is over when doors open.
         drop(config);

@@ -87,9 +87,9 @@ pub(super) struct Service {
 
 impl Service {
     /// Makes all that answers: every call and their description, which takes some milliseconds.
-    pub(super) fn new(control: Arc<Control>, head_timeout: Duration) -> Self {
+    pub(super) fn new(control: Arc<Control>, head_timeout: Duration, write_timeout: Duration) -> Self {
         let metrics = Arc::clone(&control.metrics);
-        let protocol = Protocol::new(head_timeout, Arc::clone(&metrics));
+        let protocol = Protocol::new(head_timeout, write_timeout, Arc::clone(&metrics));
         Service { protocol, router: admin::router(control), metrics, head_timeout }
     }
 

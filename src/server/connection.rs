@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
-use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
+use super::streams::{Streams, Told};
 use crate::clock::{self, HyperTimer};
 use crate::telemetry::metrics::Metrics;
 
@@ -22,19 +22,9 @@ use crate::telemetry::metrics::Metrics;
 const LARGEST_HEAD: usize = 64 * 1024;
 const MOST_STREAMS: u32 = 100;
 
-/// Runs hyper's tasks on this thread.
-#[derive(Clone, Copy)]
-pub struct Local;
-
-impl<F: Future + 'static> Executor<F> for Local {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
-
 /// How connections are read.
 pub struct Protocol {
-    builder: auto::Builder<Local>,
+    builder: auto::Builder<Streams>,
     head_timeout: Duration,
     metrics: Arc<Metrics>,
 }
@@ -42,8 +32,9 @@ pub struct Protocol {
 impl Protocol {
     /// HTTP/1.1, of which the heads were judged and bounded before, and HTTP/2 with prior knowledge. Twice `head_timeout`
     /// bounds the time until the first request: who judges heads is patient once before a head begins and once with it.
-    pub fn new(head_timeout: Duration, metrics: Arc<Metrics>) -> Self {
-        let mut builder = auto::Builder::new(Local);
+    /// A stream of HTTP/2 whose client takes nothing of an answer for `write_timeout` is reset.
+    pub fn new(head_timeout: Duration, write_timeout: Duration, metrics: Arc<Metrics>) -> Self {
+        let mut builder = auto::Builder::new(Streams { write_timeout });
         builder.http1().timer(HyperTimer).header_read_timeout(None).max_buf_size(LARGEST_HEAD).half_close(true);
         builder
             .http2()
@@ -61,13 +52,13 @@ impl Protocol {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         A: Fn(Request<Incoming>) -> F,
         F: Future<Output = Response<B>> + 'static,
-        B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+        B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static,
     {
         let begun = Cell::new(false);
         let service = service_fn(|request| {
             begun.set(true);
             let answered = answer(request);
-            async move { Ok::<_, Infallible>(answered.await) }
+            async move { Ok::<_, Infallible>(answered.await.map(Told::new)) }
         });
         let mut connection = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
         // hyper has no deadline for the beginning of HTTP/2.

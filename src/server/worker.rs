@@ -127,7 +127,7 @@ async fn work(setup: Setup) -> io::Result<Rc<Reporter>> {
     let upstream = Upstream::new(setup.upstream);
     let worker = Rc::new(Worker {
         proxy: Rc::new(Proxy::new(setup.shared, upstream, Rc::clone(&reporter))),
-        protocol: Protocol::new(setup.head_timeout, Arc::clone(&setup.metrics)),
+        protocol: Protocol::new(setup.head_timeout, setup.write_timeout, Arc::clone(&setup.metrics)),
         terms: Terms {
             head_timeout: setup.head_timeout,
             write_timeout: setup.write_timeout,

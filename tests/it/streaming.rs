@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::api::{self, API, head};
 use crate::harness::client::h2::H2;
 use crate::harness::sink::{Framing, Gate, HOST, Step};
-use crate::harness::{Client, PATIENCE, Script, Sink, ask, soon, within};
+use crate::harness::{Client, PATIENCE, Script, Sidekey, Sink, ask, soon, within};
 
 const MIB: u64 = 1 << 20;
 
@@ -112,6 +112,64 @@ async fn a_slow_reader_pauses_the_upstream() {
     assert_eq!(received, LENGTH);
     rest.await.expect("the writer").expect("everything was taken");
     server.finish(&[]).await;
+}
+
+/// OV-04: its upstream's request ends too.
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_cut_off_in_time() {
+    let sink = Sink::http().await;
+    sink.on("/down", Script::download(64 * MIB));
+    let server = hasty(&sink).await;
+    let mut client = Client::connect(server.proxy()).await;
+    client.request("GET", "/down", &[API], "").await;
+    sink.given_up(&sink.next_head().await).await;
+    assert_eq!(server.access_lines(1).await[0]["reason"], "client_gone");
+    assert_eq!(client.head().await.status, 200);
+    while let Ok(piece) = client.try_piece().await {
+        assert!(piece.is_some(), "it looks complete");
+    }
+    server.finish(&[]).await;
+}
+
+/// H2-08, with the smallest window that HTTP/2 begins with: its streams are reset, and their connection goes on.
+#[tokio::test]
+async fn streams_of_which_a_client_takes_nothing_are_reset_in_time() {
+    const STREAMS: usize = 100;
+    let sink = Sink::http().await;
+    sink.on("/down", Script::download(10 * MIB));
+    let server = hasty(&sink).await;
+    let (before, _) = server.memory();
+    let client = H2::connect(server.proxy()).await;
+    let mut exchanges = Vec::new();
+    for _ in 0..STREAMS {
+        exchanges.push(client.open("GET", "/down", &[API], true).await.expect("a stream").0);
+    }
+    for _ in 0..STREAMS {
+        sink.given_up(&sink.next_head().await).await;
+    }
+    let (_, highest) = server.memory();
+    assert!(highest < before + 16 * MIB, "{} KiB were held", (highest - before) >> 10);
+    let lines = server.access_lines(STREAMS).await;
+    assert!(lines.iter().all(|line| line["reason"] == "client_gone"), "{lines:?}");
+    for exchange in &mut exchanges {
+        let ended = loop {
+            match exchange.piece().await {
+                Ok(piece) => assert!(piece.is_some(), "it looks complete"),
+                Err(error) => break error,
+            }
+        };
+        assert!(ended.is_reset(), "{ended}");
+    }
+    assert_eq!(client.get("/", &[API]).await.status, 200, "what is beside it goes on");
+    server.finish(&[]).await;
+}
+
+/// A server that waits a moment for who takes nothing.
+async fn hasty(sink: &Sink) -> Sidekey {
+    api::with(sink, |config| {
+        config.set("proxy.body_idle_timeout", "300ms");
+    })
+    .await
 }
 
 #[tokio::test]
