@@ -193,6 +193,19 @@ fn build() -> Result<(), Box<dyn Error>> {
     if status.success() { Ok(()) } else { Err(format!("the release build ended with {status}").into()) }
 }
 
+/// One core and two, one run after the other: what the machine does meanwhile it does to both.
+fn in_turns(arguments: &Arguments) -> Result<[Runs; 2], Box<dyn Error>> {
+    let mut both = [Runs::default(), Runs::default()];
+    for _ in 0..arguments.runs {
+        for (runs, threads) in both.iter_mut().zip(["1", "2"]) {
+            let (peers, scenarios) = (arguments.near(), arguments.only(&MAIN));
+            let measured = rig(arguments, Call { peers, scenarios, runs: 1, more: &["--threads", threads] })?;
+            *runs = std::mem::take(runs).with(measured);
+        }
+    }
+    Ok(both)
+}
+
 fn run() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::read()?;
     if arguments.builds {
@@ -204,7 +217,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let measured = Measured {
         facts: machine::facts(root(), &arguments.rig, &peer_command(&arguments, "envoy").unwrap_or_default()),
         one_core: rig(&arguments, all(arguments.only(&MAIN)))?.with(rig(&arguments, near(others))?),
-        two_cores: rig(&arguments, Call { more: &["--threads", "2"], ..near(arguments.only(&MAIN)) })?,
+        in_turns: in_turns(&arguments)?,
         traced: rig(&arguments, Call { runs: COUNTS, more: &["--syscalls"], ..near(arguments.only(&[CALLS_IN])) })?,
         instructions: instructions(&arguments),
         scenarios: arguments.scenarios,

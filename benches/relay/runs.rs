@@ -61,9 +61,14 @@ impl Runs {
         serde_json::from_str(text)
     }
 
-    /// Those of other scenarios too.
+    /// These, and then others.
     pub(crate) fn with(mut self, others: Runs) -> Self {
-        self.0.extend(others.0);
+        for (scenario, peers) in others.0 {
+            let own = self.0.entry(scenario).or_default();
+            for (peer, runs) in peers {
+                own.entry(peer).or_default().extend(runs);
+            }
+        }
         self
     }
 
@@ -83,21 +88,20 @@ impl Runs {
         medians.min_by(|one, other| one.1.total_cmp(&other.1)).map(|(peer, _)| peer)
     }
 
-    /// How one peer's figure stands to another's, in each pair of runs that followed each other. `None` where they cannot
-    /// be paired, because one of them lacks a run.
-    pub(crate) fn ratio(&self, scenario: &str, peer: &str, other: &str, figure: Figure) -> Option<Spread> {
-        let (own, others) = (self.of(scenario, peer), self.of(scenario, other));
-        if own.len() != others.len() {
-            return None;
-        }
-        let ratios = own.iter().zip(others).map(|(own, other)| Some(figure(own)? / figure(other)?));
-        Spread::of(ratios.collect::<Option<Vec<_>>>()?.into_iter())
-    }
-
     /// Requests that failed and clients that were not served.
     pub(crate) fn failures(&self, scenario: &str, peer: &str) -> u64 {
         self.of(scenario, peer).iter().map(|run| run.err + run.bad).sum()
     }
+}
+
+/// How a figure stands to another's, in each pair of runs that followed each other. `None` where they cannot be paired,
+/// because one of them lacks a run.
+pub(crate) fn ratio(own: &[Run], others: &[Run], figure: Figure) -> Option<Spread> {
+    if own.len() != others.len() {
+        return None;
+    }
+    let ratios = own.iter().zip(others).map(|(own, other)| Some(figure(own)? / figure(other)?));
+    Spread::of(ratios.collect::<Option<Vec<_>>>()?.into_iter())
 }
 
 impl Spread {

@@ -29,7 +29,7 @@ pub struct ProxySettings {
     pub body_buffer: u64,
     /// How long a request's head may take.
     pub head_timeout: Duration,
-    /// How long a request's body may stand still.
+    /// How long a request's body may stand still, and a client take nothing of its answer.
     pub body_idle_timeout: Duration,
     /// How long a WebSocket may be quiet in both directions.
     pub tunnel_idle_timeout: Duration,

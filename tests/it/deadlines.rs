@@ -175,7 +175,7 @@ async fn a_client_that_stops_in_its_body_is_told() {
     server.finish(&[]).await;
 }
 
-/// OV-01, OV-02: a head that never ends, or never begins.
+/// OV-01 (with a handful of clients), OV-02: a head that never ends, or never begins.
 #[tokio::test]
 async fn a_head_that_stalls_is_told_and_one_that_never_begins_is_not() {
     let sink = Sink::https().await;

@@ -1,13 +1,22 @@
 //! HTTP/2 from clients: malformed messages never reach an upstream, floods end their connection and nothing else.
 
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpSocket;
+use tokio::time::timeout;
+
 use crate::attack::Stage;
 use crate::h2_frames::{
-    CONTINUATION, DATA, END, END_HEADERS, Frame, Frames, GOAWAY, HEADERS, REQUEST, RST_STREAM, SETTINGS, WINDOW_UPDATE,
-    block, frame,
+    CONTINUATION, DATA, END, END_HEADERS, Frame, Frames, GOAWAY, HEADERS, PING, PRIORITY, REQUEST, RST_STREAM,
+    SETTINGS, WINDOW_UPDATE, block, frame,
 };
 use crate::harness::client::h2::H2;
 use crate::harness::sink::{Framing, Gate, How, Step};
-use crate::harness::{Canary, Raw, Script, Sidekey, Sink, get};
+use crate::harness::{Canary, Raw, Script, Sidekey, Sink, get, soon};
+
+/// How long nothing is taken before a client stops sending.
+const STILL: Duration = Duration::from_millis(500);
 
 type Fields = Vec<(&'static [u8], &'static [u8])>;
 
@@ -288,6 +297,37 @@ async fn a_flood_ends_its_connection_and_nothing_else() {
     let started = stage.sink.requests().iter().filter(|seen| seen.target == "/p").count();
     assert!(started <= 5 * 101, "{started} requests were started upstream");
     assert!(stage.server.memory().0 < resident + (32 << 20), "it stays in memory");
+    stage.finish().await;
+}
+
+/// H2-06: what asks for an answer is not read before there is room for that, so whoever reads none is held up.
+#[tokio::test]
+async fn control_frames_whose_answers_nobody_reads_are_not_kept() {
+    const FRAMES: usize = 300_000;
+    let stage = Stage::new().await;
+    let neighbour = H2::connect(stage.server.proxy()).await;
+    let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &[])].concat();
+    assert_eq!(neighbour.get("/first", &[("sidekey-connection", "c1")]).await.status, 200);
+    for (name, control) in [
+        ("PING", frame(PING, 0, 0, b"not read")),
+        ("SETTINGS", frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100])),
+        ("PRIORITY", frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 16])),
+        ("WINDOW_UPDATE", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+    ] {
+        let resident = stage.server.memory().0;
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(1024).expect("a small buffer");
+        let mut socket = soon("a connection", socket.connect(stage.server.proxy().tcp())).await.expect("a connection");
+        let flood = [&*preface, &control.repeat(FRAMES)].concat();
+        let mut rest = &flood[..];
+        // Until all is taken, or nothing more, or the server has ended the connection.
+        while let (false, Ok(Ok(taken))) = (rest.is_empty(), timeout(STILL, socket.write(rest)).await) {
+            rest = &rest[taken..];
+        }
+        assert_eq!(neighbour.get("/neighbour", &[("sidekey-connection", "c1")]).await.status, 200, "{name}");
+        let grown = stage.server.memory().0.saturating_sub(resident);
+        assert!(grown < 2 << 20, "{name}: {} KiB are kept", grown >> 10);
+    }
     stage.finish().await;
 }
 

@@ -1,7 +1,9 @@
 //! Several messages on one connection: what follows a message is either a message of its own or nothing at all.
 
 use rand::RngExt as _;
+use serde_json::json;
 
+use crate::api_keys::create;
 use crate::attack::{SMUGGLED, Stage, TAG, Table};
 use crate::harness::{Raw, Script, Sink, client};
 
@@ -110,7 +112,7 @@ async fn a_refused_request_whose_trailers_are_no_fields_is_the_last_on_its_conne
     stage.finish().await;
 }
 
-/// H1-45: those answers of Sidekey's own that exist.
+/// H1-45: answers of Sidekey's own; that it is overloaded is among the tests of that.
 #[tokio::test]
 async fn the_body_of_a_request_that_sidekey_answers_itself_is_never_a_request() {
     let stage = Stage::with(|config| {
@@ -129,7 +131,14 @@ async fn the_body_of_a_request_that_sidekey_answers_itself_is_never_a_request() 
     })
     .await;
     let mut table = Table::default();
+    // A key whose one request of this hour is the one that shows its limit.
+    let spent = json!({ "name": "spent", "limits": { "per_hour": 1 } });
+    let (_, spent) = create(&stage.server.admin(), spent).await;
+    let spent = format!("{TAG}Sidekey-Key: {spent}\r\n");
+    let outcome = stage.attack(format!("GET /p HTTP/1.1\r\n{spent}\r\n")).await;
+    table.row("the first of an hour", outcome.is_forwarded(), &outcome);
     let rows = [
+        (429, "rate_limited", "/p", &*spent),
         (400, "connection_missing", "/p", "Host: localhost\r\n"),
         (400, "tag_malformed", "/p", "Host: localhost\r\nSidekey-Connection: A b\r\n"),
         (400, "tag_conflict", "/p", "Host: localhost\r\nSidekey-Connection: a\r\nConnection-Id: b\r\n"),

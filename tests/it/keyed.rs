@@ -45,6 +45,7 @@ fn sameness(reply: &Reply) -> (u16, Vec<(String, String)>, Value) {
     (reply.status, fields, problem(reply).snapshot)
 }
 
+/// CO-05, of keys that hold.
 #[tokio::test]
 async fn a_key_is_taken_wherever_it_may_stand_and_never_goes_on_ak_01() {
     let sink = Sink::https().await;

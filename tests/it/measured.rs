@@ -10,7 +10,7 @@ mod runs;
 
 use figure::{Figure, Verdict};
 use report::{Measured, Side};
-use runs::{Runs, calls, idle_kib};
+use runs::{Runs, calls, idle_kib, ratio};
 
 fn figure(instructions: f64) -> Figure {
     Figure {
@@ -110,7 +110,15 @@ fn measured() -> Measured {
         peers: ["nginx", "haproxy", "envoy", "sidekey"].map(str::to_owned).into(),
         seconds: 2.0,
         one_core: runs(RUNS).with(runs(IDLE)),
-        two_cores: runs(r#"{"A": {"sidekey": [{"rps": 20000.0, "cpu_us": 14.0}, {"rps": 15000.0, "cpu_us": 14.0}]}}"#),
+        in_turns: [
+            runs(
+                r#"{"A": {"nginx": [{"rps": 5000.0, "cpu_us": 20.0}], "sidekey": [{"rps": 10000.0, "cpu_us": 10.0}]}}"#,
+            )
+            .with(runs(r#"{"A": {"sidekey": [{"rps": 10000.0, "cpu_us": 10.0}]}}"#)),
+            runs(
+                r#"{"A": {"nginx": [{"rps": 6000.0, "cpu_us": 25.0}], "sidekey": [{"rps": 20000.0, "cpu_us": 14.0}, {"rps": 15000.0, "cpu_us": 14.0}]}}"#,
+            ),
+        ],
         traced: runs(TRACED),
         instructions: vec![("nginx".to_owned(), 36_600.0), ("sidekey".to_owned(), 20_001.0)],
     }
@@ -121,9 +129,10 @@ fn runs_are_compared_in_pairs() {
     let runs = measured().one_core;
     let cpu = |run: &runs::Run| run.cpu_us;
     assert_eq!(runs.least("A", &["nginx", "haproxy"], cpu), Some("nginx"));
-    let ratio = runs.ratio("A", "sidekey", "nginx", cpu).expect("as many runs of each");
-    assert_eq!((ratio.least, ratio.median, ratio.most, ratio.count), (0.5, 0.8, 0.9, 3));
-    assert_eq!(runs.ratio("B", "sidekey", "nginx", cpu), None, "a run is missing: there are no pairs");
+    let beside_nginx = |scenario| ratio(runs.of(scenario, "sidekey"), runs.of(scenario, "nginx"), cpu);
+    let paired = beside_nginx("A").expect("as many runs of each");
+    assert_eq!((paired.least, paired.median, paired.most, paired.count), (0.5, 0.8, 0.9, 3));
+    assert_eq!(beside_nginx("B"), None, "a run is missing: there are no pairs");
     assert_eq!(runs.least("C1", &["nginx"], cpu), None);
     assert_eq!(runs.failures("A", "haproxy"), 2);
     let memory = runs.spread("E", "sidekey", idle_kib).expect("a run");

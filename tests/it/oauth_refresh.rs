@@ -184,6 +184,7 @@ async fn a_client_that_is_refused_is_an_error_of_the_configuration_oa_18() {
     server.finish(&authorizer.canaries()).await;
 }
 
+/// HI-02 is among them: a token that is no field value.
 #[tokio::test]
 async fn an_endpoint_that_is_down_costs_no_token_oa_31() {
     let (authorizer, evil) = (Authorizer::start().await, Sink::builder().tls(&["evil.example.test"]).start().await);

@@ -191,8 +191,8 @@ async fn hi_13_a_misspelt_tag_names_nothing_and_goes_nowhere() {
     server.finish(&[&key]).await;
 }
 
-/// CO-05: an API key of Sidekey's own, in whatever place, never reaches an upstream. No such key exists yet, so each
-/// request that shows one is refused, and what looks like a key anywhere else goes with its header.
+/// CO-05: what looks like an API key of Sidekey's own, in whatever place, never reaches an upstream: it is refused where a
+/// key may stand, and goes with its header elsewhere. Keys that hold are among the tests of keys.
 #[tokio::test]
 async fn co_05_a_callers_own_key_never_reaches_the_upstream() {
     let key = Canary::new("key");

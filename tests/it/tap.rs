@@ -132,6 +132,19 @@ async fn ask_for(server: &Sidekey, connection: &str) {
     assert_eq!(get(server.proxy(), "/", &[("Sidekey-Connection", connection)]).await.status, 404);
 }
 
+/// AD-19: it is a call like the others, which a page of somebody else's cannot open.
+#[tokio::test]
+async fn nobody_watches_who_may_not_ask_ad_19() {
+    let server = Sidekey::with(|_| {}).await;
+    let foreign = [("X-API-Key", &*first_key(&server)), ("Origin", "http://evil.test")];
+    for (headers, status) in [(&[][..], 401), (&[("X-API-Key", "apk_x")], 401), (&foreign, 403)] {
+        let mut raw = Raw::connect(&server.admin_address).await;
+        raw.request("GET", "/api/v1/tap", headers, "").await;
+        assert_eq!(raw.response().await.status, status, "{headers:?}");
+    }
+    server.finish(&[]).await;
+}
+
 #[tokio::test]
 async fn a_request_is_told_as_its_access_line_and_nothing_else() {
     let sink = Sink::https().await;
