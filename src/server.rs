@@ -377,6 +377,15 @@ struct Told {
     taps: Taps,
 }
 
+impl Told {
+    /// What the worker of tests tells of its requests; they have no limit of their own.
+    fn of_tests(&self, vault: &Vault) -> Reporter {
+        let (metrics, uses) = (Arc::clone(&self.metrics), Uses::new(self.uses.clone()));
+        let revoking = Revoking::new(vault.clone());
+        Reporter::new(self.log.buffer(), metrics, uses, revoking, self.taps.clone(), usize::MAX)
+    }
+}
+
 /// The threads that serve.
 type Workers = Vec<JoinHandle<io::Result<()>>>;
 
@@ -400,11 +409,11 @@ fn start_workers(
     vault: &Vault,
     Ways { upstream, outbound }: Ways,
     trials: Trials,
-    told: Told,
+    mut told: Told,
     tokens: &Tokens,
 ) -> Result<(Vec<Started>, Arc<Shared>), StartError> {
     let workers = worker_count(config);
-    let mut asked = told.asked.into_iter();
+    let mut asked = std::mem::take(&mut told.asked).into_iter();
     let mut asked = || asked.next().unwrap_or_else(|| unbounded_channel().1);
     let control = tokio::runtime::Handle::current();
     let limits = assemble::limits(&config.cache);
@@ -414,21 +423,16 @@ fn start_workers(
         settings: assemble::proxy_settings(config, &upstream),
     });
     let upstream = Arc::new(upstream);
-    let (metrics, uses) = (Arc::clone(&told.metrics), Uses::new(told.uses.clone()));
-    let revoking = Revoking::new(vault.clone());
-    let reporter = Reporter::new(told.log.buffer(), metrics, uses, revoking, told.taps.clone(), usize::MAX);
-    bench::serve(
-        trials,
-        bench::Setup {
-            shared: Arc::clone(&shared),
-            upstream: Arc::clone(&upstream),
-            reporter,
-            usage_interval: config.proxy.usage_interval,
-            asked: asked(),
-            sweep_interval: assemble::sweep_interval(&config.cache),
-            drain: tokens.drain.clone(),
-        },
-    );
+    let trying = bench::Setup {
+        shared: Arc::clone(&shared),
+        upstream: Arc::clone(&upstream),
+        reporter: told.of_tests(vault),
+        usage_interval: config.proxy.usage_interval,
+        asked: asked(),
+        sweep_interval: assemble::sweep_interval(&config.cache),
+        drain: tokens.drain.clone(),
+    };
+    bench::serve(trials, trying);
     let places = Arc::new(Semaphore::new(config.proxy.max_connections));
     let mut started = Vec::new();
     for index in 0..workers {

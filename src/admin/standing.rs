@@ -223,9 +223,7 @@ impl Board {
             let reason = "the hosts have changed since it was entered; enter it again";
             (Status::Expired, moved_at.max(entered_at), Some(reason.to_owned()))
         } else if lacks {
-            let removed_at = facts.removals.get(environment).map(|at| Moment::from_milliseconds(*at));
-            let made_at = facts.stored_at.map(|(made, _)| Moment::from_milliseconds(made));
-            (Status::Incomplete, entered_at.max(removed_at).or(made_at), None)
+            (Status::Incomplete, incomplete_since(facts, environment, entered_at), None)
         } else if let Some(signed_out) = signed_out(route, held, entered_at) {
             signed_out
         } else if let Some(at) = has_expired {
@@ -240,6 +238,17 @@ impl Board {
         (standing.status, standing.since, standing.reason) = (status, since, reason);
         standing
     }
+}
+
+/// Since it was entered, or removed, the later of them; without either since the connection was made.
+fn incomplete_since(
+    facts: &ConnectionFacts,
+    environment: &EnvironmentName,
+    entered_at: Option<Moment>,
+) -> Option<Moment> {
+    let removed_at = facts.removals.get(environment).map(|at| Moment::from_milliseconds(*at));
+    let made_at = facts.stored_at.map(|(made, _)| Moment::from_milliseconds(made));
+    entered_at.max(removed_at).or(made_at)
 }
 
 /// Looks up every secret that the credentials refer to, once in each environment.

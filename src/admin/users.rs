@@ -283,7 +283,7 @@ pub(super) async fn edit(
     let user = key(&actor, &record);
     let (first_name, last_name) = names;
     let change = UserChange::Edit { user, first_name, last_name, roles, by: actor.roles };
-    change_and_show(&control, &actor, record, change).await
+    changed(&control, &actor, record, change).await
 }
 
 /// Gives a user other roles: these are all of them from now on. It ends the user's sessions.
@@ -301,7 +301,7 @@ pub(super) async fn set_roles(
     let record = find(&control, &actor, &named).await?;
     let user = key(&actor, &record);
     let change = UserChange::Edit { user, first_name: None, last_name: None, roles: Some(roles), by: actor.roles };
-    change_and_show(&control, &actor, record, change).await
+    changed(&control, &actor, record, change).await
 }
 
 /// Disables a user: their sessions end, and they sign in no more.
@@ -315,7 +315,7 @@ pub(super) async fn disable(
 ) -> Result<Shown<View>, AdminError> {
     let record = find(&control, &actor, &named).await?;
     let change = UserChange::Disable { user: key(&actor, &record), by: actor.roles };
-    change_and_show(&control, &actor, record, change).await
+    changed(&control, &actor, record, change).await
 }
 
 /// Lets a disabled user sign in again.
@@ -330,7 +330,7 @@ pub(super) async fn enable(
     actor.require_unbounded()?;
     let record = find(&control, &actor, &named).await?;
     let change = UserChange::Enable { user: key(&actor, &record), by: actor.roles };
-    change_and_show(&control, &actor, record, change).await
+    changed(&control, &actor, record, change).await
 }
 
 /// Deletes a user with their sessions.
@@ -346,7 +346,7 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn change_and_show(
+async fn changed(
     control: &Control,
     actor: &Actor,
     record: UserRecord,

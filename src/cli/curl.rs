@@ -132,17 +132,7 @@ impl Options {
     /// What curl is told: a line for each option, values quoted as curl reads them.
     fn configuration(&self, proxy: &Proxy, heads: &PipeWriter) -> Result<Zeroizing<String>, Failure> {
         let mut lines = Zeroizing::new(String::with_capacity(4096));
-        let mut option = |name: &str, value: &str| {
-            lines.push_str(name);
-            lines.push_str(" = \"");
-            for character in value.chars() {
-                if matches!(character, '"' | '\\') {
-                    lines.push('\\');
-                }
-                lines.push(character);
-            }
-            lines.push_str("\"\n");
-        };
+        let mut option = |name: &str, value: &str| push_option(&mut lines, name, value);
         let base = match &proxy.site {
             Site::Origin(origin) => {
                 // Wherever a redirect or another URL leads, only the proxy is connected to: nobody else is shown the key.
@@ -192,6 +182,19 @@ impl Options {
         lines.push_str("path-as-is\ngloboff\nsilent\nshow-error\n");
         Ok(lines)
     }
+}
+
+/// Appends a line with an option, its value quoted.
+fn push_option(lines: &mut String, name: &str, value: &str) {
+    lines.push_str(name);
+    lines.push_str(" = \"");
+    for character in value.chars() {
+        if matches!(character, '"' | '\\') {
+            lines.push('\\');
+        }
+        lines.push(character);
+    }
+    lines.push_str("\"\n");
 }
 
 /// Whether an argument lets curl write the heads elsewhere, and the refusal would not be seen. curl takes the beginning of

@@ -214,10 +214,6 @@ impl ProxyError {
         let bad = |code, title| Told::new(StatusCode::BAD_REQUEST, code, title, "http_request_error", CannotHelp);
         let denied = |status, code, title| Told::new(status, code, title, "http_request_denied", CannotHelp);
         let forbidden = |code, title| denied(StatusCode::FORBIDDEN, code, title);
-        let unusable = |code, title| {
-            Told::new(StatusCode::FAILED_DEPENDENCY, code, title, "proxy_configuration_error", CannotHelp)
-        };
-        let ours = |status, code, title| Told::new(status, code, title, "proxy_internal_error", MayHelp);
         match self {
             Self::ConnectionMissing => bad("connection_missing", "No connection is named"),
             Self::TagMalformed(_) => bad("tag_malformed", "A tag is malformed"),
@@ -257,20 +253,13 @@ impl ProxyError {
                 "http_request_denied",
                 MayHelp,
             ),
-            Self::Missing(missing) => {
-                let (code, title) = missing_code(missing);
-                match missing {
-                    Missing::TokenEndpoint(_) => ours(StatusCode::BAD_GATEWAY, code, title),
-                    Missing::TokenTimeout => ours(StatusCode::GATEWAY_TIMEOUT, code, title),
-                    _ => unusable(code, title),
-                }
-            }
-            Self::Broken(_) => unusable("connection_needs_reconnect", "The connection needs attention"),
+            Self::Missing(missing) => missing_told(missing),
+            Self::Broken(_) => Told::unusable("connection_needs_reconnect", "The connection needs attention"),
             Self::VaultUnavailable => {
-                ours(StatusCode::SERVICE_UNAVAILABLE, "vault_unavailable", "The vault is unavailable")
+                Told::ours(StatusCode::SERVICE_UNAVAILABLE, "vault_unavailable", "The vault is unavailable")
             }
-            Self::Overloaded => ours(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "The server is overloaded"),
-            Self::Internal => ours(StatusCode::INTERNAL_SERVER_ERROR, "internal", "A defect was met"),
+            Self::Overloaded => Told::ours(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "The server is overloaded"),
+            Self::Internal => Told::ours(StatusCode::INTERNAL_SERVER_ERROR, "internal", "A defect was met"),
             Self::Revoked(error) => error.told(),
             Self::Upstream(error) => upstream_told(error),
         }
@@ -287,20 +276,36 @@ impl Told {
     ) -> Self {
         Told { status, code, title, proxy_status, retry }
     }
+
+    /// Of what is configured, or a credential: only who administers it can help.
+    fn unusable(code: &'static str, title: &'static str) -> Self {
+        let status = StatusCode::FAILED_DEPENDENCY;
+        Self::new(status, code, title, "proxy_configuration_error", Retry::CannotHelp)
+    }
+
+    /// Of Sidekey itself, or of what it needs besides the upstream.
+    fn ours(status: StatusCode, code: &'static str, title: &'static str) -> Self {
+        Self::new(status, code, title, "proxy_internal_error", Retry::MayHelp)
+    }
 }
 
-fn missing_code(missing: &Missing) -> (&'static str, &'static str) {
+fn missing_told(missing: &Missing) -> Told {
+    let (unusable, ours) = (Told::unusable, Told::ours);
     match missing {
-        Missing::Corrupt(_) => ("credential_corrupt", "The credential cannot be used"),
-        Missing::Credential(_) => ("credential_missing", "The connection has no credential"),
-        Missing::Secret(..) => ("secret_missing", "A secret has no value"),
-        Missing::SignIn(_) => ("credential_missing", "Nobody has signed in"),
+        Missing::Corrupt(_) => unusable("credential_corrupt", "The credential cannot be used"),
+        Missing::Credential(_) => unusable("credential_missing", "The connection has no credential"),
+        Missing::Secret(..) => unusable("secret_missing", "A secret has no value"),
+        Missing::SignIn(_) => unusable("credential_missing", "Nobody has signed in"),
         Missing::Rebound | Missing::Expired(_) => {
-            ("connection_needs_reconnect", "The connection must be entered again")
+            unusable("connection_needs_reconnect", "The connection must be entered again")
         }
-        Missing::SignedOut(_) => ("connection_needs_reconnect", "The connection must be authorized again"),
-        Missing::TokenEndpoint(_) => ("token_endpoint_failed", "No access token was given out"),
-        Missing::TokenTimeout => ("token_endpoint_timeout", "No access token was given out in time"),
+        Missing::SignedOut(_) => unusable("connection_needs_reconnect", "The connection must be authorized again"),
+        Missing::TokenEndpoint(_) => {
+            ours(StatusCode::BAD_GATEWAY, "token_endpoint_failed", "No access token was given out")
+        }
+        Missing::TokenTimeout => {
+            ours(StatusCode::GATEWAY_TIMEOUT, "token_endpoint_timeout", "No access token was given out in time")
+        }
     }
 }
 

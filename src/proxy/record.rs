@@ -306,6 +306,43 @@ impl Record {
         self.complete = true;
     }
 
+    /// Counts a use of its connection, if anything of it may have reached the upstream.
+    #[inline]
+    fn count_use(&self, ended: Moment) {
+        let Asked::Admitted(admission) = &self.connection else { return };
+        if matches!(self.upstream, Upstream::Unsent) {
+            return;
+        }
+        // A reason stands beside a status of our own, and beside an answer that broke off.
+        let status = self.status.filter(|_| self.reason.is_none());
+        let used = Used {
+            organization: admission.route.organization,
+            connection: admission.route.id,
+            environment: &admission.environment,
+            caller: self.shown.as_ref().map(|shown| shown.key.id),
+            verdict: status.and_then(Verdict::of),
+            workflow: self.workflow.as_deref(),
+        };
+        self.reporter.uses.count(&used, ended.second);
+    }
+
+    /// Its connection as the access line has it; `asked` takes the text of one that was named only.
+    #[inline]
+    fn named<'a>(&'a self, asked: &'a mut String) -> Named<'a> {
+        match &self.connection {
+            Asked::Admitted(admission) => Named::Used {
+                names: admission.route.names(),
+                environment: admission.environment.as_str(),
+                upstream: admission.authority(),
+            },
+            Asked::Named(named) => {
+                *asked = named.to_string();
+                Named::Asked(asked)
+            }
+            Asked::Nothing => Named::Nothing,
+        }
+    }
+
     /// What taps choose it by. It is its connection's organization's; where it was not admitted its key's, else its
     /// listener's.
     #[cold]
@@ -347,38 +384,13 @@ impl Drop for Record {
         if let Some(added) = self.added.filter(|_| has_returned) {
             counters.added(added);
         }
-        if let (Asked::Admitted(admission), false) = (&self.connection, matches!(self.upstream, Upstream::Unsent)) {
-            let (organization, connection) = (admission.route.organization, admission.route.id);
-            // A reason stands beside a status of our own, and beside an answer that broke off.
-            let status = self.status.filter(|_| self.reason.is_none());
-            let used = Used {
-                organization,
-                connection,
-                environment: &admission.environment,
-                caller: self.shown.as_ref().map(|shown| shown.key.id),
-                verdict: status.and_then(Verdict::of),
-                workflow: self.workflow.as_deref(),
-            };
-            self.reporter.uses.count(&used, ended.second);
-        }
-        let asked;
-        let connection = match &self.connection {
-            Asked::Admitted(admission) => Named::Used {
-                names: admission.route.names(),
-                environment: admission.environment.as_str(),
-                upstream: admission.authority(),
-            },
-            Asked::Named(named) => {
-                asked = named.to_string();
-                Named::Asked(&asked)
-            }
-            Asked::Nothing => Named::Nothing,
-        };
+        self.count_use(ended);
+        let mut asked = String::new();
         let entry = Entry {
             request_id: self.request_id,
             ended,
             caller: self.shown.as_ref().map_or(LOCAL, |shown| &shown.name),
-            connection,
+            connection: self.named(&mut asked),
             workflow: self.workflow.as_deref(),
             method: self.method.as_str(),
             status,

@@ -232,7 +232,7 @@ async fn accept(
         let gate = Arc::clone(gate);
         match tls {
             None => worker.connections.spawn_local(serve(opened, Client::new(stream), gate)),
-            Some(tls) => worker.connections.spawn_local(shake_and_serve(opened, stream, gate, Arc::clone(tls))),
+            Some(tls) => worker.connections.spawn_local(serve_over_tls(opened, stream, gate, Arc::clone(tls))),
         };
     }
     Ok(())
@@ -296,7 +296,7 @@ fn go_on<'a>(worker: &'a Worker, gate: &'a Arc<Gate>, ended: Ended) -> Option<Pi
 }
 
 /// The same behind TLS.
-async fn shake_and_serve(opened: Opened, stream: Stream, gate: Arc<Gate>, tls: Arc<ServerTls>) {
+async fn serve_over_tls(opened: Opened, stream: Stream, gate: Arc<Gate>, tls: Arc<ServerTls>) {
     // Boxed: what a handshake needs is let go once it is made.
     if let Some(stream) = Box::pin(shake(&opened.worker, &tls, stream)).await {
         serve(opened, Client::new(stream), gate).await;

@@ -3,6 +3,8 @@
 //! A sealed value is bound to the name of its environment, so renaming one seals all its values anew, in the one
 //! transaction of the change.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 use sqlx::{Row, SqliteConnection};
 
@@ -240,6 +242,7 @@ impl Writing<'_> {
         }
         let (key, next) = self.sealing_key(organization, rows.len()).await?;
         let mut opening = Opening::new(self.inner, &masters);
+        let mut moved = BTreeSet::new();
         for row in &rows {
             let (id, field): (String, String) = (row.try_get("connection_id")?, row.try_get("field")?);
             let connection: ConnectionId = query::parse(&id, "credential", &id)?;
@@ -272,13 +275,10 @@ impl Writing<'_> {
             .bind(ciphertext)
             .execute(&mut *self.connection)
             .await?;
-            for environment in [from, to] {
-                let subject = Subject::Credential(connection, environment.clone());
-                if self.outcome.subjects.last() != Some(&subject) {
-                    self.outcome.subjects.push(subject);
-                }
-            }
+            moved.insert(connection);
         }
+        let both = moved.into_iter().flat_map(|id| [from, to].map(|name| Subject::Credential(id, name.clone())));
+        self.outcome.subjects.extend(both);
         Ok(())
     }
 
