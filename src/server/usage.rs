@@ -52,7 +52,11 @@ pub(super) fn record(
                 while let Ok(more) = taken.try_recv() {
                     waiting.take(more, &metrics);
                 }
-                if let Err(error) = waiting.write_some(&vault, database, &stops).await {
+                let written = match stops.is_cancelled() {
+                    true => waiting.put_down(database).await,
+                    false => waiting.write_some(&vault, database).await,
+                };
+                if let Err(error) = written {
                     let lost = waiting.let_go();
                     tracing::warn!(%error, lost, "the use of credentials could not be recorded yet");
                     break;
@@ -82,27 +86,28 @@ impl Waiting {
     }
 
     /// Writes what somebody waits for, all of it, and then as much as is written together.
-    async fn write_some(
-        &mut self,
-        vault: &Vault,
-        database: &Database,
-        stops: &CancellationToken,
-    ) -> Result<(), DatabaseError> {
+    async fn write_some(&mut self, vault: &Vault, database: &Database) -> Result<(), DatabaseError> {
         // What stands together is written together; the oldest stay first.
         let connections: Vec<_> = self.wanted.iter().map(|wanted| wanted.connection).collect();
         self.uses.sort_unstable_by_key(|one| (!connections.contains(&one.connection), one.hour, one.connection));
         let first = self.uses.partition_point(|one| connections.contains(&one.connection));
-        let is_last = stops.is_cancelled();
-        let together = if is_last { PUT_DOWN } else { TOGETHER };
         let mut left = first.max(1);
         while left > 0 && !self.uses.is_empty() {
-            let some = &self.uses[..together.min(self.uses.len())];
-            match is_last {
-                true => keep_for_later(database, some).await?,
-                false => record_all(vault, database, some, None).await?,
-            }
-            left = left.saturating_sub(some.len());
-            self.uses.drain(..together.min(self.uses.len()));
+            let together = TOGETHER.min(self.uses.len());
+            record_all(vault, database, &self.uses[..together], None).await?;
+            self.uses.drain(..together);
+            left = left.saturating_sub(together);
+        }
+        self.wanted.clear();
+        Ok(())
+    }
+
+    /// Puts all of it down for the next start, as it lies: a server that stops is waited for.
+    async fn put_down(&mut self, database: &Database) -> Result<(), DatabaseError> {
+        while !self.uses.is_empty() {
+            let together = PUT_DOWN.min(self.uses.len());
+            database.put_down(put_down::write(&self.uses[..together])).await?;
+            self.uses.drain(..together);
         }
         self.wanted.clear();
         Ok(())
@@ -116,10 +121,6 @@ impl Waiting {
         self.uses.drain(..lost);
         lost
     }
-}
-
-async fn keep_for_later(database: &Database, uses: &[Use]) -> Result<(), DatabaseError> {
-    database.put_down(put_down::write(uses)).await
 }
 
 /// Records what was put down.
@@ -147,11 +148,15 @@ async fn record_all(
 }
 
 fn count_callers(metrics: &Metrics, uses: &[Use]) {
+    let mut local = 0;
     for one in uses {
         match one.caller {
             Some(caller) => caller.with_text(|caller| metrics.used_by(caller, one.count)),
-            None => metrics.used_by(LOCAL, one.count),
+            None => local += one.count,
         }
+    }
+    if local > 0 {
+        metrics.used_by(LOCAL, local);
     }
 }
 

@@ -71,8 +71,13 @@ impl Metrics {
     /// Counts requests of a caller that used a credential. Workers count for themselves and hand over now and then.
     pub fn used_by(&self, caller: &str, requests: u64) {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = callers.len() < MOST_CALLERS || callers.contains_key(caller);
-        *callers.entry(if is_known { caller } else { OTHER }.to_owned()).or_default() += requests;
+        match callers.get_mut(caller) {
+            Some(count) => *count += requests,
+            None => {
+                let caller = if callers.len() < MOST_CALLERS { caller } else { OTHER };
+                *callers.entry(caller.to_owned()).or_default() += requests;
+            }
+        }
     }
 
     fn register_callers(&self, registry: &mut Registry) {
