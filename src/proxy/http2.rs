@@ -1,7 +1,8 @@
 //! HTTP/2 from clients: hyper reads it, and each stream is a request of its own.
 
+use std::cell::RefCell;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -33,7 +34,7 @@ pub async fn answer(proxy: Rc<Proxy>, gate: &Gate, request: HttpRequest<Incoming
     {
         response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
     }
-    response.map(|()| StreamedAnswer { body: Some(AsBody::new(answered.body)), broken: None })
+    response.map(|()| StreamedAnswer::new(answered.body))
 }
 
 /// The head as the proxy takes it. hyper's, which is several times as large, does not stay for as long as the request.
@@ -68,18 +69,31 @@ impl Source for Streamed {
 }
 
 /// The body of an answer as hyper takes it.
-pub struct StreamedAnswer {
+pub struct StreamedAnswer(Rc<RefCell<Streaming>>);
+
+struct Streaming {
     body: Option<AsBody<AnswerBody>>,
     /// Why the stream is to be reset, once what came before has gone out: a reset overtakes what is queued.
     broken: Option<BrokenOff>,
+}
+
+impl StreamedAnswer {
+    fn new(body: AnswerBody) -> Self {
+        StreamedAnswer(Rc::new(RefCell::new(Streaming { body: Some(AsBody::new(body)), broken: None })))
+    }
+
+    /// The same answer, for when hyper asks nothing of it.
+    pub fn stalled(&self) -> Stalled {
+        Stalled(Rc::downgrade(&self.0))
+    }
 }
 
 impl Body for StreamedAnswer {
     type Data = Bytes;
     type Error = BrokenOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let this = &mut *self;
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let this = &mut *self.0.borrow_mut();
         if let Some(broken) = this.broken.take() {
             return Poll::Ready(Some(Err(broken)));
         }
@@ -95,20 +109,46 @@ impl Body for StreamedAnswer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.0.borrow().body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+        self.0.borrow().body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 }
 
-impl Drop for StreamedAnswer {
+impl Drop for Streaming {
     fn drop(&mut self) {
         // An early answer: the request goes on to the upstream as long as it moves.
         let upload = self.body.take().and_then(AsBody::into_source).and_then(|mut body| body.take_upload());
         if let Some(upload) = upload {
             drop(spawn_local(upload.settle()));
+        }
+    }
+}
+
+/// An answer of which a piece waits for the client, and of which hyper asks nothing until the client has taken it.
+pub struct Stalled(Weak<RefCell<Streaming>>);
+
+impl Stalled {
+    /// Lets the request's body go on: a client that reads nothing before it has sent everything would wait for us for
+    /// ever. Ready when what the answer rests on was revoked; the stream is to be reset then.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(streaming) = self.0.upgrade() else { return Poll::Pending };
+        let body = &mut streaming.borrow_mut().body;
+        let Some(source) = body.as_mut().and_then(AsBody::source_mut) else { return Poll::Pending };
+        source.poll_upload(cx);
+        ready!(source.poll_revoked(cx));
+        *body = None;
+        Poll::Ready(())
+    }
+
+    /// Ends the answer, and with it the upload behind it: its client takes nothing.
+    pub fn give_up(&self) {
+        let Some(streaming) = self.0.upgrade() else { return };
+        let body = streaming.borrow_mut().body.take();
+        if let Some(mut source) = body.and_then(AsBody::into_source) {
+            source.lost();
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use http::Request;
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -16,6 +17,7 @@ use tower::ServiceExt;
 
 use super::bind::BoundTcp;
 use super::connection::Protocol;
+use super::streams::Outgoing;
 use super::strict::Strict;
 use super::{StartError, assemble};
 use crate::admin::{self, Control, Peer};
@@ -23,6 +25,8 @@ use crate::clock;
 use crate::config::AdminSettings;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::ServerTls;
+
+impl Outgoing for Body {}
 
 /// A bound admin port.
 pub(super) struct AdminPort {

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::streams::{Streams, Told};
+use super::streams::{Outgoing, Streams, Told};
 use crate::clock::{self, HyperTimer};
 use crate::telemetry::metrics::Metrics;
 
@@ -52,7 +52,7 @@ impl Protocol {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         A: Fn(Request<Incoming>) -> F,
         F: Future<Output = Response<B>> + 'static,
-        B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + 'static,
+        B: Outgoing<Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
     {
         let begun = Cell::new(false);
         let service = service_fn(|request| {

@@ -1,26 +1,54 @@
 //! Streams of HTTP/2, each in a task of its own: one whose client takes nothing of its answer is reset in time.
 //!
-//! hyper has no deadline for that. It asks a body for the next piece once the client has room for the one before; so a
-//! body that has given a piece and is not asked again waits for the client, and not for its upstream.
+//! hyper has no deadline for that. It takes a piece of a body, and the next one once the client has room for all of the
+//! piece before but its first byte; so a body that has given a piece and is not asked again waits for the client, and not
+//! for its upstream. Two things follow. Pieces are small, so that a slow client is seen to take something. And the last
+//! byte of a piece goes alone: else nothing would watch the last piece, which hyper hands on with room for a byte of it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 
 use crate::clock::{self, Instant};
+use crate::proxy::http2::{Stalled, StreamedAnswer};
 
-/// When the answer of a stream gave the piece that waits for the client; nothing while none does.
-type Given = Rc<Cell<Option<Instant>>>;
+/// The most that is given at once, in bytes: the size of a frame that every client takes (RFC 9113 §4.2).
+const PIECE: usize = 16 * 1024;
+/// So much may wait for a client unwatched, in bytes: most answers are not larger, and go in one frame.
+const UNWATCHED: usize = 4 * 1024;
+
+/// A body that goes out over HTTP/2.
+pub trait Outgoing: Body<Data = Bytes> + Unpin {
+    /// What of it goes on while its client takes nothing, if anything does.
+    fn stalled(&self) -> Option<Stalled> {
+        None
+    }
+}
+
+impl Outgoing for StreamedAnswer {
+    fn stalled(&self) -> Option<Stalled> {
+        Some(StreamedAnswer::stalled(self))
+    }
+}
+
+/// What the task of a stream knows of its answer.
+#[derive(Default)]
+struct Stream {
+    /// When the answer gave the piece that waits for the client; nothing while none does.
+    given: Cell<Option<Instant>>,
+    answer: RefCell<Option<Stalled>>,
+}
 
 tokio::task_local! {
     /// That of the stream whose task this is.
-    static GIVEN: Given;
+    static STREAM: Rc<Stream>;
 }
 
 /// Runs hyper's streams on this thread, and resets those whose client takes nothing for so long.
@@ -31,24 +59,31 @@ pub(super) struct Streams {
 
 impl<F: Future + 'static> Executor<F> for Streams {
     fn execute(&self, future: F) {
-        let given = Given::default();
-        let mut stream = Box::pin(GIVEN.scope(Rc::clone(&given), future));
+        let stream = Rc::<Stream>::default();
+        let mut task = Box::pin(STREAM.scope(Rc::clone(&stream), future));
         let (write_timeout, mut timer) = (self.write_timeout, None);
-        // A stream that is dropped before its end is reset.
+        // A stream whose task ends before its answer has is reset.
         tokio::task::spawn_local(poll_fn(move |cx| {
-            if stream.as_mut().poll(cx).is_ready() {
+            if task.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            let Some(since) = given.get() else {
+            let Some(since) = stream.given.get() else {
                 timer = None;
                 return Poll::Pending;
             };
+            let answer = stream.answer.borrow();
+            if answer.as_ref().is_some_and(|answer| answer.poll(cx).is_ready()) {
+                return Poll::Ready(());
+            }
             let end = since + write_timeout;
             let timer = timer.get_or_insert_with(|| Box::pin(clock::sleep_until(end)));
             if timer.deadline() != end {
                 timer.as_mut().reset(end);
             }
             ready!(timer.as_mut().poll(cx));
+            if let Some(answer) = &*answer {
+                answer.give_up();
+            }
             tracing::debug!("a client took nothing of an answer for too long; its stream is reset");
             Poll::Ready(())
         }));
@@ -58,41 +93,74 @@ impl<F: Future + 'static> Executor<F> for Streams {
 /// The body of an answer, which tells the task of its stream when it waits for the client.
 pub(super) struct Told<B> {
     body: B,
+    /// What is not given yet of what the body gave.
+    rest: Bytes,
     /// Absent over HTTP/1.1.
-    given: Option<Given>,
+    stream: Option<Rc<Stream>>,
 }
 
-impl<B> Told<B> {
+impl<B: Outgoing> Told<B> {
     /// To be made in the stream's own task.
     pub(super) fn new(body: B) -> Self {
-        Told { body, given: GIVEN.try_with(Rc::clone).ok() }
+        let stream = STREAM.try_with(Rc::clone).ok();
+        if let Some(stream) = &stream {
+            stream.answer.replace(body.stalled());
+        }
+        Told { body, rest: Bytes::new(), stream }
     }
 
     fn note(&self, given: Option<Instant>) {
-        if let Some(own) = &self.given {
-            own.set(given);
+        if let Some(stream) = &self.stream {
+            stream.given.set(given);
         }
+    }
+
+    /// The next piece of what the body gave.
+    fn piece(&mut self) -> Bytes {
+        let length = match self.rest.len() {
+            length if self.stream.is_none() || length <= 1 => length,
+            length => PIECE.min(length - 1),
+        };
+        self.rest.split_to(length)
     }
 }
 
-impl<B: Body + Unpin> Body for Told<B> {
-    type Data = B::Data;
+impl<B: Outgoing> Body for Told<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.note(None);
-        let polled = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(_)) = polled {
-            self.note(Some(Instant::now()));
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = &mut *self;
+        this.note(None);
+        if this.rest.is_empty() {
+            let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                other => return Poll::Ready(other),
+            };
+            match frame.into_data() {
+                Ok(data) if data.len() > UNWATCHED => this.rest = data,
+                Ok(data) => {
+                    this.note(Some(Instant::now()));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
         }
-        Poll::Ready(polled)
+        this.note(Some(Instant::now()));
+        Poll::Ready(Some(Ok(Frame::data(this.piece()))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut all = SizeHint::new();
+        if let Some(upper) = hint.upper() {
+            all.set_upper(upper + rest);
+        }
+        all.set_lower(hint.lower() + rest);
+        all
     }
 }

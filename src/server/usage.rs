@@ -66,6 +66,11 @@ pub(super) fn record(
                 }
             }
         }
+        let Some(database) = database.filter(|_| !waiting.uses.is_empty()) else { return };
+        if let Err(error) = waiting.put_down(database).await {
+            let lost = waiting.uses.len();
+            tracing::error!(%error, lost, "the use of credentials was not recorded, and is lost");
+        }
     })
 }
 
@@ -126,10 +131,11 @@ impl Waiting {
 /// Records what was put down.
 async fn sort_out(vault: &Vault, database: &Database, stops: &CancellationToken) -> Result<(), DatabaseError> {
     while let Some(batch) = database.oldest_put_down().await?.filter(|_| !stops.is_cancelled()) {
-        let uses = put_down::read(&batch.uses).unwrap_or_else(|| {
+        let mut uses = put_down::read(&batch.uses).unwrap_or_else(|| {
             tracing::error!(batch.id, "what was put down of the use of credentials cannot be read, and is lost");
             Vec::new()
         });
+        uses.sort_unstable_by_key(|one| (one.hour, one.connection));
         record_all(vault, database, &uses, Some(batch.id)).await?;
     }
     Ok(())

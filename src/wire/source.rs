@@ -80,6 +80,11 @@ impl<S: Source> AsBody<S> {
     }
 
     /// The source, unless it has failed.
+    pub fn source_mut(&mut self) -> Option<&mut S> {
+        self.source.as_mut()
+    }
+
+    /// The source, unless it has failed.
     pub fn into_source(self) -> Option<S> {
         self.source
     }

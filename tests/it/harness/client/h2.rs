@@ -12,6 +12,9 @@ use super::{Address, Reply, archive, dial, dial_tls};
 use crate::harness::pki::Leaf;
 use crate::harness::soon;
 
+/// What a stream takes where nothing else is said (RFC 9113 §6.9.2), in bytes.
+const DEFAULT_WINDOW: u32 = 65_535;
+
 /// An HTTP/2 connection; requests on it run side by side.
 #[derive(Clone)]
 pub struct H2 {
@@ -24,13 +27,18 @@ pub struct H2 {
 impl H2 {
     /// Connects in clear, with prior knowledge.
     pub async fn connect(address: impl Into<Address>) -> Self {
+        Self::narrow(address, DEFAULT_WINDOW).await
+    }
+
+    /// The same, of which each stream takes so many bytes before somebody reads from it.
+    pub async fn narrow(address: impl Into<Address>, window: u32) -> Self {
         let peer = address.into();
         let socket = soon("a connection", dial(&peer)).await;
         let authority = match &peer {
             Address::Tcp(addr) => addr.to_string(),
             Address::Unix(_) => "localhost".to_owned(),
         };
-        Self::on(socket, peer, "http", authority).await
+        Self::on(socket, peer, "http", authority, window).await
     }
 
     /// Connects over TLS, trusting the test authority and expecting `name`; panics unless HTTP/2 is agreed on.
@@ -39,7 +47,7 @@ impl H2 {
         let socket = soon("a TLS handshake", dial_tls(&peer, name, &["h2"], certificate)).await?;
         let agreed = socket.agreed().and_then(|(_, alpn)| alpn);
         assert_eq!(agreed.as_deref(), Some("h2"), "the server chose another protocol");
-        Ok(Self::on(socket, peer, "https", name.to_owned()).await)
+        Ok(Self::on(socket, peer, "https", name.to_owned(), DEFAULT_WINDOW).await)
     }
 
     async fn on(
@@ -47,8 +55,11 @@ impl H2 {
         peer: Address,
         scheme: &'static str,
         authority: String,
+        window: u32,
     ) -> Self {
-        let (sender, connection) = soon("an HTTP/2 handshake", h2::client::handshake(socket)).await.expect("HTTP/2");
+        let mut builder = h2::client::Builder::new();
+        let shaken = builder.initial_window_size(window).handshake(socket);
+        let (sender, connection) = soon("an HTTP/2 handshake", shaken).await.expect("HTTP/2");
         tokio::spawn(async move {
             // How the connection ends shows in its streams.
             drop(connection.await);
