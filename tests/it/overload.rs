@@ -116,7 +116,7 @@ async fn no_client_makes_the_server_hold_much_more_than_it_sends() {
             raw.try_send(&bytes).await.expect("it is taken");
             held.push(raw);
         }
-        // The one worker has read them when it has answered this.
+        // The one worker has read from each of them when it has answered this.
         stage.survives().await;
         let (_, highest) = stage.server.memory();
         let (grown, sent) = (highest.saturating_sub(before), CLIENTS * bytes.len() as u64);
