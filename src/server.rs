@@ -409,11 +409,11 @@ fn start_workers(
     vault: &Vault,
     Ways { upstream, outbound }: Ways,
     trials: Trials,
-    mut told: Told,
+    told: Told,
     tokens: &Tokens,
 ) -> Result<(Vec<Started>, Arc<Shared>), StartError> {
     let workers = worker_count(config);
-    let mut asked = std::mem::take(&mut told.asked).into_iter();
+    let (reporter, mut asked) = (told.of_tests(vault), told.asked.into_iter());
     let mut asked = || asked.next().unwrap_or_else(|| unbounded_channel().1);
     let control = tokio::runtime::Handle::current();
     let limits = assemble::limits(&config.cache);
@@ -426,7 +426,7 @@ fn start_workers(
     let trying = bench::Setup {
         shared: Arc::clone(&shared),
         upstream: Arc::clone(&upstream),
-        reporter: told.of_tests(vault),
+        reporter,
         usage_interval: config.proxy.usage_interval,
         asked: asked(),
         sweep_interval: assemble::sweep_interval(&config.cache),

@@ -1,9 +1,9 @@
 //! Streams of HTTP/2, each in a task of its own: one whose client takes nothing of its answer is reset in time.
 //!
-//! hyper has no deadline for that. It takes a piece of a body, and the next one once the client has room for all of the
-//! piece before but its first byte; so a body that has given a piece and is not asked again waits for the client, and not
-//! for its upstream. Two things follow. Pieces are small, so that a slow client is seen to take something. And the last
-//! byte of a piece goes alone: else nothing would watch the last piece, which hyper hands on with room for a byte of it.
+//! hyper has no deadline for that. It hands a piece of a body on, and asks for the next, once the client has room for all
+//! pieces before it and for a byte of it; so a body that has given a piece and is not asked again waits for the client, and
+//! not for its upstream. Two things follow. Pieces are small, so that a slow client is seen to take something. And the last
+//! byte of a large one goes alone: else nothing would watch the last piece, of which the client may have taken one byte.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
